@@ -1,0 +1,161 @@
+"""Rows of any source, as Documents: which field is what, and what a row must hold."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date, time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from embedkit.corpus.formats import NumberedRows, file_rows, folder_rows, hub_rows, jsonl_rows
+from embedkit.errors import DataError, UsageError
+from embedkit.types import Document
+
+ID_FIELDS = ("_id", "id", "docid")
+ROW = "row"  # as id field: number the rows
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Which fields of a row are id, text and title; the names of the field's conventions when left out."""
+
+    id: str | None = None  # "row" numbers the rows from 0
+    text: tuple[str, ...] = ("text",)  # several are joined with one space
+    title: str | None = None
+
+    @property
+    def known(self) -> frozenset[str]:
+        ids = ID_FIELDS if self.id is None else (self.id,)
+        return frozenset((*ids, *self.text, self.title or "title"))
+
+
+def read_corpus(source: Any, fields: Fields = Fields(), *, limit: int | None = None) -> Iterator[Document]:  # noqa: B008
+    """The documents of a source, streamed, with distinct ids.
+
+    source: a path to a file or folder, "-" (jsonl on standard input), "hf:NAME[:SPLIT]" (the hub), or in Python an
+    iterable of dicts or of strings (numbered from 0), a pandas DataFrame, a `datasets.Dataset`.
+    Raises DataError for a row that cannot be used or a source without any, UsageError for a source that is not there.
+    """
+    rows, name, unit = _open(source)
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit={limit} was asked for; expected at least 1.")
+    return _documents(itertools.islice(rows, limit), name, unit, fields)
+
+
+def _documents(rows: NumberedRows, name: str, unit: str, fields: Fields) -> Iterator[Document]:
+    """Remembers a 16-byte hash of every id, about 100 bytes a row in a Python set."""
+    seen: set[bytes] = set()
+    for position, (number, row) in enumerate(rows):
+        where = f"{name}, {unit} {number}"
+        document = to_document(row, where, fields, position)
+        key = hashlib.blake2b(document.id.encode(), digest_size=16).digest()
+        if key in seen:
+            raise DataError(f"{where}: the id {document.id!r} came before; give each row an id of its own, or use --id row.")
+        seen.add(key)
+        yield document
+    if not seen:
+        raise DataError(f"{name} is empty; expected at least one row.")
+
+
+def _open(source: Any) -> tuple[NumberedRows, str, str]:
+    """Rows, the name for messages, and the word for a row's number."""
+    if isinstance(source, (str, Path)):
+        text = str(source)
+        if text == "-":
+            return jsonl_rows(sys.stdin.buffer, "standard input"), "standard input", "line"
+        if text.startswith("hf:"):
+            return hub_rows(text.removeprefix("hf:")), text, "row"
+        path = Path(text)
+        if not path.exists():
+            raise UsageError(f"{path} is not there; expected a file, a folder, '-' for standard input, or hf:NAME.")
+        rows = folder_rows(path) if path.is_dir() else file_rows(path)
+        return rows, text, "row" if path.is_dir() or path.suffix == ".parquet" else "line"
+    if hasattr(source, "to_dict") and hasattr(source, "columns"):  # pandas, without importing it
+        columns = list(source.columns)
+        values = source.itertuples(index=False, name=None)
+        return enumerate((dict(zip(columns, row, strict=True)) for row in values), 1), "the table", "row"
+    if isinstance(source, Mapping) or not isinstance(source, Iterable):
+        raise UsageError(f"A {type(source).__name__} came as corpus; expected a path, rows (dicts or strings), a DataFrame or a Dataset.")
+    return enumerate(source, 1), "the rows", "row"
+
+
+def to_document(row: Any, where: str, fields: Fields, position: int) -> Document:
+    """One row as a Document. Raises DataError, opening with `where`, for what is missing or of the wrong type."""
+    if isinstance(row, str):
+        row = {ROW: str(position), "text": row}
+        fields = Fields(id=ROW)
+    if not isinstance(row, Mapping):
+        raise DataError(f"{where}: a {type(row).__name__} came, a dict or a string was expected.")
+    texts = [_string(row, name, where, "--text") for name in fields.text]
+    title_field = fields.title or "title"
+    title = "" if fields.title is None and _missing(row.get("title")) else _string(row, title_field, where, "--title")
+    metadata = {key: _plain(value, key, where) for key, value in row.items() if key not in fields.known and key != ROW}
+    nested = metadata.get("metadata")
+    if isinstance(nested, dict):  # BEIR keeps the other fields one level down
+        metadata = {**{k: v for k, v in metadata.items() if k != "metadata"}, **nested}
+    return Document(id=_id(row, where, fields, position), text=" ".join(texts), title=title, metadata=metadata)
+
+
+def _id(row: Mapping[str, Any], where: str, fields: Fields, position: int) -> str:
+    if fields.id == ROW:
+        return str(position)
+    name = fields.id or next((name for name in ID_FIELDS if name in row), None)
+    if name is None or _missing(row.get(name)):
+        looked = fields.id or ", ".join(ID_FIELDS)
+        raise DataError(f"{where}: no id (looked for {looked}); name the field with --id FIELD, or number the rows with --id row.")
+    value = row[name]
+    if isinstance(value, bool) or not isinstance(value, (str, int)) and not hasattr(value, "__index__"):
+        raise DataError(f"{where}: the id is a {type(value).__name__} ({value!r}); expected a string or a whole number.")
+    identifier = _encodable(str(value), "id", where)
+    if not identifier or any(character in identifier for character in "\r\n\0"):
+        raise DataError(f"{where}: the id {identifier!r} is empty or holds a line break; give each row a one-line id.")
+    return identifier
+
+
+def _string(row: Mapping[str, Any], name: str, where: str, option: str) -> str:
+    value = row.get(name)
+    if _missing(value):
+        state = "is empty of any value (null)" if name in row else f"is missing (the row has {', '.join(map(repr, row)) or 'none'})"
+        raise DataError(f"{where}: the field {name!r} {state}; fill it, or name another with {option} FIELD.")
+    if not isinstance(value, str):
+        raise DataError(f"{where}: the field {name!r} is a {type(value).__name__} ({str(value)[:40]}); expected a string.")
+    return _encodable(value, name, where)
+
+
+def _encodable(text: str, name: str, where: str) -> str:
+    """JSON may escape half of a surrogate pair, which no file and no tokenizer can hold."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: the field {name!r} holds {text[error.start]!r}, half of a character; mend or remove it.") from None
+    return text
+
+
+def _missing(value: Any) -> bool:
+    """None, NaN, and pandas' own NA and NaT."""
+    return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _plain(value: Any, name: str, where: str) -> Any:
+    """A metadata value as JSON can hold it; dates and decimals as text, numpy values as Python's own, missing as None."""
+    if _missing(value):
+        return None
+    if isinstance(value, (str, bool, int, float)) and type(value).__module__ == "builtins":
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, name, where) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, name, where) for item in value]
+    if isinstance(value, (date, time)):  # datetime and pandas' Timestamp are dates
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist(), name, where)
+    raise DataError(f"{where}: the field {name!r} is a {type(value).__name__}, which cannot be stored beside the text; leave it out of the corpus.")

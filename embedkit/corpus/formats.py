@@ -1,0 +1,188 @@
+"""File formats: bytes in, numbered rows out.
+
+Each reader streams: it yields `(number, row)`, the number being the line (or the row, counted from 1, where a format has
+no lines) for messages, and the row a mapping of field names to values. What a row must hold is not decided here but in
+`documents.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from embedkit.errors import DataError, UsageError
+
+NumberedRows = Iterator[tuple[int, Mapping[str, Any]]]
+TEXT_SUFFIXES = (".txt", ".md", ".rst")
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, unpacked when its name ends in .gz; a damaged archive is a DataError."""
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+            yield stream  # type: ignore[misc]
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path} is not a whole gzip file ({error}); fetch or pack it again.") from None
+
+
+def decoded_lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
+    """Numbered lines as text. Raises DataError with line and byte where the bytes are not UTF-8."""
+    for number, line in enumerate(stream, 1):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{name}, line {number}: byte 0x{line[error.start]:02x} (the {error.start + 1}th of the line) is not UTF-8; "
+                f"convert the file first, for example with: iconv -f LATIN1 -t UTF-8."
+            ) from None
+        yield number, text.removeprefix("\ufeff") if number == 1 else text
+
+
+def jsonl_rows(stream: Iterable[bytes], name: str) -> NumberedRows:
+    """One JSON object a line; blank lines are passed over."""
+    for number, line in decoded_lines(stream, name):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise DataError(f"{name}, line {number}: not valid JSON ({error}); expected one object a line.") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{name}, line {number}: a JSON {type(row).__name__} came, one object a line was expected.")
+        yield number, row
+
+
+def delimited_rows(stream: Iterable[bytes], name: str, delimiter: str) -> NumberedRows:
+    """csv or tsv as Python's csv module and spreadsheets write it, with a header."""
+    csv.field_size_limit(sys.maxsize)  # the default refuses texts over 128 KiB
+    lines = (text for _, text in decoded_lines(stream, name))
+    table = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        header = next(table, None)
+        if header is None:
+            return
+        if len(set(header)) < len(header):
+            raise DataError(f"{name}, line 1: the header {header} names a column twice; give each a name of its own.")
+        number = table.line_num + 1
+        for values in table:
+            if values:
+                if len(values) != len(header):
+                    raise DataError(
+                        f"{name}, line {number}: {len(values)} columns came, the header has {len(header)}; "
+                        f"quote a text that holds the delimiter or a line break."
+                    )
+                yield number, dict(zip(header, values, strict=True))
+            number = table.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f'{name}, line {table.line_num}: {error}; write a quotation mark inside quotes twice (""), as spreadsheets do.'
+        ) from None
+
+
+def csv_rows(stream: Iterable[bytes], name: str) -> NumberedRows:
+    return delimited_rows(stream, name, ",")
+
+
+def tsv_rows(stream: Iterable[bytes], name: str) -> NumberedRows:
+    return delimited_rows(stream, name, "\t")
+
+
+def parquet_rows(path: Path) -> NumberedRows:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as table:
+            number = 0
+            for batch in table.iter_batches(batch_size=1024):
+                for number, row in enumerate(batch.to_pylist(), number + 1):
+                    yield number, row
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path} is not a whole parquet file ({str(error).splitlines()[0]}); write it again.") from None
+
+
+def text_rows(root: Path, paths: Iterable[Path]) -> NumberedRows:
+    """One document a file, its id the path below the root."""
+    for number, path in enumerate(paths, 1):
+        with path.open("rb") as stream:
+            text = "".join(line for _, line in decoded_lines(stream, str(path)))
+        yield number, {"id": path.relative_to(root).as_posix(), "text": text}
+
+
+STREAM_FORMATS: dict[str, Callable[[Iterable[bytes], str], NumberedRows]] = {
+    ".jsonl": jsonl_rows,
+    ".ndjson": jsonl_rows,
+    ".csv": csv_rows,
+    ".tsv": tsv_rows,
+}
+
+
+def file_rows(path: Path) -> NumberedRows:
+    """The rows of one file, by its suffix."""
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if read := STREAM_FORMATS.get(suffix):
+        with open_bytes(path) as stream:
+            yield from read(stream, str(path))
+    elif suffix == ".parquet":
+        yield from parquet_rows(path)
+    elif suffix in TEXT_SUFFIXES:
+        yield from text_rows(path.parent, [path])
+    else:
+        known = ", ".join([*STREAM_FORMATS, ".parquet", *TEXT_SUFFIXES])
+        raise UsageError(f"{path}: files ending in {suffix or 'nothing'!r} are not read; expected {known}, or .gz of those.")
+
+
+def folder_rows(folder: Path) -> NumberedRows:
+    """A BEIR folder, a saved `datasets` folder, parquet files or text files, whichever is found first."""
+    for name in ("corpus.jsonl", "corpus.jsonl.gz"):
+        if (folder / name).exists():
+            return file_rows(folder / name)
+    if (folder / "dataset_dict.json").exists():
+        splits = ", ".join(sorted(path.parent.name for path in folder.glob("*/state.json")))
+        raise UsageError(f"{folder} holds several splits ({splits}); give the folder of one, for example {folder}/train.")
+    if (folder / "state.json").exists():
+        return saved_dataset_rows(folder)
+    if parquet := sorted(folder.glob("*.parquet")):
+        return (row for path in parquet for row in parquet_rows(path))
+    if texts := sorted(p for p in folder.rglob("*") if p.suffix in TEXT_SUFFIXES and p.is_file()):
+        return text_rows(folder, texts)
+    raise UsageError(
+        f"{folder} holds no corpus: looked for corpus.jsonl (BEIR), state.json (a saved datasets folder), *.parquet, "
+        f"and text files ({', '.join(TEXT_SUFFIXES)})."
+    )
+
+
+def saved_dataset_rows(folder: Path) -> NumberedRows:
+    import datasets
+
+    try:
+        table = datasets.load_from_disk(str(folder))
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        raise DataError(f"{folder} is not a whole datasets folder ({error}); save it again.") from None
+    return enumerate(table, 1)
+
+
+def hub_rows(name: str) -> NumberedRows:
+    """`NAME[:SPLIT]` of the Hugging Face hub, streamed; without a split, the only one or `train`."""
+    import datasets
+
+    repository, _, split = name.partition(":")
+    try:
+        splits = datasets.get_dataset_split_names(repository)
+        chosen = split or (splits[0] if len(splits) == 1 else "train")
+        if chosen not in splits:
+            raise UsageError(f"hf:{repository} has no split {chosen!r}; it has {', '.join(splits)}: add one as hf:{repository}:SPLIT.")
+        table = datasets.load_dataset(repository, split=chosen, streaming=True)
+    except (OSError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"hf:{repository} cannot be read from the hub ({str(error).splitlines()[0]}); check name and network.") from None
+    return enumerate(table, 1)

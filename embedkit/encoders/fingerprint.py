@@ -1,0 +1,72 @@
+"""The name of a vector space: a hash of everything that decides which row an input gets.
+
+It is taken from the loaded model, not from its files, so another path, a sharded copy or the offline package of the same
+model agree; and from the weights as they are stored, before any cast to a compute dtype. Cost: one SHA-256 pass over the
+weights, on all cores (about 0.1 s for 90 MB).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+# of a Hugging Face config: what says where it came from or how it is run, not what it computes
+COSMETIC = {
+    "_name_or_path", "architectures", "attn_implementation", "dtype", "gradient_checkpointing", "name_or_path",
+    "output_attentions", "output_hidden_states", "torch_dtype", "transformers_version", "use_cache",
+}  # fmt: skip
+
+
+def fingerprint(space: Mapping[str, Any]) -> str:
+    """SHA-256, in hex, of a JSON-serialisable description of the space."""
+    return hashlib.sha256(json.dumps(space, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def describe_modules(model: Any) -> list[dict[str, Any]]:
+    """What each module of a SentenceTransformer computes: class, settings, tensors, and for the transformer its config
+    and tokenizer."""
+    return [_describe(module) for module in model.children()]
+
+
+def _describe(module: Any) -> dict[str, Any]:
+    inner = getattr(module, "auto_model", None)  # the Hugging Face model inside a Transformer module
+    described: dict[str, Any] = {"class": type(module).__name__, "tensors": tensors_digest((inner or module).state_dict())}
+    if inner is not None:
+        config = inner.config.to_diff_dict()
+        described["config"] = {key: value for key, value in config.items() if key not in COSMETIC}
+    elif hasattr(module, "get_config_dict"):
+        described["settings"] = module.get_config_dict()
+    if (tokenizer := getattr(module, "tokenizer", None)) is not None:
+        described["tokenizer"] = _describe_tokenizer(tokenizer)
+    return described
+
+
+def _describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
+    """The rules of a tokenizer; padding and truncation are left out, for they change from call to call."""
+    backend = getattr(tokenizer, "backend_tokenizer", None) or tokenizer
+    if not hasattr(backend, "to_str"):
+        return {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    rules: dict[str, Any] = json.loads(backend.to_str())
+    return {key: value for key, value in rules.items() if key not in ("padding", "truncation")}
+
+
+def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over name, dtype, shape and bytes of every tensor, in the order of their names."""
+    names = sorted(tensors)
+    with ThreadPoolExecutor() as pool:  # hashlib lets go of the interpreter lock
+        digests = list(pool.map(lambda name: _tensor_digest(tensors[name]), names))
+    whole = hashlib.sha256()
+    for name, digest in zip(names, digests, strict=True):
+        tensor = tensors[name]
+        whole.update(f"{name} {tensor.dtype} {list(tensor.shape)} {digest}\n".encode())
+    return whole.hexdigest()
+
+
+def _tensor_digest(tensor: torch.Tensor) -> str:
+    plain = tensor.detach().cpu().contiguous().reshape(-1)
+    return hashlib.sha256(plain.view(torch.uint8).numpy().data).hexdigest()

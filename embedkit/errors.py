@@ -1,0 +1,55 @@
+"""The errors that embedkit raises: one sentence for a person, one exit code for a script.
+
+Every message says what came, what was expected and the next step. The codes are a promise of the command line
+(README, "Exit codes"); code 1 is left to defects of ours, which raise anything else.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EmbedkitError(Exception):
+    """Base of all errors that embedkit raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(EmbedkitError, ValueError):
+    """The call itself is wrong: an unknown option, a missing file, settings that contradict each other."""
+
+    exit_code = 2
+
+
+class MissingDependency(EmbedkitError, ImportError):
+    """An optional package is needed and absent; the message names the extra that brings it."""
+
+    exit_code = 2
+
+
+class DataError(EmbedkitError, ValueError):
+    """The user's data cannot be read as it stands; the message names the file and the line."""
+
+    exit_code = 3
+
+
+class ModelError(EmbedkitError, RuntimeError):
+    """The model cannot be loaded, or what it returns cannot be used."""
+
+    exit_code = 4
+
+
+class IntegrityError(EmbedkitError, RuntimeError):
+    """An artefact is damaged, incomplete, or belongs to something else."""
+
+    exit_code = 5
+
+
+class ModelMismatch(IntegrityError):
+    """A query comes from another vector space than the rows of the index."""
+
+
+class Stopped(EmbedkitError, RuntimeError):
+    """Nothing is wrong that running the command again could not mend: another writer, a full disk."""
+
+    exit_code = 75

@@ -1,0 +1,52 @@
+"""The records that pass between the parts, in the field's own words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["query", "document"]
+Vectors = NDArray[np.float32]  # (n, dim)
+Rows = NDArray[np.int64]  # positions in an index
+
+
+@dataclass(frozen=True)
+class Document:
+    """One row of a corpus."""
+
+    id: str
+    text: str
+    title: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def full_text(self) -> str:
+        """What is embedded: title, one space, text, as BEIR and mteb join them; the text alone where there is no title."""
+        return f"{self.title} {self.text}".strip() if self.title else self.text
+
+
+class Hits(NamedTuple):
+    """What a search found for each query, best first."""
+
+    ids: list[list[str]]  # document ids; shorter than k where fewer were found
+    scores: NDArray[np.float32]  # (queries, k), higher is better, -inf where fewer than k were found
+    documents: list[list[Document]] | None  # beside ids; None where the search was asked for ids alone
+
+
+@dataclass(frozen=True)
+class Report:
+    """The scores of one task, with what is needed to compare and to repeat them."""
+
+    scores: dict[str, float]  # "ndcg@10": 0.412
+    intervals: dict[str, tuple[float, float]]  # 95 %, bootstrap over the units
+    per_query: dict[str, dict[str, float]]  # metric -> query id -> value
+    context: dict[str, Any]  # model, fingerprint, data, versions, seconds, the literal first inputs
+
+    @property
+    def units(self) -> int:
+        """How many queries the means are over; 0 where the engine gives no values by query."""
+        return max((len(values) for values in self.per_query.values()), default=0)
