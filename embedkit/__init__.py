@@ -1,0 +1,64 @@
+"""From raw documents to retrieval whose quality is proven.
+
+Names are loaded when first used: `import embedkit` costs numpy, not torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from embedkit.corpus import Fields, read_corpus
+    from embedkit.encoder import Encoder
+    from embedkit.encoders import load
+    from embedkit.errors import EmbedkitError
+    from embedkit.eval import evaluate
+    from embedkit.index import Index
+    from embedkit.jobs import build_index, embed, open_index
+    from embedkit.types import Document, Hits, Report
+
+_HOMES = {
+    "Document": "embedkit.types",
+    "EmbedkitError": "embedkit.errors",
+    "Encoder": "embedkit.encoder",
+    "Fields": "embedkit.corpus",
+    "Hits": "embedkit.types",
+    "Index": "embedkit.index",
+    "Report": "embedkit.types",
+    "build_index": "embedkit.jobs",
+    "embed": "embedkit.jobs",
+    "evaluate": "embedkit.eval",
+    "load": "embedkit.encoders",
+    "open_index": "embedkit.jobs",
+    "read_corpus": "embedkit.corpus",
+}
+
+__all__ = [
+    "Document",
+    "EmbedkitError",
+    "Encoder",
+    "Fields",
+    "Hits",
+    "Index",
+    "Report",
+    "__version__",
+    "build_index",
+    "embed",
+    "evaluate",
+    "load",
+    "open_index",
+    "read_corpus",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'embedkit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

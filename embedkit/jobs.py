@@ -1,0 +1,180 @@
+"""Whole jobs, model and index put together: embed texts, build an index from a corpus, open it for questions in words."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedkit.corpus import Fields, read_corpus
+from embedkit.encoder import Encoder
+from embedkit.encoders import TorchEncoder, load
+from embedkit.engine import embed_documents, open_vectors, write_vectors
+from embedkit.engine.vector_file import check_free
+from embedkit.errors import DataError, UsageError
+from embedkit.index.build import Layout, write_index
+from embedkit.index.index import Index
+from embedkit.index.manifest import Source, read_manifest
+from embedkit.types import Document, Kind, Vectors
+
+VECTOR_BLOCK = 8192  # rows copied at once from a file of vectors
+
+
+def embed(
+    inputs: Iterable[str] | str,
+    model: str | Path | Encoder | None = None,
+    *,
+    kind: Kind = "document",
+    prompt: str | None = None,
+    dim: int | None = None,
+    **options: Any,
+) -> Vectors:
+    """float32 (n, dim) rows of the inputs, in order; one string gives (1, dim), no input gives (0, dim).
+
+    model: a folder, a hub id, or an encoder from `load`; the default model when left out. The two models last named are
+    kept in memory. kind: "query" or "document", which decides the model's own prompt. prompt: a literal one instead. dim: keep the first
+    so many columns, at unit length again where rows are unit. options: those of `load` (device, dtype, max_tokens, ...).
+    Raises what `load` and `encode` raise.
+    """
+    if model is None or isinstance(model, (str, Path)):
+        encoder = _loaded(None if model is None else str(model), dim, tuple(sorted(options.items())))
+        return encoder.encode(inputs, kind=kind, prompt=prompt)
+    if options:
+        raise UsageError(f"{', '.join(options)} came beside a model that is loaded already; give them to load().")
+    if isinstance(model, TorchEncoder):
+        return model.encode(inputs, kind=kind, prompt=prompt, truncate_dim=dim)
+    if prompt is not None or dim is not None:
+        raise UsageError("prompt and dim are for models that embedkit loads; give them to the encoder itself.")
+    return model.encode([inputs] if isinstance(inputs, str) else list(inputs), kind=kind)
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(model: str | None, dim: int | None, options: tuple[tuple[str, Any], ...]) -> TorchEncoder:
+    return load(model, dim=dim, **dict(options))
+
+
+def embed_corpus(
+    corpus: Any,
+    path: str | Path,
+    encoder: Encoder,
+    *,
+    kind: Kind = "document",
+    fields: Fields = Fields(),  # noqa: B008
+    limit: int | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Embeds any corpus that `read_corpus` reads into NAME.npy, NAME.ids.txt and NAME.manifest.json; returns the manifest.
+
+    Raises UsageError when the name is taken and `overwrite` is not set, DataError for rows that cannot be used.
+    """
+    check_free(Path(path), overwrite=overwrite)
+    documents = read_corpus(corpus, fields, limit=limit)
+    return write_vectors(Path(path), embed_documents(documents, encoder, kind, progress=progress), encoder, kind, overwrite=overwrite)
+
+
+def build_index(
+    source: Any,
+    path: str | Path,
+    *,
+    model: str | Path | Encoder | None = None,
+    ids: Sequence[str] | None = None,
+    documents: Any = None,
+    metric: str | None = None,
+    coarse: str = "auto",
+    fine: str = "float16",
+    fields: Fields = Fields(),  # noqa: B008
+    limit: int | None = None,
+    progress: bool = False,
+) -> Index:
+    """Builds an index folder, whole or not at all, and opens it.
+
+    source: a corpus (a path, rows, a DataFrame, a Dataset: see `read_corpus`), which `model` embeds; or vectors, an array
+    (n, dim) with `ids`, or a NAME.npy that `embedkit embed` wrote, with `documents`, a corpus in the same order, for texts.
+    metric: "cosine" or "dot", by default the model's own. coarse: "auto" (exact up to 50,000 rows), "none" (exact) or a
+    faiss factory string. fine: "float16" or "float32" rows on disk.
+    Raises UsageError for a path that is taken or a layout that cannot be, DataError for rows that cannot be used.
+    """
+    target = Path(path)
+    if target.exists():
+        raise UsageError(f"{target} is there already; choose another name, or remove it first.")
+    if isinstance(source, np.ndarray) or str(source).endswith(".npy"):
+        if model is not None:
+            raise UsageError("Vectors and a model came; vectors are taken as they are: leave the model out.")
+        rows, row_ids, origin, similarity = _vectors(source, ids)
+        layout = Layout(metric or similarity, coarse, fine)  # type: ignore[arg-type]
+        pairs = zip(row_ids, rows, strict=True)
+        batches = _paired(itertools.islice(pairs, limit), documents, fields)
+        write_index(target, batches, rows.shape[1], layout, origin, texts=documents is not None)
+        return open_index(target)
+    if ids is not None or documents is not None:
+        raise UsageError("ids and documents belong to vectors; a corpus brings its own.")
+    encoder = model if model is not None and not isinstance(model, (str, Path)) else load(model)
+    layout = Layout(metric or encoder.similarity, coarse, fine)  # type: ignore[arg-type]
+    layout.check(encoder.dim)
+    origin = Source(str(encoder.settings.get("model", "")) or None, encoder.fingerprint, dict(encoder.settings), dict(encoder.compute))
+    total = len(source) if hasattr(source, "__len__") and not isinstance(source, str) else None
+    stream = embed_documents(read_corpus(source, fields, limit=limit), encoder, total=total, progress=progress)
+    write_index(target, stream, encoder.dim, layout, origin)
+    return open_index(target, encoder)
+
+
+def _vectors(source: Any, ids: Sequence[str] | None) -> tuple[Vectors, Sequence[str], Source, str]:
+    """Rows, one id a row, what made them, and how they are compared."""
+    if isinstance(source, np.ndarray):
+        if source.ndim != 2 or source.dtype.kind not in "fiu":
+            raise DataError(f"An array of {source.dtype} of shape {source.shape} came; expected numbers of shape (rows, dim).")
+        rows, found, manifest = source, list(map(str, range(len(source)))), {}
+    else:
+        file = open_vectors(Path(source))
+        rows, found, manifest = file.rows, file.ids, file.manifest
+    if ids is not None:
+        found = [str(identifier) for identifier in ids]
+    if len(found) != len(rows):
+        raise UsageError(f"{len(found)} ids came with {len(rows)} vectors; give one id a vector.")
+    settings = manifest.get("settings", {})
+    origin = Source(settings.get("model"), manifest.get("fingerprint"), settings, manifest.get("compute", {}))
+    return rows, found, origin, manifest.get("similarity", "cosine")
+
+
+def _paired(pairs: Iterable[tuple[str, Any]], documents: Any, fields: Fields) -> Iterator[tuple[list[Document], Vectors]]:
+    """Blocks of documents and rows; texts from `documents`, whose ids must come in the order of the vectors."""
+    texts = None if documents is None else read_corpus(documents, fields)
+    stream = iter(pairs)
+    while block := list(itertools.islice(stream, VECTOR_BLOCK)):
+        yield [_document(identifier, texts) for identifier, _ in block], np.array([row for _, row in block], dtype=np.float32)
+
+
+def _document(identifier: str, texts: Iterator[Document] | None) -> Document:
+    if texts is None:
+        return Document(id=identifier, text="")
+    document = next(texts, None)
+    if document is None or document.id != identifier:
+        found = "nothing" if document is None else f"the document {document.id!r}"
+        raise DataError(f"Beside the vector of {identifier!r} stands {found}; give the corpus that was embedded, in the same order.")
+    return document
+
+
+def open_index(path: str | Path, model: str | Path | Encoder | None = None, **options: Any) -> Index:
+    """Opens an index for searching.
+
+    model: needed only where the one that the index names is found elsewhere now; loaded at the first question in words.
+    options: those of `load` (device, dtype, threads, ...). Raises UsageError where there is no index, IntegrityError
+    where it is damaged; a search raises ModelMismatch where the model is not the one that made the rows.
+    """
+    return Index(path, _opener(Path(path), model, options))
+
+
+def _opener(path: Path, model: str | Path | Encoder | None, options: dict[str, Any]) -> Callable[[], Encoder] | None:
+    if model is not None and not isinstance(model, (str, Path)):
+        return lambda: model
+    settings = {**read_manifest(path).source.settings, **options}
+    name = model or settings.pop("model", None)
+    settings.pop("model", None)
+    if name is None:
+        return None
+    return lambda: load(name, **settings)
