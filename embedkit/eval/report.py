@@ -1,0 +1,55 @@
+"""Reports on disk: report.json for programs, report.md for people, mteb's own results beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from embedkit.storage import atomic_file
+from embedkit.types import Report
+
+
+def write_reports(folder: Path, reports: Mapping[str, Report], mteb_results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Replaces report.json and report.md in the folder, and writes TASK.json for every task that mteb ran."""
+    tasks = {name: _as_json(report) for name, report in reports.items()}
+    _write(folder / "report.json", json.dumps({"tasks": tasks}, indent=1, ensure_ascii=False, default=str))
+    _write(folder / "report.md", markdown(reports))
+    for name, result in mteb_results.items():
+        _write(folder / f"{name}.json", json.dumps(result, indent=1, ensure_ascii=False, default=str))
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_file(path) as stream:
+        stream.write(text.encode() + b"\n")
+
+
+def _as_json(report: Report) -> dict[str, Any]:
+    return {
+        "scores": report.scores,
+        "intervals": report.intervals,
+        "units": report.units,
+        "context": report.context,
+        "per_query": report.per_query,
+    }
+
+
+def markdown(reports: Mapping[str, Report]) -> str:
+    """A table of scores with their 95 % intervals, and the context of each task."""
+    lines = ["# Evaluation", "", "| task | metric | score | 95 % interval | queries |", "|---|---|---|---|---|"]
+    for name, report in reports.items():
+        for metric, score in report.scores.items():
+            low, high = report.intervals.get(metric, (None, None))
+            interval = "" if low is None else f"{low:.4f} to {high:.4f}"
+            lines.append(f"| {name} | {metric} | {score:.4f} | {interval} | {report.units or ''} |")
+    for name, report in reports.items():
+        lines += ["", f"## {name}", ""]
+        lines += [f"- {key}: `{_short(value)}`" for key, value in report.context.items()]
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    flat = " ".join(text.split()).replace("`", "'")
+    return flat if len(flat) <= 600 else f"{flat[:600]}…"
