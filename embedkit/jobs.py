@@ -19,6 +19,7 @@ from embedkit.errors import DataError, UsageError
 from embedkit.index.build import Layout, write_index
 from embedkit.index.index import Index
 from embedkit.index.manifest import Source, read_manifest
+from embedkit.storage import check_absent
 from embedkit.types import Document, Kind, Vectors
 
 VECTOR_BLOCK = 8192  # rows copied at once from a file of vectors
@@ -100,8 +101,7 @@ def build_index(
     Raises UsageError for a path that is taken or a layout that cannot be, DataError for rows that cannot be used.
     """
     target = Path(path)
-    if target.exists():
-        raise UsageError(f"{target} is there already; choose another name, or remove it first.")
+    check_absent(target)
     if isinstance(source, np.ndarray) or str(source).endswith(".npy"):
         if model is not None:
             raise UsageError("Vectors and a model came; vectors are taken as they are: leave the model out.")
@@ -116,11 +116,15 @@ def build_index(
     encoder = model if model is not None and not isinstance(model, (str, Path)) else load(model)
     layout = Layout(metric or encoder.similarity, coarse, fine)  # type: ignore[arg-type]
     layout.check(encoder.dim)
-    origin = Source(str(encoder.settings.get("model", "")) or None, encoder.fingerprint, dict(encoder.settings), dict(encoder.compute))
     total = len(source) if hasattr(source, "__len__") and not isinstance(source, str) else None
     stream = embed_documents(read_corpus(source, fields, limit=limit), encoder, total=total, progress=progress)
-    write_index(target, stream, encoder.dim, layout, origin)
+    write_index(target, stream, encoder.dim, layout, source_of(encoder))
     return open_index(target, encoder)
+
+
+def source_of(encoder: Encoder) -> Source:
+    """What an index records of the encoder that made its rows."""
+    return Source(encoder.settings.get("model"), encoder.fingerprint, dict(encoder.settings), dict(encoder.compute))
 
 
 def _vectors(source: Any, ids: Sequence[str] | None) -> tuple[Vectors, Sequence[str], Source, str]:
@@ -172,8 +176,9 @@ def open_index(path: str | Path, model: str | Path | Encoder | None = None, **op
 def _opener(path: Path, model: str | Path | Encoder | None, options: dict[str, Any]) -> Callable[[], Encoder] | None:
     if model is not None and not isinstance(model, (str, Path)):
         return lambda: model
-    settings = {**read_manifest(path).source.settings, **options}
-    name = model or settings.pop("model", None)
+    stored = dict(read_manifest(path).source.settings)
+    name = model or stored.get("model")
+    settings = {**stored, **options, "prompt_names": {**stored.get("prompt_names", {}), **options.get("prompt_names", {})}}
     settings.pop("model", None)
     if name is None:
         return None

@@ -55,8 +55,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises UsageError when `path` is there already, Stopped while another process builds it.
     """
     path = path.absolute()
-    if path.exists():
-        raise UsageError(f"{path} is there already; choose another name, or remove it first.")
+    check_absent(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + SUFFIX)
     with _folder_lock(partial):
@@ -69,6 +68,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         sync_folder(path.parent)
+
+
+def check_absent(path: Path) -> None:
+    """Raises UsageError when something stands at `path`."""
+    if path.exists():
+        raise UsageError(f"{path} is there already; choose another name, or remove it first.")
 
 
 @contextmanager

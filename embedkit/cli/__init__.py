@@ -1,0 +1,1 @@
+"""The command `embedkit`: one file a command, each parses, calls the public API and prints."""

@@ -1,0 +1,105 @@
+"""embedkit eval"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from embedkit.cli.options import load_arguments, model_options, output_options, progress_wanted, set_up_output
+
+if TYPE_CHECKING:
+    from embedkit.types import Report
+
+MANY = ("--data", "--tasks")  # take several names after one flag
+
+
+class ManyNames(click.Command):
+    """`--data A B` is read as `--data A --data B`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        flag = None
+        for arg in args:
+            if arg.startswith("-"):
+                flag = arg if arg in MANY else None
+            elif flag and spread[-1] != flag:
+                spread.append(flag)
+            spread.append(arg)
+        return super().parse_args(ctx, spread)
+
+
+@click.command("eval", cls=ManyNames)
+@click.option("--data", "folders", multiple=True, metavar="DIR ...", type=click.Path(path_type=Path), help="BEIR folders.")
+@click.option("--tasks", multiple=True, metavar="NAME ...", help="Tasks of mteb; their data come from the hub.")
+@click.option("--split", default="test", show_default=True, help="Of the folders.")
+@click.option("--index", "index_folder", metavar="DIR", type=click.Path(path_type=Path), help="Search through this index instead of exactly.")
+@click.option("-o", "--output", metavar="RESULTS", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Folder of the report.")
+@model_options
+@output_options
+def eval_command(
+    folders: tuple[Path, ...],
+    tasks: tuple[str, ...],
+    split: str,
+    index_folder: Path | None,
+    output: Path,
+    as_json: bool,
+    quiet: bool,
+    log: Path | None,
+    **options: Any,
+) -> None:
+    """Measure a model, or an index as it is served, on judged queries.
+
+    \b
+    embedkit eval --data scifact
+    embedkit eval --data scifact --index scifact.index -o through-the-index
+    embedkit eval --tasks STSBenchmark SciFact --model intfloat/e5-small-v2
+
+    A folder holds corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, as BEIR has them (each also as .gz). Writes report.json
+    and report.md into RESULTS: nDCG@10, recall@100, MRR@10 and MAP over the 100 best, with 95 % bootstrap intervals over
+    queries; for tasks of mteb its own scores, and its result files beside.
+    """
+    set_up_output(quiet, log)
+    if not folders and not tasks:
+        raise click.UsageError("Give --data DIR (a BEIR folder) or --tasks NAME (a task of mteb).")
+    if tasks and index_folder is not None:
+        raise click.UsageError("--index goes with --data; mteb's tasks take a model.")
+    from embedkit.encoders import load
+    from embedkit.eval.mteb_tasks import evaluate_mteb, find_tasks
+    from embedkit.eval.report import write_reports
+    from embedkit.eval.retrieval import evaluate_retrieval, read_retrieval
+    from embedkit.jobs import open_index
+
+    judged = [read_retrieval(folder, split) for folder in folders]
+    found = find_tasks(tasks)
+    arguments = load_arguments(options, "query")
+    index = open_index(index_folder, **arguments) if index_folder else None
+    encoder = None if index else load(**arguments)
+    reports: dict[str, Report] = {}
+    results = {}
+    for task in judged:
+        name = task.name if task.name not in reports else str(task.folder)
+        reports[name] = evaluate_retrieval(task, encoder, index, progress=progress_wanted(quiet))
+    for mteb_task in found:
+        some, result = evaluate_mteb(mteb_task, encoder, progress=progress_wanted(quiet))  # type: ignore[arg-type]
+        reports.update(some)
+        results[mteb_task.metadata.name] = result
+    write_reports(output, reports, results)
+    _print_reports(reports, as_json)
+    if not as_json:
+        click.echo(f"Written to {output / 'report.md'} and {output / 'report.json'}", err=True)
+
+
+def _print_reports(reports: dict[str, Report], as_json: bool) -> None:
+    if as_json:
+        facts = {name: {"scores": report.scores, "intervals": report.intervals, "units": report.units} for name, report in reports.items()}
+        click.echo(json.dumps({"tasks": facts}, indent=1))
+        return
+    width = max(map(len, reports))
+    for name, report in reports.items():
+        for metric, score in report.scores.items():
+            low, high = report.intervals.get(metric, (None, None))
+            interval = "" if low is None else f"  [{low:.4f}, {high:.4f}]"
+            click.echo(f"{name:{width}}  {metric:10}  {score:.4f}{interval}")

@@ -1,0 +1,88 @@
+"""Where the command line begins, and where every error becomes one sentence and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+import embedkit
+from embedkit.cli.demo import demo_command
+from embedkit.cli.embed import embed_command
+from embedkit.cli.evaluate import eval_command
+from embedkit.cli.index import index_group
+from embedkit.cli.search import search_command
+from embedkit.errors import EmbedkitError, Stopped
+
+OK, DEFECT, WRONG_USE = 0, 1, 2
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(embedkit.__version__, prog_name="embedkit")
+def cli() -> None:
+    """From raw documents to retrieval whose quality is proven.
+
+    \b
+    embedkit index build corpus.jsonl -o my.index     build an index from documents
+    embedkit search my.index "a question"             search it
+    embedkit eval --data BEIR-FOLDER                  measure a model on judged queries
+
+    Exit codes: 0 done, 1 a defect of embedkit, 2 wrong use, 3 bad data, 4 bad model, 5 damaged or mismatched artefact,
+    75 stopped (run it again).
+    """
+
+
+for command in (embed_command, index_group, search_command, eval_command, demo_command):
+    cli.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command line and exits with its code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(_run(arguments))
+
+
+def _terminate(*_: Any) -> None:
+    raise KeyboardInterrupt  # so that half-written files are cleared away as after Ctrl-C
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        cli.main(arguments, prog_name="embedkit", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except EmbedkitError as error:
+        return _say(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _say("Stopped; nothing half-written is left. Run it again to start over.", Stopped.exit_code)
+    except BrokenPipeError:  # the reader of a pipe went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            return _say(f"The disk is full ({error.filename or error.strerror}); free some space, then run it again.", Stopped.exit_code)
+        if error.filename is None:
+            return _defect()
+        return _say(f"{error.filename}: {error.strerror}; check the path and its permissions.", WRONG_USE)
+    except Exception:
+        return _defect()
+    return OK
+
+
+def _say(sentence: str, code: int) -> int:
+    click.echo(f"Error: {sentence}", err=True)
+    return code
+
+
+def _defect() -> int:
+    traceback.print_exc()
+    return _say("This is a defect of embedkit; please report it with the lines above.", DEFECT)

@@ -1,0 +1,118 @@
+"""Options that several commands share, and what they turn into."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from embedkit.types import Kind
+
+if TYPE_CHECKING:
+    from embedkit.corpus import Fields
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+MODEL_OPTIONS = ("revision", "device", "backend", "dtype", "threads", "batch_tokens", "max_tokens")
+
+
+def model_options(command: Command) -> Command:
+    """The options of every command that loads a model."""
+    return _with(
+        command,
+        click.option("--model", metavar="NAME|FOLDER", help="Model folder or hub id. [default: all-MiniLM-L6-v2, or the index's own]"),
+        click.option("--revision", help="Commit, tag or branch of a hub id."),
+        click.option("--device", help="cpu, cuda, cuda:1, ...  [default: auto]"),
+        click.option("--backend", type=click.Choice(["auto", "torch"]), help="What computes.  [default: auto]"),
+        click.option("--dtype", help="float32, bfloat16 or float16; auto takes the faster.  [default: auto]"),
+        click.option("--threads", type=int, help="CPU threads.  [default: all cores]"),
+        click.option("--batch-tokens", type=int, help="Padded tokens a batch.  [default: by device]"),
+        click.option("--max-tokens", type=int, help="Cut longer texts there.  [default: the model's limit]"),
+        click.option("--prompt-name", help="A prompt that the model stores, instead of the one for the role."),
+    )
+
+
+def corpus_options(command: Command) -> Command:
+    """The options of every command that reads documents."""
+    return _with(
+        command,
+        click.option("--id", "id_field", metavar="FIELD|row", help="Field of the id; 'row' numbers the rows.  [default: _id, id or docid]"),
+        click.option("--text", "text_fields", metavar="FIELD[,FIELD]", help="Field of the text; several are joined.  [default: text]"),
+        click.option("--title", "title_field", metavar="FIELD", help="Field of the title.  [default: title]"),
+        click.option("--limit", type=int, help="Take the first N rows."),
+    )
+
+
+def output_options(command: Command) -> Command:
+    """The options of every command."""
+    return _with(
+        command,
+        click.option("--json", "as_json", is_flag=True, help="Print facts as JSON."),
+        click.option("-q", "--quiet", is_flag=True, help="No progress, no remarks."),
+        click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="Append progress to this file, one JSON object a line."),
+    )
+
+
+def _with(command: Command, *options: Callable[[Any], Any]) -> Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def fields(options: dict[str, Any]) -> Fields:
+    """Takes the corpus options out of `options`, but for --limit."""
+    from embedkit.corpus import Fields
+
+    names = options.pop("text_fields")
+    return Fields(options.pop("id_field"), tuple(names.split(",")) if names else ("text",), options.pop("title_field"))
+
+
+def load_arguments(options: dict[str, Any], kind: Kind) -> dict[str, Any]:
+    """Takes the model options out of `options`, as arguments of `load`; --prompt-name is for the inputs of this kind."""
+    arguments = {name: value for name in MODEL_OPTIONS if (value := options.pop(name)) is not None}
+    if (prompt := options.pop("prompt_name")) is not None:
+        arguments["prompt_names"] = {kind: prompt}
+    return {"model": options.pop("model"), **arguments}
+
+
+def set_up_output(quiet: bool, log: Path | None) -> None:
+    """Remarks go to standard error as plain lines; with --log everything goes to the file as JSON, too."""
+    logger = logging.getLogger("embedkit")
+    logger.handlers.clear()
+    logger.propagate = False
+    remarks = logging.StreamHandler()
+    remarks.setLevel(logging.ERROR if quiet else logging.INFO)
+    logger.addHandler(remarks)
+    logger.setLevel(logging.INFO)
+    if log is not None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        lines = logging.FileHandler(log, encoding="utf-8")
+        lines.setFormatter(_JsonLines())
+        logger.addHandler(lines)
+        logger.setLevel(logging.DEBUG)
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fact = {"time": round(record.created, 3), "level": record.levelname.lower(), "message": record.getMessage()}
+        if hasattr(record, "rows"):
+            fact["rows"] = record.rows
+        return json.dumps(fact, ensure_ascii=False)
+
+
+def print_facts(facts: Any, as_json: bool) -> None:
+    """A mapping, as JSON or as lines of name and value."""
+    if as_json:
+        click.echo(json.dumps(facts, indent=1, ensure_ascii=False, default=str))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        click.echo(f"{name:{width}}  {f'{value:,}' if isinstance(value, int) and not isinstance(value, bool) else value}")
+
+
+def progress_wanted(quiet: bool) -> bool:
+    return not quiet and sys.stderr.isatty()
