@@ -75,7 +75,9 @@ def embed_corpus(
     """
     check_free(Path(path), overwrite=overwrite)
     documents = read_corpus(corpus, fields, limit=limit)
-    return write_vectors(Path(path), embed_documents(documents, encoder, kind, progress=progress), encoder, kind, overwrite=overwrite)
+    return write_vectors(
+        Path(path), embed_documents(documents, encoder, kind, progress=progress), encoder, kind, overwrite=overwrite
+    )
 
 
 def build_index(
@@ -131,7 +133,9 @@ def _vectors(source: Any, ids: Sequence[str] | None) -> tuple[Vectors, Sequence[
     """Rows, one id a row, what made them, and how they are compared."""
     if isinstance(source, np.ndarray):
         if source.ndim != 2 or source.dtype.kind not in "fiu":
-            raise DataError(f"An array of {source.dtype} of shape {source.shape} came; expected numbers of shape (rows, dim).")
+            raise DataError(
+                f"An array of {source.dtype} of shape {source.shape} came; expected numbers of shape (rows, dim)."
+            )
         rows, found, manifest = source, list(map(str, range(len(source)))), {}
     else:
         file = open_vectors(Path(source))
@@ -145,12 +149,17 @@ def _vectors(source: Any, ids: Sequence[str] | None) -> tuple[Vectors, Sequence[
     return rows, found, origin, manifest.get("similarity", "cosine")
 
 
-def _paired(pairs: Iterable[tuple[str, Any]], documents: Any, fields: Fields) -> Iterator[tuple[list[Document], Vectors]]:
+def _paired(
+    pairs: Iterable[tuple[str, Any]], documents: Any, fields: Fields
+) -> Iterator[tuple[list[Document], Vectors]]:
     """Blocks of documents and rows; texts from `documents`, whose ids must come in the order of the vectors."""
     texts = None if documents is None else read_corpus(documents, fields)
     stream = iter(pairs)
     while block := list(itertools.islice(stream, VECTOR_BLOCK)):
-        yield [_document(identifier, texts) for identifier, _ in block], np.array([row for _, row in block], dtype=np.float32)
+        yield (
+            [_document(identifier, texts) for identifier, _ in block],
+            np.array([row for _, row in block], dtype=np.float32),
+        )
 
 
 def _document(identifier: str, texts: Iterator[Document] | None) -> Document:
@@ -159,7 +168,9 @@ def _document(identifier: str, texts: Iterator[Document] | None) -> Document:
     document = next(texts, None)
     if document is None or document.id != identifier:
         found = "nothing" if document is None else f"the document {document.id!r}"
-        raise DataError(f"Beside the vector of {identifier!r} stands {found}; give the corpus that was embedded, in the same order.")
+        raise DataError(
+            f"Beside the vector of {identifier!r} stands {found}; give the corpus that was embedded, in the same order."
+        )
     return document
 
 
@@ -178,7 +189,11 @@ def _opener(path: Path, model: str | Path | Encoder | None, options: dict[str, A
         return lambda: model
     stored = dict(read_manifest(path).source.settings)
     name = model or stored.get("model")
-    settings = {**stored, **options, "prompt_names": {**stored.get("prompt_names", {}), **options.get("prompt_names", {})}}
+    settings = {
+        **stored,
+        **options,
+        "prompt_names": {**stored.get("prompt_names", {}), **options.get("prompt_names", {})},
+    }
     settings.pop("model", None)
     if name is None:
         return None

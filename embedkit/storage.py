@@ -94,7 +94,9 @@ def _lock(path: Path, flags: int) -> Iterator[int]:
         except (BlockingIOError, FileNotFoundError):
             still_there = False  # held by another process, or published by it between the open and the lock
         if not still_there:
-            raise Stopped(f"Another process is writing {path.with_suffix('')}; wait for it to end, then run this again.")
+            raise Stopped(
+                f"Another process is writing {path.with_suffix('')}; wait for it to end, then run this again."
+            )
         yield descriptor
     finally:
         os.close(descriptor)
@@ -173,7 +175,9 @@ def check_file(path: Path, record: Mapping[str, Any]) -> None:
     """Raises IntegrityError when the file is missing or any byte of it differs from what was recorded."""
     check_size(path, record)
     if file_record(path)["sha256"] != record["sha256"]:
-        raise IntegrityError(f"{path} has changed since it was written (SHA-256 differs); restore it or build it again.")
+        raise IntegrityError(
+            f"{path} has changed since it was written (SHA-256 differs); restore it or build it again."
+        )
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Kind = Literal["query", "document"]
+Array = np.ndarray[Any, Any]  # of any shape and dtype
 Vectors = NDArray[np.float32]  # (n, dim)
 Rows = NDArray[np.int64]  # positions in an index
 

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -32,7 +32,13 @@ QUESTIONS = (
 
 
 @click.command("demo")
-@click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help=f"Where the index goes.  [default: {FOLDER}, replaced]")
+@click.option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help=f"Where the index goes.  [default: {FOLDER}, replaced]",
+)
 @output_options
 def demo_command(output: Path | None, as_json: bool, quiet: bool, log: Path | None) -> None:
     """Everything at once, on real documents that are on this machine.
@@ -67,7 +73,9 @@ def demo_command(output: Path | None, as_json: bool, quiet: bool, log: Path | No
         click.echo(f"\n{question}?")
         for document, score in zip(hits.documents[0], hits.scores[0], strict=False):  # type: ignore[index]
             click.echo(f"  {score:.3f}  {document.id}: {document.metadata['summary'][:90]}")
-    click.echo(f"\nKnown-item retrieval: {HELD_OUT} first sentences, each to find its docstring among {len(documents):,}\n")
+    click.echo(
+        f"\nKnown-item retrieval: {HELD_OUT} first sentences, each to find its docstring among {len(documents):,}\n"
+    )
     click.echo(_table(measured))
     click.echo(f'\nGo on searching:  embedkit search {folder} "draw random samples without replacement"')
 
@@ -94,7 +102,9 @@ def _document(definition: Definition, text: str | None = None) -> Document:
     from embedkit.types import Document
 
     body = definition.docstring if text is None else text
-    return Document(definition.name, f"{definition.signature} {body}".strip(), definition.name, {"summary": definition.summary})
+    return Document(
+        definition.name, f"{definition.signature} {body}".strip(), definition.name, {"summary": definition.summary}
+    )
 
 
 def _embedded(documents: Sequence[Document], encoder: TorchEncoder, quiet: bool) -> Vectors:
@@ -115,7 +125,11 @@ def _build(folder: Path, documents: Sequence[Document], vectors: Vectors, coarse
 
 
 def _measure(
-    definitions: Sequence[Definition], documents: Sequence[Document], vectors: Vectors, encoder: TorchEncoder, quiet: bool
+    definitions: Sequence[Definition],
+    documents: Sequence[Document],
+    vectors: Vectors,
+    encoder: TorchEncoder,
+    quiet: bool,
 ) -> dict[str, Measured]:
     """Both layouts over the same documents, the held-out ones without their first sentence."""
     from embedkit.eval.known_item import measure
@@ -142,7 +156,9 @@ def _held_out(definitions: Sequence[Definition]) -> list[int]:
     import numpy as np
 
     times = Counter(definition.summary for definition in definitions)
-    fit = [row for row, d in enumerate(definitions) if times[d.summary] == 1 and len(d.summary) >= 20 and len(d.rest) >= 80]
+    fit = [
+        row for row, d in enumerate(definitions) if times[d.summary] == 1 and len(d.summary) >= 20 and len(d.rest) >= 80
+    ]
     chosen = np.random.default_rng(0).choice(len(fit), min(HELD_OUT, len(fit)), replace=False)
     return [fit[position] for position in sorted(chosen)]
 
@@ -156,4 +172,10 @@ def _table(measured: dict[str, Measured]) -> str:
         sizes = (f"{row.bytes_in_ram / 1e6:.2f} MB", f"{row.bytes_on_disk / 1e6:.2f} MB")
         rows.append((name, f"{row.ndcg:.3f}", f"{low:.3f} to {high:.3f}", *times, *sizes))
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
-    return "\n".join("  ".join(cell.rjust(width) if cell[:1].isdigit() else cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if cell[:1].isdigit() else cell.ljust(width)
+            for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    )

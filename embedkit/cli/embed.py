@@ -7,20 +7,46 @@ from typing import Any
 
 import click
 
-from embedkit.cli.options import corpus_options, fields, load_arguments, model_options, output_options, print_facts, progress_wanted, set_up_output
+from embedkit.cli.options import (
+    corpus_options,
+    fields,
+    load_arguments,
+    model_options,
+    output_options,
+    print_facts,
+    progress_wanted,
+    set_up_output,
+)
 
 
 @click.command("embed")
 @click.argument("source", metavar="INPUT")
-@click.option("-o", "--output", required=True, metavar="NAME.npy", type=click.Path(path_type=Path), help="Where the vectors go.")
-@click.option("--kind", type=click.Choice(["query", "document"]), default="document", show_default=True, help="Decides the prompt.")
+@click.option(
+    "-o", "--output", required=True, metavar="NAME.npy", type=click.Path(path_type=Path), help="Where the vectors go."
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["query", "document"]),
+    default="document",
+    show_default=True,
+    help="Decides the prompt.",
+)
 @click.option("--dim", type=int, help="Keep the first D columns, at unit length again.")
 @click.option("--overwrite", is_flag=True, help="Replace NAME.npy and what belongs to it.")
 @corpus_options
 @model_options
 @output_options
 def embed_command(
-    source: str, output: Path, kind: Any, dim: int | None, overwrite: bool, limit: int | None, as_json: bool, quiet: bool, log: Path | None, **options: Any
+    source: str,
+    output: Path,
+    kind: Any,
+    dim: int | None,
+    overwrite: bool,
+    limit: int | None,
+    as_json: bool,
+    quiet: bool,
+    log: Path | None,
+    **options: Any,
 ) -> None:
     """Embed a file or folder of texts.
 
@@ -41,7 +67,14 @@ def embed_command(
     columns = fields(options)
     encoder = load(dim=dim, **load_arguments(options, kind))
     manifest = embed_corpus(
-        source, output, encoder, kind=kind, fields=columns, limit=limit, overwrite=overwrite, progress=progress_wanted(quiet)
+        source,
+        output,
+        encoder,
+        kind=kind,
+        fields=columns,
+        limit=limit,
+        overwrite=overwrite,
+        progress=progress_wanted(quiet),
     )
     if as_json:
         print_facts(manifest, as_json)

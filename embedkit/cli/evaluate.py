@@ -32,11 +32,27 @@ class ManyNames(click.Command):
 
 
 @click.command("eval", cls=ManyNames)
-@click.option("--data", "folders", multiple=True, metavar="DIR ...", type=click.Path(path_type=Path), help="BEIR folders.")
+@click.option(
+    "--data", "folders", multiple=True, metavar="DIR ...", type=click.Path(path_type=Path), help="BEIR folders."
+)
 @click.option("--tasks", multiple=True, metavar="NAME ...", help="Tasks of mteb; their data come from the hub.")
 @click.option("--split", default="test", show_default=True, help="Of the folders.")
-@click.option("--index", "index_folder", metavar="DIR", type=click.Path(path_type=Path), help="Search through this index instead of exactly.")
-@click.option("-o", "--output", metavar="RESULTS", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Folder of the report.")
+@click.option(
+    "--index",
+    "index_folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Search through this index instead of exactly.",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="RESULTS",
+    type=click.Path(path_type=Path),
+    default=Path("results"),
+    show_default=True,
+    help="Folder of the report.",
+)
 @model_options
 @output_options
 def eval_command(
@@ -94,7 +110,10 @@ def eval_command(
 
 def _print_reports(reports: dict[str, Report], as_json: bool) -> None:
     if as_json:
-        facts = {name: {"scores": report.scores, "intervals": report.intervals, "units": report.units} for name, report in reports.items()}
+        facts = {
+            name: {"scores": report.scores, "intervals": report.intervals, "units": report.units}
+            for name, report in reports.items()
+        }
         click.echo(json.dumps({"tasks": facts}, indent=1))
         return
     width = max(map(len, reports))

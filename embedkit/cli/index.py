@@ -7,7 +7,16 @@ from typing import Any
 
 import click
 
-from embedkit.cli.options import corpus_options, fields, load_arguments, model_options, output_options, print_facts, progress_wanted, set_up_output
+from embedkit.cli.options import (
+    corpus_options,
+    fields,
+    load_arguments,
+    model_options,
+    output_options,
+    print_facts,
+    progress_wanted,
+    set_up_output,
+)
 
 
 @click.group("index")
@@ -23,9 +32,28 @@ def index_group() -> None:
 
 @index_group.command("build")
 @click.argument("source", metavar="CORPUS|VECTORS")
-@click.option("-o", "--output", required=True, metavar="DIR", type=click.Path(path_type=Path), help="The index folder; must not exist.")
-@click.option("--coarse", default="auto", show_default=True, metavar="auto|none|FACTORY", help="Codes in RAM: a faiss factory string; none is exact.")
-@click.option("--fine", type=click.Choice(["float16", "float32"]), default="float16", show_default=True, help="Rows on disk that verify.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="The index folder; must not exist.",
+)
+@click.option(
+    "--coarse",
+    default="auto",
+    show_default=True,
+    metavar="auto|none|FACTORY",
+    help="Codes in RAM: a faiss factory string; none is exact.",
+)
+@click.option(
+    "--fine",
+    type=click.Choice(["float16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="Rows on disk that verify.",
+)
 @click.option("--metric", type=click.Choice(["cosine", "dot"]), help="[default: the model's own]")
 @click.option("--documents", metavar="CORPUS", help="With VECTORS: the texts that were embedded, in the same order.")
 @corpus_options
@@ -63,10 +91,12 @@ def build_command(
     check_absent(output)  # before a model is loaded for nothing
     columns = fields(options)
     arguments = load_arguments(options, "document")
-    given = {"coarse": coarse, "fine": fine, "metric": metric, "fields": columns, "limit": limit}
+    given: dict[str, Any] = {"coarse": coarse, "fine": fine, "metric": metric, "fields": columns, "limit": limit}
     if source.endswith(".npy"):
         if any(value is not None for value in arguments.values()):
-            raise UsageError("Vectors and options of a model came; vectors are taken as they are: leave the options out.")
+            raise UsageError(
+                "Vectors and options of a model came; vectors are taken as they are: leave the options out."
+            )
         index = build_index(source, output, documents=documents, **given)
     elif documents is not None:
         raise UsageError("--documents belongs to VECTORS (a NAME.npy); a corpus brings its own texts.")
@@ -75,7 +105,7 @@ def build_command(
     if as_json:
         print_facts(index.info(), as_json)
     else:
-        click.echo(f"{len(index):,} documents in {output}; search them with: embedkit search {output} \"a question\"")
+        click.echo(f'{len(index):,} documents in {output}; search them with: embedkit search {output} "a question"')
 
 
 @index_group.command("info")

@@ -69,7 +69,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         return OK
     except OSError as error:
         if error.errno in FULL_DISK:
-            return _say(f"The disk is full ({error.filename or error.strerror}); free some space, then run it again.", Stopped.exit_code)
+            return _say(
+                f"The disk is full ({error.filename or error.strerror}); free some space, then run it again.",
+                Stopped.exit_code,
+            )
         if error.filename is None:
             return _defect()
         return _say(f"{error.filename}: {error.strerror}; check the path and its permissions.", WRONG_USE)

@@ -24,7 +24,11 @@ def model_options(command: Command) -> Command:
     """The options of every command that loads a model."""
     return _with(
         command,
-        click.option("--model", metavar="NAME|FOLDER", help="Model folder or hub id. [default: all-MiniLM-L6-v2, or the index's own]"),
+        click.option(
+            "--model",
+            metavar="NAME|FOLDER",
+            help="Model folder or hub id. [default: all-MiniLM-L6-v2, or the index's own]",
+        ),
         click.option("--revision", help="Commit, tag or branch of a hub id."),
         click.option("--device", help="cpu, cuda, cuda:1, ...  [default: auto]"),
         click.option("--backend", type=click.Choice(["auto", "torch"]), help="What computes.  [default: auto]"),
@@ -40,8 +44,18 @@ def corpus_options(command: Command) -> Command:
     """The options of every command that reads documents."""
     return _with(
         command,
-        click.option("--id", "id_field", metavar="FIELD|row", help="Field of the id; 'row' numbers the rows.  [default: _id, id or docid]"),
-        click.option("--text", "text_fields", metavar="FIELD[,FIELD]", help="Field of the text; several are joined.  [default: text]"),
+        click.option(
+            "--id",
+            "id_field",
+            metavar="FIELD|row",
+            help="Field of the id; 'row' numbers the rows.  [default: _id, id or docid]",
+        ),
+        click.option(
+            "--text",
+            "text_fields",
+            metavar="FIELD[,FIELD]",
+            help="Field of the text; several are joined.  [default: text]",
+        ),
         click.option("--title", "title_field", metavar="FIELD", help="Field of the title.  [default: title]"),
         click.option("--limit", type=int, help="Take the first N rows."),
     )
@@ -53,7 +67,11 @@ def output_options(command: Command) -> Command:
         command,
         click.option("--json", "as_json", is_flag=True, help="Print facts as JSON."),
         click.option("-q", "--quiet", is_flag=True, help="No progress, no remarks."),
-        click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="Append progress to this file, one JSON object a line."),
+        click.option(
+            "--log",
+            type=click.Path(dir_okay=False, path_type=Path),
+            help="Append progress to this file, one JSON object a line.",
+        ),
     )
 
 
@@ -111,7 +129,9 @@ def print_facts(facts: Any, as_json: bool) -> None:
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        click.echo(f"{name:{width}}  {f'{value:,}' if isinstance(value, int) and not isinstance(value, bool) else value}")
+        click.echo(
+            f"{name:{width}}  {f'{value:,}' if isinstance(value, int) and not isinstance(value, bool) else value}"
+        )
 
 
 def progress_wanted(quiet: bool) -> bool:

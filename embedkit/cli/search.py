@@ -21,12 +21,28 @@ TAG = "embedkit"  # last column of a TREC run
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("question", required=False)
 @click.option("-k", type=int, default=10, show_default=True, help="Hits a query.")
-@click.option("--queries", metavar="FILE", type=click.Path(path_type=Path), help="Many queries: jsonl, csv, tsv with id and text.")
-@click.option("-o", "--output", metavar="run.trec", type=click.Path(path_type=Path), help="With --queries: write a TREC run.  [default: print it]")
+@click.option(
+    "--queries", metavar="FILE", type=click.Path(path_type=Path), help="Many queries: jsonl, csv, tsv with id and text."
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="run.trec",
+    type=click.Path(path_type=Path),
+    help="With --queries: write a TREC run.  [default: print it]",
+)
 @model_options
 @output_options
 def search_command(
-    folder: Path, question: str | None, k: int, queries: Path | None, output: Path | None, as_json: bool, quiet: bool, log: Path | None, **options: Any
+    folder: Path,
+    question: str | None,
+    k: int,
+    queries: Path | None,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+    log: Path | None,
+    **options: Any,
 ) -> None:
     """Search an index with a question, or with a file of queries.
 
@@ -45,11 +61,11 @@ def search_command(
     from embedkit.corpus.beir import read_queries
     from embedkit.jobs import open_index
 
-    asked = {"": question} if question is not None else read_queries(queries)  # type: ignore[arg-type]
+    asked = read_queries(queries) if queries is not None else {"": str(question)}
     index = open_index(folder, **load_arguments(options, "query"))
-    hits = index.search(list(asked.values()), k=k, documents=queries is None or as_json)  # type: ignore[arg-type]
+    hits = index.search(list(asked.values()), k=k, documents=queries is None or as_json)
     if queries is None or as_json:
-        _print_hits(asked, hits, as_json)  # type: ignore[arg-type]
+        _print_hits(asked, hits, as_json)
     elif output is None:
         click.echo(trec_run(asked, hits), nl=False)
     else:
@@ -77,7 +93,10 @@ def _print_hits(queries: Mapping[str, str], hits: Hits, as_json: bool) -> None:
     for position, (query, text) in enumerate(queries.items()):
         found = list(zip(hits.documents[position], hits.scores[position], strict=False)) if hits.documents else []
         if as_json:
-            rows = [{"id": d.id, "score": float(s), "title": d.title, "text": d.text, "metadata": dict(d.metadata)} for d, s in found]
+            rows = [
+                {"id": d.id, "score": float(s), "title": d.title, "text": d.text, "metadata": dict(d.metadata)}
+                for d, s in found
+            ]
             click.echo(json.dumps({"id": query, "query": text, "hits": rows}, ensure_ascii=False))
             continue
         for rank, (document, score) in enumerate(found, 1):

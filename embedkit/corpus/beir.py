@@ -22,7 +22,9 @@ def find(folder: Path, name: str) -> Path:
     for candidate in (folder / name, folder / f"{name}.gz"):
         if candidate.exists():
             return candidate
-    raise UsageError(f"{folder} is no BEIR folder: {name} (or {name}.gz) is missing; expected corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv.")
+    raise UsageError(
+        f"{folder} is no BEIR folder: {name} (or {name}.gz) is missing; expected corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv."
+    )
 
 
 def read_qrels(folder: Path, split: str) -> Qrels:
@@ -31,21 +33,29 @@ def read_qrels(folder: Path, split: str) -> Qrels:
     Raises UsageError when the folder has no such split, DataError for a file without header or a grade that is no
     whole number (trec_eval and BEIR would cut it without a word).
     """
-    files = sorted(path.name.split(".")[0] for pattern in ("*.tsv", "*.tsv.gz") for path in (folder / "qrels").glob(pattern))
+    files = sorted(
+        path.name.split(".")[0] for pattern in ("*.tsv", "*.tsv.gz") for path in (folder / "qrels").glob(pattern)
+    )
     if split not in files:
-        raise UsageError(f"{folder} has no judgements for the split {split!r}; it has {', '.join(files) or 'none'}: choose with --split.")
+        raise UsageError(
+            f"{folder} has no judgements for the split {split!r}; it has {', '.join(files) or 'none'}: choose with --split."
+        )
     path = find(folder / "qrels", f"{split}.tsv")
     qrels: Qrels = {}
     with open_bytes(path) as stream:
         lines = (text for _, text in decoded_lines(stream, str(path)))
         for number, columns in enumerate(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), 1):
             if number == 1 and len(columns) == 3 and _grade(columns[2]) is not None:
-                raise DataError(f"{path}, line 1: data came, a header was expected; put 'query-id<TAB>corpus-id<TAB>score' above it.")
+                raise DataError(
+                    f"{path}, line 1: data came, a header was expected; put 'query-id<TAB>corpus-id<TAB>score' above it."
+                )
             if number == 1 or not columns:
                 continue
             grade = _grade(columns[2]) if len(columns) == 3 else None
             if grade is None:
-                raise DataError(f"{path}, line {number}: {columns} came; expected query id, document id and a whole number, with tabs between.")
+                raise DataError(
+                    f"{path}, line {number}: {columns} came; expected query id, document id and a whole number, with tabs between."
+                )
             qrels.setdefault(columns[0], {})[columns[1]] = grade
     if not qrels:
         raise DataError(f"{path} holds no judgements; expected at least one row below the header.")

@@ -57,19 +57,30 @@ def _ordered(package: str) -> list[Definition]:
     if spec is None or not spec.submodule_search_locations:
         return []
     root = Path(spec.submodule_search_locations[0])
-    found = [pair for path in sorted(root.rglob("*.py")) if not _skipped(path.relative_to(root)) for pair in _read(path, root)]
+    found = [
+        pair
+        for path in sorted(root.rglob("*.py"))
+        if not _skipped(path.relative_to(root))
+        for pair in _read(path, root)
+    ]
     return [definition for _, definition in sorted(found, key=lambda pair: (not pair[0], pair[1].name))]
 
 
 def _skipped(path: Path) -> bool:
-    return any(part.removesuffix(".py").startswith(SKIPPED) or part.removesuffix(".py").endswith("tests") for part in path.parts)
+    return any(
+        part.removesuffix(".py").startswith(SKIPPED) or part.removesuffix(".py").endswith("tests")
+        for part in path.parts
+    )
 
 
 def _read(path: Path, root: Path) -> Iterator[tuple[bool, Definition]]:
     """(whether it shows an example, definition) of every documented public function, class and method of a file."""
+    source = path.read_bytes()
+    if b">>>" not in source:
+        return  # nothing shown to users: parsing all files of torch takes ten seconds
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError, RecursionError):
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
         return  # a file for another version of Python
     module = ".".join((root.name, *path.relative_to(root).with_suffix("").parts)).removesuffix(".__init__")
     yield from _definitions(tree, module)

@@ -35,7 +35,7 @@ class Fields:
         return frozenset((*ids, *self.text, self.title or "title"))
 
 
-def read_corpus(source: Any, fields: Fields = Fields(), *, limit: int | None = None) -> Iterator[Document]:  # noqa: B008
+def read_corpus(source: Any, fields: Fields = Fields(), *, limit: int | None = None) -> Iterator[Document]:
     """The documents of a source, streamed, with distinct ids.
 
     source: a path to a file or folder, "-" (jsonl on standard input), "hf:NAME[:SPLIT]" (the hub), or in Python an
@@ -56,7 +56,9 @@ def _documents(rows: NumberedRows, name: str, unit: str, fields: Fields) -> Iter
         document = to_document(row, where, fields, position)
         key = hashlib.blake2b(document.id.encode(), digest_size=16).digest()
         if key in seen:
-            raise DataError(f"{where}: the id {document.id!r} came before; give each row an id of its own, or use --id row.")
+            raise DataError(
+                f"{where}: the id {document.id!r} came before; give each row an id of its own, or use --id row."
+            )
         seen.add(key)
         yield document
     if not seen:
@@ -81,7 +83,9 @@ def _open(source: Any) -> tuple[NumberedRows, str, str]:
         values = source.itertuples(index=False, name=None)
         return enumerate((dict(zip(columns, row, strict=True)) for row in values), 1), "the table", "row"
     if isinstance(source, Mapping) or not isinstance(source, Iterable):
-        raise UsageError(f"A {type(source).__name__} came as corpus; expected a path, rows (dicts or strings), a DataFrame or a Dataset.")
+        raise UsageError(
+            f"A {type(source).__name__} came as corpus; expected a path, rows (dicts or strings), a DataFrame or a Dataset."
+        )
     return enumerate(source, 1), "the rows", "row"
 
 
@@ -108,10 +112,14 @@ def _id(row: Mapping[str, Any], where: str, fields: Fields, position: int) -> st
     name = fields.id or next((name for name in ID_FIELDS if name in row), None)
     if name is None or _missing(row.get(name)):
         looked = fields.id or ", ".join(ID_FIELDS)
-        raise DataError(f"{where}: no id (looked for {looked}); name the field with --id FIELD, or number the rows with --id row.")
+        raise DataError(
+            f"{where}: no id (looked for {looked}); name the field with --id FIELD, or number the rows with --id row."
+        )
     value = row[name]
-    if isinstance(value, bool) or not isinstance(value, (str, int)) and not hasattr(value, "__index__"):
-        raise DataError(f"{where}: the id is a {type(value).__name__} ({value!r}); expected a string or a whole number.")
+    if isinstance(value, bool) or (not isinstance(value, (str, int)) and not hasattr(value, "__index__")):
+        raise DataError(
+            f"{where}: the id is a {type(value).__name__} ({value!r}); expected a string or a whole number."
+        )
     identifier = _encodable(str(value), "id", where)
     if not identifier or any(character in identifier for character in "\r\n\0"):
         raise DataError(f"{where}: the id {identifier!r} is empty or holds a line break; give each row a one-line id.")
@@ -121,10 +129,16 @@ def _id(row: Mapping[str, Any], where: str, fields: Fields, position: int) -> st
 def _string(row: Mapping[str, Any], name: str, where: str, option: str) -> str:
     value = row.get(name)
     if _missing(value):
-        state = "is empty of any value (null)" if name in row else f"is missing (the row has {', '.join(map(repr, row)) or 'none'})"
+        state = (
+            "is empty of any value (null)"
+            if name in row
+            else f"is missing (the row has {', '.join(map(repr, row)) or 'none'})"
+        )
         raise DataError(f"{where}: the field {name!r} {state}; fill it, or name another with {option} FIELD.")
     if not isinstance(value, str):
-        raise DataError(f"{where}: the field {name!r} is a {type(value).__name__} ({str(value)[:40]}); expected a string.")
+        raise DataError(
+            f"{where}: the field {name!r} is a {type(value).__name__} ({str(value)[:40]}); expected a string."
+        )
     return _encodable(value, name, where)
 
 
@@ -133,13 +147,19 @@ def _encodable(text: str, name: str, where: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: the field {name!r} holds {text[error.start]!r}, half of a character; mend or remove it.") from None
+        raise DataError(
+            f"{where}: the field {name!r} holds {text[error.start]!r}, half of a character; mend or remove it."
+        ) from None
     return text
 
 
 def _missing(value: Any) -> bool:
     """None, NaN, and pandas' own NA and NaT."""
-    return value is None or (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in ("NAType", "NaTType")
+    return (
+        value is None
+        or (isinstance(value, float) and math.isnan(value))
+        or type(value).__name__ in ("NAType", "NaTType")
+    )
 
 
 def _plain(value: Any, name: str, where: str) -> Any:
@@ -158,4 +178,6 @@ def _plain(value: Any, name: str, where: str) -> Any:
         return str(value)
     if hasattr(value, "tolist"):
         return _plain(value.tolist(), name, where)
-    raise DataError(f"{where}: the field {name!r} is a {type(value).__name__}, which cannot be stored beside the text; leave it out of the corpus.")
+    raise DataError(
+        f"{where}: the field {name!r} is a {type(value).__name__}, which cannot be stored beside the text; leave it out of the corpus."
+    )

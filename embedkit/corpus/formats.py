@@ -101,10 +101,8 @@ def parquet_rows(path: Path) -> NumberedRows:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as table:
-            number = 0
-            for batch in table.iter_batches(batch_size=1024):
-                for number, row in enumerate(batch.to_pylist(), number + 1):
-                    yield number, row
+            batches = table.iter_batches(batch_size=1024)
+            yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
     except pyarrow.ArrowException as error:
         raise DataError(f"{path} is not a whole parquet file ({str(error).splitlines()[0]}); write it again.") from None
 
@@ -137,7 +135,9 @@ def file_rows(path: Path) -> NumberedRows:
         yield from text_rows(path.parent, [path])
     else:
         known = ", ".join([*STREAM_FORMATS, ".parquet", *TEXT_SUFFIXES])
-        raise UsageError(f"{path}: files ending in {suffix or 'nothing'!r} are not read; expected {known}, or .gz of those.")
+        raise UsageError(
+            f"{path}: files ending in {suffix or 'nothing'!r} are not read; expected {known}, or .gz of those."
+        )
 
 
 def folder_rows(folder: Path) -> NumberedRows:
@@ -147,7 +147,9 @@ def folder_rows(folder: Path) -> NumberedRows:
             return file_rows(folder / name)
     if (folder / "dataset_dict.json").exists():
         splits = ", ".join(sorted(path.parent.name for path in folder.glob("*/state.json")))
-        raise UsageError(f"{folder} holds several splits ({splits}); give the folder of one, for example {folder}/train.")
+        raise UsageError(
+            f"{folder} holds several splits ({splits}); give the folder of one, for example {folder}/train."
+        )
     if (folder / "state.json").exists():
         return saved_dataset_rows(folder)
     if parquet := sorted(folder.glob("*.parquet")):
@@ -179,10 +181,14 @@ def hub_rows(name: str) -> NumberedRows:
         splits = datasets.get_dataset_split_names(repository)
         chosen = split or (splits[0] if len(splits) == 1 else "train")
         if chosen not in splits:
-            raise UsageError(f"hf:{repository} has no split {chosen!r}; it has {', '.join(splits)}: add one as hf:{repository}:SPLIT.")
+            raise UsageError(
+                f"hf:{repository} has no split {chosen!r}; it has {', '.join(splits)}: add one as hf:{repository}:SPLIT."
+            )
         table = datasets.load_dataset(repository, split=chosen, streaming=True)
     except (OSError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"hf:{repository} cannot be read from the hub ({str(error).splitlines()[0]}); check name and network.") from None
+        raise UsageError(
+            f"hf:{repository} cannot be read from the hub ({str(error).splitlines()[0]}); check name and network."
+        ) from None
     return enumerate(table, 1)

@@ -35,7 +35,10 @@ def describe_modules(model: Any) -> list[dict[str, Any]]:
 
 def _describe(module: Any) -> dict[str, Any]:
     inner = getattr(module, "auto_model", None)  # the Hugging Face model inside a Transformer module
-    described: dict[str, Any] = {"class": type(module).__name__, "tensors": tensors_digest((inner or module).state_dict())}
+    described: dict[str, Any] = {
+        "class": type(module).__name__,
+        "tensors": tensors_digest((inner or module).state_dict()),
+    }
     if inner is not None:
         config = inner.config.to_diff_dict()
         described["config"] = {key: value for key, value in config.items() if key not in COSMETIC}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -59,7 +58,14 @@ def load(
     loaded = _open(name, revision, prompts)
     if max_tokens is not None:
         loaded.max_seq_length = _within_limit(_positive("max_tokens", max_tokens), loaded, name)
-    asked = {"model": _settled(name), "revision": revision, "max_tokens": max_tokens, "dim": dim, "prompts": prompts, "prompt_names": prompt_names}
+    asked = {
+        "model": _settled(name),
+        "revision": revision,
+        "max_tokens": max_tokens,
+        "dim": dim,
+        "prompts": prompts,
+        "prompt_names": prompt_names,
+    }
     encoder = TorchEncoder(
         loaded,
         name=name,
@@ -101,8 +107,14 @@ def _open(name: str, revision: str | None, prompts: Mapping[str, str] | None) ->
         ) from error
     if name == DEFAULT_MODEL and folder is None and revision is None:  # fetched just now
         check_weights(Path(_hub_file(name, "model.safetensors", None) or ""))
-    if not ((Path(name) / "modules.json").exists() if Path(name).is_dir() else folder or _hub_file(name, "modules.json", revision)):
-        logger.warning("%s has no modules.json: taken as a plain encoder, with %s pooling.", name, loaded[1].pooling_mode)
+    if not (
+        (Path(name) / "modules.json").exists()
+        if Path(name).is_dir()
+        else folder or _hub_file(name, "modules.json", revision)
+    ):
+        logger.warning(
+            "%s has no modules.json: taken as a plain encoder, with %s pooling.", name, loaded[1].pooling_mode
+        )
     return loaded
 
 
@@ -138,7 +150,9 @@ def _device(device: str) -> torch.device:
         place = torch.device(get_device_name() if device == "auto" else device)
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device={device!r} cannot be used here ({str(error).splitlines()[0]}); try 'auto' or 'cpu'.") from None
+        raise UsageError(
+            f"device={device!r} cannot be used here ({str(error).splitlines()[0]}); try 'auto' or 'cpu'."
+        ) from None
     return place
 
 
@@ -188,7 +202,7 @@ def _positive(name: str, value: int) -> int:
 
 def _settled(name: str) -> str:
     """A name that opens the same model from any working directory."""
-    return os.path.abspath(name) if Path(name).is_dir() else name
+    return str(Path(name).absolute()) if Path(name).is_dir() else name
 
 
 def _compute(dtype: torch.dtype, place: torch.device) -> dict[str, str]:

@@ -31,5 +31,7 @@ def named_prompt(stored: Mapping[str, str], name: str) -> str:
     """The prompt stored under `name`. Raises UsageError that lists the known names."""
     if name not in stored:
         known = ", ".join(sorted(key for key, prompt in stored.items() if prompt)) or "none"
-        raise UsageError(f"The model stores no prompt named {name!r}; it stores {known}. Choose one of those, or give the prompt itself.")
+        raise UsageError(
+            f"The model stores no prompt named {name!r}; it stores {known}. Choose one of those, or give the prompt itself."
+        )
     return stored[name]

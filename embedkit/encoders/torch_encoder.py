@@ -6,9 +6,9 @@ default model's rows fall to a cosine of 0.996 with float32, pooled in float32 t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, overload
 import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from embedkit.encoders.fingerprint import describe_modules, fingerprint
 from embedkit.encoders.prompts import named_prompt, resolve_prompts
 from embedkit.errors import ModelError, UsageError
 from embedkit.types import Kind, Vectors
-from embedkit.vectors import check_dim, truncate, unit_rows
+from embedkit.vectors import check_dim, truncate
 
 WINDOW = 8192  # texts tokenized and sorted at once
 logger = logging.getLogger(__name__)
@@ -46,7 +46,9 @@ class TorchEncoder:
     ) -> None:
         self.name = name
         self.similarity: str = model.similarity_fn_name
-        self.unit = self.similarity == "cosine" or any(type(module).__name__ == "Normalize" for module in model.children())
+        self.unit = self.similarity == "cosine" or any(
+            type(module).__name__ == "Normalize" for module in model.children()
+        )
         self.max_tokens: int | None = model.max_seq_length
         self.stored_prompts: dict[str, str] = dict(model.prompts)
         self.prompts = resolve_prompts(self.stored_prompts, model.default_prompt_name, prompt_names or {})
@@ -81,25 +83,6 @@ class TorchEncoder:
         """`encode` with kind="document"."""
         return self.encode(inputs, kind="document", **options)
 
-    @overload
-    def encode(
-        self,
-        inputs: Iterable[str] | str,
-        *,
-        kind: Kind = ...,
-        prompt: str | None = ...,
-        prompt_name: str | None = ...,
-        batch_size: int | None = ...,
-        show_progress_bar: bool | None = ...,
-        normalize_embeddings: bool | None = ...,
-        truncate_dim: int | None = ...,
-        convert_to_numpy: Literal[True] = ...,
-        convert_to_tensor: Literal[False] = ...,
-    ) -> Vectors: ...
-
-    @overload
-    def encode(self, inputs: Iterable[str] | str, *, convert_to_tensor: Literal[True], **options: Any) -> torch.Tensor: ...
-
     def encode(
         self,
         inputs: Iterable[str] | str,
@@ -113,7 +96,7 @@ class TorchEncoder:
         truncate_dim: int | None = None,
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-    ) -> Vectors | torch.Tensor:
+    ) -> Vectors:
         """float32 (len(inputs), dim), in input order; one string counts as one text and gives (1, dim).
 
         The keywords are those of sentence-transformers. prompt: the literal text in front, instead of the kind's own;
@@ -141,7 +124,7 @@ class TorchEncoder:
                     rows[start + np.array(batch)] = truncate(raw, dim, unit=unit)
                     bar.update(len(batch))
         self._check_finite(rows, texts)
-        return torch.from_numpy(rows) if convert_to_tensor or not convert_to_numpy else rows
+        return cast(Any, torch.from_numpy(rows)) if convert_to_tensor or not convert_to_numpy else rows
 
     def _literal_prompt(self, kind: Kind, prompt: str | None, prompt_name: str | None) -> str:
         if prompt is not None and prompt_name is not None:
@@ -157,7 +140,7 @@ class TorchEncoder:
 
     def _lengths(self, texts: Sequence[str], prompt: str) -> list[int]:
         """Tokens of each text, as the model will see it; characters where the tokenizer cannot tell."""
-        tokenizer = getattr(self._model, "tokenizer", None)
+        tokenizer: Any = getattr(self._model, "tokenizer", None)
         if not hasattr(tokenizer, "backend_tokenizer"):
             return [len(text) + 1 for text in texts]
         limited = {"truncation": True, "max_length": self.max_tokens} if self.max_tokens else {}
@@ -168,7 +151,9 @@ class TorchEncoder:
     def _forward(self, texts: list[str], kind: Kind, prompt: str) -> Vectors:
         model = self._model
         features = model.preprocess(texts, prompt=prompt or None, task=kind)
-        moved = {key: value.to(model.device) if isinstance(value, torch.Tensor) else value for key, value in features.items()}
+        moved = {
+            key: value.to(model.device) if isinstance(value, torch.Tensor) else value for key, value in features.items()
+        }
         rows: Vectors = model(moved, task=kind)["sentence_embedding"].float().cpu().numpy()
         return rows
 

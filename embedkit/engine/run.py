@@ -16,7 +16,12 @@ WINDOW = 512  # documents held at once; the encoder sorts them by length, so pad
 
 
 def embed_documents(
-    documents: Iterable[Document], encoder: Encoder, kind: Kind = "document", *, total: int | None = None, progress: bool = False
+    documents: Iterable[Document],
+    encoder: Encoder,
+    kind: Kind = "document",
+    *,
+    total: int | None = None,
+    progress: bool = False,
 ) -> Iterator[tuple[list[Document], Vectors]]:
     """Windows of documents with their rows (n, dim), in order. progress: a bar on a terminal, nothing in a pipe.
 

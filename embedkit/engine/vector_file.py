@@ -105,7 +105,11 @@ def open_vectors(path: Path) -> VectorFile:
         raise DataError(f"{path} is not an array of numbers ({error}); expected one of shape (rows, dim).") from None
     if rows.ndim != 2 or rows.dtype.kind != "f":
         raise DataError(f"{path} holds {rows.dtype} of shape {rows.shape}; expected floats of shape (rows, dim).")
-    ids = _ids_path(path).read_text(encoding="utf-8").split("\n")[:-1] if _ids_path(path).exists() else list(map(str, range(len(rows))))
+    ids = (
+        _ids_path(path).read_text(encoding="utf-8").split("\n")[:-1]
+        if _ids_path(path).exists()
+        else list(map(str, range(len(rows))))
+    )
     if len(ids) != len(rows):
         raise DataError(f"{_ids_path(path)} has {len(ids)} lines, {path} has {len(rows)} rows; expected one id a row.")
     return VectorFile(rows, ids, manifest)

@@ -38,7 +38,10 @@ def measure(index: Index, queries: Vectors, answers: Sequence[str]) -> Measured:
     if len(queries) != len(answers) or not answers:
         raise DataError(f"{len(queries)} queries came with {len(answers)} answers; give one answer a query.")
     hits = index.search(queries, k=K, documents=False)  # also loads what is loaded once
-    run = {str(q): dict(zip(ids, map(float, scores), strict=False)) for q, (ids, scores) in enumerate(zip(hits.ids, hits.scores, strict=True))}
+    run = {
+        str(q): dict(zip(ids, map(float, scores), strict=False))
+        for q, (ids, scores) in enumerate(zip(hits.ids, hits.scores, strict=True))
+    }
     ndcg = list(retrieval_scores({str(q): {answer: 1} for q, answer in enumerate(answers)}, run)["ndcg@10"].values())
     whole = [_seconds(index, queries) for _ in range(REPEATS)]
     single = [_seconds(index, queries[q : q + 1]) for q in range(len(queries))]

@@ -44,4 +44,6 @@ def _pytrec_eval() -> Any:
     try:
         return importlib.import_module("pytrec_eval")
     except ImportError:
-        raise MissingDependency('pytrec_eval is not installed; from the project\'s folder, run pip install -e ".[eval]".') from None
+        raise MissingDependency(
+            'pytrec_eval is not installed; from the project\'s folder, run pip install -e ".[eval]".'
+        ) from None

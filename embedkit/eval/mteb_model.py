@@ -25,7 +25,9 @@ class MtebModel:
                 "name": f"{owner.rsplit('/', 1)[-1] or 'embedkit'}/{short}",
                 "revision": encoder.fingerprint[:16],
                 "embed_dim": encoder.dim,
-                "similarity_fn_name": ScoringFunction.DOT_PRODUCT if encoder.similarity == "dot" else ScoringFunction.COSINE,
+                "similarity_fn_name": ScoringFunction.DOT_PRODUCT
+                if encoder.similarity == "dot"
+                else ScoringFunction.COSINE,
             }
         )
 

@@ -30,11 +30,15 @@ def find_tasks(names: Sequence[str]) -> list[Any]:
     try:
         import mteb
     except ImportError:
-        raise MissingDependency('mteb is not installed; from the project\'s folder, run pip install -e ".[eval]".') from None
+        raise MissingDependency(
+            'mteb is not installed; from the project\'s folder, run pip install -e ".[eval]".'
+        ) from None
     try:
         return [mteb.get_task(name) for name in names]
     except (KeyError, ValueError) as error:
-        raise UsageError(f"{error.args[0] if error.args else error}; mteb lists its tasks with: mteb available-tasks.") from None
+        raise UsageError(
+            f"{error.args[0] if error.args else error}; mteb lists its tasks with: mteb available-tasks."
+        ) from None
 
 
 def evaluate_mteb(task: Any, encoder: Encoder, *, progress: bool = False) -> tuple[dict[str, Report], dict[str, Any]]:
@@ -47,12 +51,14 @@ def evaluate_mteb(task: Any, encoder: Encoder, *, progress: bool = False) -> tup
 
     options: dict[str, Any] = {"show_progress_bar": progress}
     try:
-        result = mteb.evaluate(MtebModel(encoder), task, cache=None, encode_kwargs=options, show_progress_bar=progress)  # type: ignore[arg-type]
+        result = mteb.evaluate(MtebModel(encoder), task, cache=None, encode_kwargs=options, show_progress_bar=progress)
     except EmbedkitError:
         raise
     except Exception as error:  # datasets, the hub and every task fail in their own ways
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"mteb could not run {task.metadata.name}: {reason.rstrip('.')}; its data come from the hub, check the network.") from error
+        raise DataError(
+            f"mteb could not run {task.metadata.name}: {reason.rstrip('.')}; its data come from the hub, check the network."
+        ) from error
     outcome = result.task_results[0]
     own = outcome.to_dict()
     return _reports(own, encoder), own
@@ -68,7 +74,11 @@ def _reports(outcome: Mapping[str, Any], encoder: Encoder) -> dict[str, Report]:
         "fingerprint": encoder.fingerprint,
         "settings": dict(encoder.settings),
         "compute": dict(encoder.compute),
-        "data": {"name": outcome["task_name"], "revision": outcome["dataset_revision"], "splits": list(outcome["scores"])},
+        "data": {
+            "name": outcome["task_name"],
+            "revision": outcome["dataset_revision"],
+            "splits": list(outcome["scores"]),
+        },
         "mteb": outcome["mteb_version"],
         "seconds": outcome.get("evaluation_time"),
     }
@@ -80,4 +90,8 @@ def _reports(outcome: Mapping[str, Any], encoder: Encoder) -> dict[str, Report]:
 
 
 def _mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    return {ours: sum(float(row[theirs]) for row in rows) / len(rows) for theirs, ours in NAMES.items() if all(theirs in row for row in rows)}
+    return {
+        ours: sum(float(row[theirs]) for row in rows) / len(rows)
+        for theirs, ours in NAMES.items()
+        if all(theirs in row for row in rows)
+    }

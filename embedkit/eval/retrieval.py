@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from embedkit.index import Index
 from embedkit.index.fine import exact_shortlist
 from embedkit.statistics import bootstrap_interval
 from embedkit.storage import file_record
-from embedkit.types import Document, Report
+from embedkit.types import Document, Report, Vectors
 from embedkit.vectors import unit_rows
 
 logger = logging.getLogger(__name__)
@@ -44,23 +45,31 @@ def read_retrieval(folder: Path, split: str) -> Retrieval:
     texts = read_queries(queries_file)
     unknown = [query for query in qrels if query not in texts]
     if len(unknown) == len(qrels):
-        raise DataError(f"No query judged in {folder}/qrels/{split}.tsv is in {queries_file}; expected the same ids in both.")
+        raise DataError(
+            f"No query judged in {folder}/qrels/{split}.tsv is in {queries_file}; expected the same ids in both."
+        )
     if unknown:
         logger.warning("%s: %d judged queries are not in %s and are left out.", folder, len(unknown), queries_file.name)
     known = {query: grades for query, grades in qrels.items() if query in texts}
     return Retrieval(corpus.parent.resolve().name, folder, split, {query: texts[query] for query in known}, known)
 
 
-def evaluate_retrieval(task: Retrieval, encoder: Encoder | None, index: Index | None, *, progress: bool = False) -> Report:
+def evaluate_retrieval(
+    task: Retrieval, encoder: Encoder | None, index: Index | None, *, progress: bool = False
+) -> Report:
     """encoder searches exactly, over the folder's corpus; index searches as it will be served, by the model it names."""
     start = time.perf_counter()
     if index is not None:
         run, first = _run_index(task, index)
-        made = {"index": index.info()}
+        made: dict[str, Any] = {"index": index.info()}
         fingerprint = index.manifest.source.fingerprint
     elif encoder is not None:
         run, first = _run_exact(task, encoder, progress)
-        made = {"model": encoder.settings.get("model"), "settings": dict(encoder.settings), "compute": dict(encoder.compute)}
+        made = {
+            "model": encoder.settings.get("model"),
+            "settings": dict(encoder.settings),
+            "compute": dict(encoder.compute),
+        }
         fingerprint = encoder.fingerprint
     else:
         raise UsageError("Neither a model nor an index came; give one of them.")
@@ -84,7 +93,11 @@ def evaluate_retrieval(task: Retrieval, encoder: Encoder | None, index: Index | 
 
 
 def _data_hashes(task: Retrieval) -> Mapping[str, str]:
-    files = [find(task.folder, "corpus.jsonl"), find(task.folder, "queries.jsonl"), find(task.folder / "qrels", f"{task.split}.tsv")]
+    files = [
+        find(task.folder, "corpus.jsonl"),
+        find(task.folder, "queries.jsonl"),
+        find(task.folder / "qrels", f"{task.split}.tsv"),
+    ]
     return {path.name: file_record(path)["sha256"] for path in files}
 
 
@@ -94,7 +107,9 @@ def _run_index(task: Retrieval, index: Index) -> tuple[Run, tuple[str, str | Non
     run = {query: _scored(found, scores) for query, found, scores in zip(ids, hits.ids, hits.scores, strict=True)}
     corpus_ids = {document for grades in task.qrels.values() for document in grades}
     if not corpus_ids & {document for found in hits.ids for document in found}:
-        logger.warning("No judged document of %s was found through %s: was it built from this corpus?", task.name, index.path)
+        logger.warning(
+            "No judged document of %s was found through %s: was it built from this corpus?", task.name, index.path
+        )
     return run, (texts[0], None)
 
 
@@ -121,5 +136,5 @@ def _run_exact(task: Retrieval, encoder: Encoder, progress: bool) -> tuple[Run, 
     return run, (prompts["query"] + texts[0], prompts["document"] + first.full_text if first else None)
 
 
-def _scored(ids: Sequence[str], scores: Sequence[float] | np.ndarray) -> dict[str, float]:  # type: ignore[type-arg]
+def _scored(ids: Sequence[str], scores: Vectors) -> dict[str, float]:
     return {document: float(score) for document, score in zip(ids, scores, strict=False)}

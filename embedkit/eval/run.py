@@ -30,5 +30,7 @@ def evaluate(encoder: Encoder | Index, task: str | Path, *, split: str = "test",
         raise UsageError(f"{task} is no BEIR folder; an index is evaluated on one, mteb's tasks take a model.")
     reports, _ = evaluate_mteb(find_tasks([str(task)])[0], encoder, progress=progress)
     if len(reports) > 1:
-        raise UsageError(f"{task} has {len(reports)} subsets ({', '.join(reports)}); run it with: embedkit eval --tasks {task}.")
+        raise UsageError(
+            f"{task} has {len(reports)} subsets ({', '.join(reports)}); run it with: embedkit eval --tasks {task}."
+        )
     return next(iter(reports.values()))

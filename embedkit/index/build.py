@@ -20,7 +20,7 @@ from embedkit.index.documents import DocumentWriter
 from embedkit.index.fine import open_fine
 from embedkit.index.manifest import COARSE, DOCUMENTS, FINE, Manifest, Metric, Source, record_files
 from embedkit.storage import NpyWriter, atomic_file, atomic_folder
-from embedkit.types import Document, Vectors
+from embedkit.types import Array, Document, Vectors
 from embedkit.vectors import unit_rows
 
 SHORTLIST = 200  # verified candidates of a query, for a k up to it: quality does not depend on k
@@ -137,6 +137,6 @@ def _write_codes(folder: Path, factory: str, count: int, dim: int) -> None:
         write_coarse(index, stream)
 
 
-def _blocks(fine: np.ndarray) -> Iterator[Vectors]:  # type: ignore[type-arg]
+def _blocks(fine: Array) -> Iterator[Vectors]:
     for start in range(0, len(fine), BLOCK):
         yield np.ascontiguousarray(fine[start : start + BLOCK], dtype=np.float32)

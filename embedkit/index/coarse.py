@@ -50,7 +50,9 @@ def _new(factory: str, dim: int) -> Any:
     try:
         return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
-        raise UsageError(f"faiss makes no index of {factory!r} in {dim} dimensions ({_reason(error)}); try for example 'IVF64,SQ8' or 'PQ48x4fs'.") from None
+        raise UsageError(
+            f"faiss makes no index of {factory!r} in {dim} dimensions ({_reason(error)}); try for example 'IVF64,SQ8' or 'PQ48x4fs'."
+        ) from None
 
 
 def _reason(error: RuntimeError) -> str:
@@ -74,7 +76,9 @@ def build_coarse(factory: str, dim: int, sample: Vectors, blocks: Iterable[Vecto
     try:
         index.train(sample)
     except RuntimeError as error:
-        raise DataError(f"{factory!r} cannot be trained on {len(sample)} rows ({_reason(error)}); choose fewer lists or centroids, or --coarse none.") from None
+        raise DataError(
+            f"{factory!r} cannot be trained on {len(sample)} rows ({_reason(error)}); choose fewer lists or centroids, or --coarse none."
+        ) from None
     for block in blocks:
         index.add(block)
     if (ivf := inverted_lists(index)) is not None:
@@ -101,7 +105,9 @@ def read_coarse(path: Path, count: int) -> Any:
     try:
         index = faiss.read_index(str(path))
     except RuntimeError as error:
-        raise IntegrityError(f"{path} cannot be read by this faiss ({_reason(error)}); build the index again.") from None
+        raise IntegrityError(
+            f"{path} cannot be read by this faiss ({_reason(error)}); build the index again."
+        ) from None
     if index.ntotal != count:
         raise IntegrityError(f"{path} holds {index.ntotal} rows, its manifest says {count}; build the index again.")
     return index

@@ -33,10 +33,13 @@ class DocumentWriter:
             metadata = json.dumps(dict(document.metadata), ensure_ascii=False)
             try:
                 self._connection.execute(
-                    "INSERT INTO documents VALUES (?, ?, ?, ?, ?)", (self._count, document.id, document.title, text, metadata)
+                    "INSERT INTO documents VALUES (?, ?, ?, ?, ?)",
+                    (self._count, document.id, document.title, text, metadata),
                 )
             except sqlite3.IntegrityError:
-                raise DataError(f"Row {self._count}: the id {document.id!r} came before; give each row an id of its own.") from None
+                raise DataError(
+                    f"Row {self._count}: the id {document.id!r} came before; give each row an id of its own."
+                ) from None
             self._count += 1
 
     def close(self) -> None:
@@ -74,7 +77,9 @@ class DocumentReader:
                 marks = ",".join("?" * len(part))
                 found += self._connection.execute(f"SELECT {columns} FROM documents WHERE {key} IN ({marks})", part)
         except sqlite3.DatabaseError as error:
-            raise IntegrityError(f"{self._path} is damaged ({error}); run embedkit index verify, then build the index again.") from None
+            raise IntegrityError(
+                f"{self._path} is damaged ({error}); run embedkit index verify, then build the index again."
+            ) from None
         return found
 
     def close(self) -> None:

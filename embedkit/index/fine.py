@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from embedkit.errors import IntegrityError
-from embedkit.types import Rows, Vectors
+from embedkit.types import Array, Rows, Vectors
 
 QUERY_BLOCK = 64  # queries scored at once: bounds the gathered rows, 64 x shortlist x dim float32
 ROW_BLOCK = 65_536  # rows scored at once in an exact search: bounds the score matrix
 
 
-def open_fine(path: Path, count: int, dim: int) -> np.ndarray:  # type: ignore[type-arg]
+def open_fine(path: Path, count: int, dim: int) -> Array:
     """The rows (count, dim) as a read-only memory map. The file's size has been checked against the manifest."""
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        rows: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
         raise IntegrityError(f"{path} is no array any more ({error}); build the index again.") from None
     if rows.shape != (count, dim):
@@ -28,7 +28,7 @@ def open_fine(path: Path, count: int, dim: int) -> np.ndarray:  # type: ignore[t
     return rows
 
 
-def score_shortlist(queries: Vectors, fine: np.ndarray, candidates: Rows) -> Vectors:  # type: ignore[type-arg]
+def score_shortlist(queries: Vectors, fine: Array, candidates: Rows) -> Vectors:
     """(q, m) scores of the candidate rows (q, m); -inf where a candidate is -1."""
     scores = np.empty(candidates.shape, dtype=np.float32)
     for start in range(0, len(queries), QUERY_BLOCK):

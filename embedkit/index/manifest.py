@@ -30,7 +30,9 @@ class Source:
 
     model: str | None = None
     fingerprint: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)  # arguments with which embedkit.load opens the model again
+    settings: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # arguments with which embedkit.load opens the model again
     compute: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -56,13 +58,17 @@ class Manifest:
 def read_manifest(folder: Path) -> Manifest:
     """Raises UsageError where there is no index, IntegrityError where its manifest is damaged or newer than this code."""
     if not (folder / MANIFEST).is_file():
-        raise UsageError(f"{folder} holds no index (no {MANIFEST}); make one with: embedkit index build CORPUS -o {folder}.")
+        raise UsageError(
+            f"{folder} holds no index (no {MANIFEST}); make one with: embedkit index build CORPUS -o {folder}."
+        )
     body = read_json(folder / MANIFEST)
     if body.pop("format", None) != FORMAT:
         raise IntegrityError(f"{folder / MANIFEST} describes something else than an index.")
     version = body.pop("version", None)
     if version != VERSION:
-        raise IntegrityError(f"{folder} has index format {version}, this embedkit reads format {VERSION}; build it again, or install the embedkit that wrote it.")
+        raise IntegrityError(
+            f"{folder} has index format {version}, this embedkit reads format {VERSION}; build it again."
+        )
     if set(body) != {item.name for item in fields(Manifest)}:
         raise IntegrityError(f"{folder / MANIFEST} has other fields than format {VERSION}; build the index again.")
     return Manifest(**{**body, "source": Source(**body["source"])})

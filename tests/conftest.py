@@ -1,0 +1,128 @@
+"""Models and data that the tests share: a fake encoder whose rows can be computed by eye, small real models with random
+weights, and, where they are present, the default model and the real collections."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+WORDS = ["cat", "dog", "fish", "bird", "red", "blue", "one", "two", "run", "swim", "query", ":"]
+TINY_VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *"abcdefghijklmnopqrstuvwxyz"]
+
+
+class WordCounts:
+    """An Encoder whose row holds how often each of WORDS stands in the text, so that every similarity is known by eye."""
+
+    dim = len(WORDS)
+    similarity = "cosine"
+    settings: dict[str, Any] = {}  # noqa: RUF012
+    compute = {"backend": "counting"}  # noqa: RUF012
+
+    def __init__(self, fingerprint: str = "f" * 64) -> None:
+        self.fingerprint = fingerprint
+
+    def encode(self, inputs: Sequence[str], *, kind: str = "document") -> np.ndarray:
+        counts = [[text.lower().split().count(word) for word in WORDS] for text in inputs]
+        rows = np.array(counts, dtype=np.float32).reshape(len(counts), len(WORDS))
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        return rows / np.where(lengths == 0, 1, lengths)
+
+
+@pytest.fixture
+def word_counts() -> WordCounts:
+    return WordCounts()
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """make_model(seed=0, pooling="mean", normalize=True, prompts=None, similarity=None) -> folder of a two-layer BERT with random
+    weights and a vocabulary of WORDS and letters, as sentence-transformers saves it."""
+
+    def make(
+        seed: int = 0,
+        pooling: str = "mean",
+        normalize: bool = True,
+        prompts: dict[str, str] | None = None,
+        similarity: str | None = None,
+    ) -> Path:
+        import torch
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+        plain = make_plain(tmp_path_factory.mktemp("plain"), seed)
+        transformer = Transformer(str(plain), max_seq_length=32)
+        modules: list[torch.nn.Module] = [transformer, Pooling(transformer.get_embedding_dimension(), pooling)]
+        if normalize:
+            modules.append(Normalize())
+        model = SentenceTransformer(modules=modules, prompts=prompts, device="cpu", similarity_fn_name=similarity)
+        folder = tmp_path_factory.mktemp("model") / "tiny"
+        model.save_pretrained(str(folder), create_model_card=False)
+        return folder
+
+    return make
+
+
+def make_plain(folder: Path, seed: int = 0) -> Path:
+    """A plain Hugging Face BERT: config, safetensors weights, tokenizer, and no modules.json."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    (folder / "vocab.txt").write_text("\n".join(TINY_VOCABULARY))
+    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=64)
+    config = BertConfig(
+        vocab_size=len(TINY_VOCABULARY), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, max_position_embeddings=64
+    )
+    torch.manual_seed(seed)
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def plain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_plain(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(make_model: Callable[..., Path]) -> Path:
+    return make_model()
+
+
+@pytest.fixture(scope="session")
+def default_encoder() -> Any:
+    """The default model in float32, where its weights are on this machine."""
+    from embedkit.encoders import load
+    from embedkit.encoders.default_model import default_model_folder
+
+    if default_model_folder() is None:
+        pytest.skip("the default model's weights are not here (extra 'offline')")
+    return load(dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real collections."""
+    folder = Path(os.environ.get("EMBEDKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no collections at {folder}; set EMBEDKIT_DATA to their folder")
+    return folder
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Any attempt to reach another host fails the test."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    yield
