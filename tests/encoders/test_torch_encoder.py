@@ -1,0 +1,197 @@
+"""What `encode` promises, on a small real model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from embedkit.encoders import TorchEncoder, load
+from embedkit.encoders import torch_encoder as module
+from embedkit.errors import ModelError, UsageError
+
+SHORT, LONG = "cat", "red blue dog " * 20
+MANY = [" ".join(["cat", "dog", "swim", "a", "b"][: i % 5 + 1]) for i in range(40)]
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_model: Path) -> TorchEncoder:
+    return load(tiny_model, dtype="float32")
+
+
+def test_rows_come_in_input_order_whatever_the_batches(encoder: TorchEncoder, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = np.concatenate([encoder.encode([text]) for text in MANY])
+    np.testing.assert_allclose(encoder.encode(MANY), alone, atol=1e-6)
+    np.testing.assert_allclose(encoder.encode(MANY, batch_size=3), alone, atol=1e-6)
+    np.testing.assert_allclose(load(tiny_model, dtype="float32", batch_tokens=5).encode(MANY), alone, atol=1e-6)
+    monkeypatch.setattr(module, "WINDOW", 7)
+    np.testing.assert_allclose(encoder.encode(MANY), alone, atol=1e-6)
+
+
+def test_padding_changes_nothing(encoder: TorchEncoder) -> None:
+    """A text alone and beside a longer one has the same row: the mask reaches attention and pooling."""
+    np.testing.assert_allclose(encoder.encode([SHORT]), encoder.encode([SHORT, LONG])[:1], atol=1e-6)
+
+
+@pytest.mark.parametrize(("inputs", "count"), [([], 0), ("cat", 1), ([""], 1), (("a", "b"), 2), ((t for t in "abc"), 3), ({"a": 1}.keys(), 1)])
+def test_any_number_of_texts_gives_a_float32_matrix(encoder: TorchEncoder, inputs: Any, count: int) -> None:
+    rows = encoder.encode(inputs)
+    assert (rows.shape, rows.dtype) == ((count, 32), np.float32)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("inputs", [b"bytes", 3, None, {"text": "a"}])
+def test_what_is_no_text_is_refused(encoder: TorchEncoder, inputs: Any) -> None:
+    with pytest.raises(UsageError, match=f"A {type(inputs).__name__} came; expected a string or an iterable of strings"):
+        encoder.encode(inputs)
+
+
+@pytest.mark.parametrize("wrong", [None, 3.5, b"x", ["a"]])
+def test_an_item_that_is_no_string_is_named_by_its_position(encoder: TorchEncoder, wrong: Any) -> None:
+    with pytest.raises(UsageError, match=rf"Input 2 is a {type(wrong).__name__} \("):
+        encoder.encode(["a", "b", wrong])
+
+
+def test_truncated_rows_are_the_first_columns_at_unit_length(encoder: TorchEncoder, tiny_model: Path) -> None:
+    full = encoder.encode(MANY)
+    expected = full[:, :8] / np.linalg.norm(full[:, :8], axis=1, keepdims=True)
+    np.testing.assert_allclose(encoder.encode(MANY, truncate_dim=8), expected, atol=1e-6)
+    np.testing.assert_allclose(load(tiny_model, dtype="float32", dim=8).encode(MANY), expected, atol=1e-6)
+    with pytest.raises(UsageError, match="dim=33"):
+        encoder.encode(MANY, truncate_dim=33)
+
+
+def test_a_dot_product_model_keeps_its_lengths(make_model: Callable[..., Path]) -> None:
+    dot = load(make_model(similarity="dot", normalize=False), dtype="float32")
+    assert (dot.unit, dot.similarity) == (False, "dot")
+    rows = dot.encode(MANY)
+    assert np.linalg.norm(rows, axis=1).std() > 1e-3
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(dot.encode(MANY, normalize_embeddings=True), unit, atol=1e-6)
+    np.testing.assert_allclose(dot.encode(MANY, truncate_dim=4), rows[:, :4], atol=1e-6)
+
+
+def test_a_cosine_model_without_a_norm_of_its_own_gets_unit_rows(make_model: Callable[..., Path]) -> None:
+    plain = load(make_model(normalize=False), dtype="float32")
+    assert plain.unit
+    np.testing.assert_allclose(np.linalg.norm(plain.encode(MANY), axis=1), 1, atol=1e-6)
+    assert np.linalg.norm(plain.encode(MANY, normalize_embeddings=False), axis=1).min() > 1.5
+
+
+def test_a_normalising_dot_model_has_unit_rows(make_model: Callable[..., Path]) -> None:
+    assert load(make_model(similarity="dot")).unit
+
+
+def test_a_prompt_stands_in_front_of_the_text(make_model: Callable[..., Path]) -> None:
+    prompted = load(make_model(prompts={"query": "query : ", "web": "red "}), dtype="float32")
+    bare = load(make_model(), dtype="float32")
+    np.testing.assert_allclose(prompted.encode("cat", kind="query"), bare.encode("query : cat"), atol=1e-6)
+    np.testing.assert_allclose(prompted.encode_query("cat"), bare.encode("query : cat"), atol=1e-6)
+    np.testing.assert_allclose(prompted.encode_document("cat"), bare.encode("cat"), atol=1e-6)
+    np.testing.assert_allclose(prompted.encode("cat", prompt="blue "), bare.encode("blue cat"), atol=1e-6)
+    np.testing.assert_allclose(prompted.encode("cat", kind="query", prompt=""), bare.encode("cat"), atol=1e-6)
+    np.testing.assert_allclose(prompted.encode("cat", prompt_name="web"), bare.encode("red cat"), atol=1e-6)
+
+
+def test_prompts_that_cannot_be_are_refused(encoder: TorchEncoder) -> None:
+    with pytest.raises(UsageError, match="Both prompt and prompt_name"):
+        encoder.encode("cat", prompt="a", prompt_name="b")
+    with pytest.raises(UsageError, match="no prompt named 'web'"):
+        encoder.encode("cat", prompt_name="web")
+    with pytest.raises(UsageError, match="kind='passage' came"):
+        encoder.encode("cat", kind="passage")  # type: ignore[arg-type]
+
+
+def test_a_model_without_a_query_prompt_says_so_once(tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    encoder = load(tiny_model)
+    with caplog.at_level(logging.WARNING):
+        encoder.encode("cat", kind="document")
+        encoder.encode("cat", kind="query", prompt="given ")
+        assert not caplog.records
+        encoder.encode("cat", kind="query")
+        encoder.encode("dog", kind="query")
+    assert [record.getMessage() for record in caplog.records] == [f"{tiny_model} stores no prompt for queries: they are embedded as they are."]
+
+
+def test_other_keywords_are_refused_by_name(encoder: TorchEncoder) -> None:
+    with pytest.raises(TypeError, match="'precision'"):
+        encoder.encode("cat", precision="int8")  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match="batch_size=0 came"):
+        encoder.encode("cat", batch_size=0)
+    assert encoder.encode("cat", batch_size=1).shape == (1, 32)
+
+
+def test_tensors_are_given_where_asked_for(encoder: TorchEncoder) -> None:
+    rows = encoder.encode(["cat", "dog"])
+    for keywords in ({"convert_to_tensor": True}, {"convert_to_numpy": False}):
+        tensor: Any = encoder.encode(["cat", "dog"], **keywords)
+        assert isinstance(tensor, torch.Tensor)
+        np.testing.assert_array_equal(tensor.numpy(), rows)
+
+
+def test_the_progress_bar_counts_texts(encoder: TorchEncoder, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder.encode(MANY)
+    assert capsys.readouterr().err == ""
+    encoder.encode(MANY, show_progress_bar=True)
+    assert "40/40" in capsys.readouterr().err
+
+
+def test_a_row_that_is_not_finite_is_an_error_that_names_it(tiny_model: Path) -> None:
+    encoder = load(tiny_model, dtype="float32")
+    cat = encoder._model.tokenizer.convert_tokens_to_ids("cat")
+    with torch.no_grad():
+        encoder._model[0].auto_model.embeddings.word_embeddings.weight[cat] = float("inf")
+    assert encoder.encode(["dog"]).shape == (1, 32)
+    with pytest.raises(ModelError, match=r"NaN or infinity for 2 of 3 inputs, first input 1 \('a cat'\) in float32"):
+        encoder.encode(["dog", "a cat", "cat"])
+
+
+def test_max_tokens_cuts_the_text(tiny_model: Path) -> None:
+    short = load(tiny_model, max_tokens=4, dtype="float32")  # [CLS] two words [SEP]
+    np.testing.assert_allclose(short.encode("cat dog red fish"), short.encode("cat dog"), atol=1e-6)
+    assert np.abs(short.encode("cat dog") - short.encode("cat red")).max() > 1e-3
+
+
+def test_what_a_model_keeps_in_float32_stays_so(tiny_model: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(tiny_model), device="cpu")
+    model[0].auto_model._keep_in_fp32_modules = ["pooler"]
+    TorchEncoder(model, name="tiny", dtype=torch.bfloat16, batch_tokens=64)
+    dtypes = {name.split(".")[0]: parameter.dtype for name, parameter in model[0].auto_model.named_parameters()}
+    assert dtypes == {"embeddings": torch.bfloat16, "encoder": torch.bfloat16, "pooler": torch.float32}
+
+
+def test_static_embeddings_are_models_too(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0, "cat": 1, "dog": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    weights = np.eye(3, 4, dtype=np.float32)
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device="cpu").save_pretrained(
+        str(tmp_path / "static"), create_model_card=False
+    )
+    rows = load(tmp_path / "static", dtype="bfloat16").encode(["cat", "cat dog", "dog dog"])
+    half = np.sqrt(0.5)
+    np.testing.assert_allclose(rows, [[0, 1, 0, 0], [0, half, half, 0], [0, 0, 1, 0]], atol=1e-6)
+
+
+@pytest.mark.model
+def test_the_default_model_agrees_with_sentence_transformers(default_encoder: TorchEncoder) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    from embedkit.encoders.default_model import default_model_folder
+
+    texts = ["a", "", "🐈", "Grüße, 世界, привет", "The quick brown fox. " * 100, "two words"]
+    expected = SentenceTransformer(str(default_model_folder()), device="cpu").encode(texts)
+    assert (default_encoder.encode(texts) * expected).sum(axis=1).min() > 0.99999
+    assert (load(dtype="bfloat16").encode(texts) * expected).sum(axis=1).min() > 0.999
