@@ -112,7 +112,8 @@ def _prepared(vectors: Vectors, batch: Sequence[Document], layout: Layout) -> Ve
     rows = np.asarray(vectors, dtype=np.float32)
     if layout.metric == "cosine":
         rows = unit_rows(rows)
-    stored = rows.astype(layout.fine)
+    with np.errstate(over="ignore"):  # what overflows is named below
+        stored = rows.astype(layout.fine)
     broken = np.flatnonzero(~np.isfinite(stored).all(axis=1))
     if len(broken):
         raise DataError(

@@ -1,0 +1,60 @@
+"""A stream of documents through an encoder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedkit.engine import embed_documents
+from embedkit.engine import run as module
+from embedkit.types import Document
+
+DOCUMENTS = [Document(str(i), "cat " * i, title="dog") for i in range(7)]
+
+
+def test_windows_come_in_order_with_the_rows_of_their_documents(word_counts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WINDOW", 3)
+    windows = list(embed_documents(DOCUMENTS, word_counts))
+    assert [[document.id for document in documents] for documents, _ in windows] == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
+    expected = word_counts.encode([f"dog {document.text}" for document in DOCUMENTS])
+    np.testing.assert_array_equal(np.concatenate([rows for _, rows in windows]), expected)
+
+
+def test_no_more_than_a_window_is_read_ahead(word_counts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WINDOW", 2)
+    taken = []
+
+    def watched() -> Iterator[Document]:
+        for document in DOCUMENTS:
+            taken.append(document.id)
+            yield document
+
+    windows = embed_documents(watched(), word_counts)
+    assert taken == []
+    next(windows)
+    assert taken == ["0", "1"]
+
+
+def test_the_kind_reaches_the_encoder() -> None:
+    class Kinds:
+        dim, kinds = 1, []  # type: ignore[var-annotated]  # noqa: RUF012
+
+        def encode(self, inputs: list[str], *, kind: str) -> np.ndarray:
+            self.kinds.append(kind)
+            return np.ones((len(inputs), 1), np.float32)
+
+    encoder: Any = Kinds()
+    list(embed_documents(DOCUMENTS[:1], encoder))
+    list(embed_documents(DOCUMENTS[:1], encoder, "query"))
+    assert encoder.kinds == ["document", "query"]
+
+
+def test_every_window_is_logged_with_the_count_so_far(word_counts: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(module, "WINDOW", 3)
+    with caplog.at_level(logging.DEBUG, logger="embedkit"):
+        list(embed_documents(DOCUMENTS, word_counts))
+    assert [record.rows for record in caplog.records] == [3, 6, 7]  # type: ignore[attr-defined]
