@@ -51,6 +51,7 @@ class TorchEncoder:
         )
         self.max_tokens: int | None = model.max_seq_length
         self.stored_prompts: dict[str, str] = dict(model.prompts)
+        self.default_prompt = self.stored_prompts.get(model.default_prompt_name or "", "")  # for inputs without a role
         self.prompts = resolve_prompts(self.stored_prompts, model.default_prompt_name, prompt_names or {})
         self.compute = dict(compute or {})
         self.settings = dict(settings or {})

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from embedkit.encoder import Encoder
+from embedkit.encoders import TorchEncoder
 from embedkit.types import Vectors
 from embedkit.vectors import unit_rows
 
@@ -32,9 +33,12 @@ class MtebModel:
         )
 
     def encode(self, inputs: Any, *, prompt_type: Any = None, **_: Any) -> Vectors:
-        """inputs: batches {"text": [...]}; prompt_type: mteb's "query", or "document" for everything else."""
+        """inputs: batches {"text": [...]}; prompt_type: mteb's "query" or "document", or None where texts have no role, as in
+        STS: they get the model's default prompt or none, as sentence-transformers does."""
         texts = [text for batch in inputs for text in batch["text"]]
         role = getattr(prompt_type, "value", prompt_type)
+        if role is None and isinstance(self.encoder, TorchEncoder):
+            return self.encoder.encode(texts, prompt=self.encoder.default_prompt)
         return self.encoder.encode(texts, kind="query" if role == "query" else "document")
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:

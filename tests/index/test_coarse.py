@@ -23,18 +23,19 @@ def rows() -> np.ndarray:
     return bent / np.linalg.norm(bent, axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("factory", ["SQ8", "PQ16x4fs", "IVF16,SQ8", "PCA16,IVF16,SQ8", "HNSW16", "Flat", "PQ8"])
+@pytest.mark.parametrize("factory", ["SQ8", "PQ16x4fs", "IVF16,SQ8", "PCA16,IVF16,SQ8", "HNSW16", "Flat", "PQ8x4"])
 def test_any_factory_string_offers_the_neighbours(factory: str, rows: np.ndarray) -> None:
     index = coarse.build_coarse(factory, 32, rows, [rows[:1000], rows[1000:]])
     found = coarse.shortlist(index, rows[:50], 200)
     assert found.shape == (50, 200)
     truth = np.argsort(-(rows[:50] @ rows.T), axis=1)[:, :10]
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.tolist(), truth.tolist(), strict=True)])
-    assert recall > (0.7 if "IVF" in factory else 0.95)  # a quarter of sixteen lists is visited
+    assert recall > 0.95
 
 
-def test_a_query_visits_a_quarter_of_the_lists(rows: np.ndarray) -> None:
-    for factory, probes in (("IVF16,SQ8", 4), ("PCA8,IVF2,SQ8", 1), ("IVF1,SQ8", 1)):
+@pytest.mark.filterwarnings("ignore")
+def test_a_query_visits_48_lists_or_an_eighth(rows: np.ndarray) -> None:
+    for factory, probes in (("IVF16,Flat", 16), ("PCA8,IVF64,SQ8", 48), ("IVF392,Flat", 49), ("IVF1,SQ8", 1)):
         index = coarse.build_coarse(factory, 32, rows, [rows])
         assert coarse.inverted_lists(index).nprobe == probes
     assert coarse.inverted_lists(coarse.build_coarse("SQ8", 32, rows, [rows])) is None
@@ -42,9 +43,10 @@ def test_a_query_visits_a_quarter_of_the_lists(rows: np.ndarray) -> None:
 
 def test_fewer_rows_than_asked_for_are_padded_with_minus_one(rows: np.ndarray) -> None:
     index = coarse.build_coarse("IVF4,Flat", 32, rows[:40], [rows[:40]])
+    coarse.inverted_lists(index).nprobe = 1
     found = coarse.shortlist(index, rows[:3], 100)
     assert found.shape == (3, 40)
-    assert (found == -1).any()  # one list of four is visited
+    assert (found == -1).any()  # one list of four was visited
 
 
 @pytest.mark.parametrize(

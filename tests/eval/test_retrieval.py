@@ -1,0 +1,171 @@
+"""Retrieval on a BEIR folder, exact and through an index."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import embedkit
+from embedkit.errors import DataError, UsageError
+from embedkit.eval.report import markdown, write_reports
+from embedkit.eval.retrieval import read_retrieval
+from embedkit.statistics import bootstrap_interval
+from embedkit.types import Report
+
+CORPUS = [
+    {"_id": "d1", "title": "cat", "text": "red"},
+    {"_id": "d2", "title": "", "text": "dog dog"},
+    {"_id": "d3", "title": "fish", "text": ""},
+    {"_id": "d4", "text": "bird one two"},
+]
+QUERIES = {"q1": "cat red", "q2": "dog", "q3": "fish bird", "q4": "nobody judged this"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "animals"
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, CORPUS)))
+    (folder / "queries.jsonl").write_text("\n".join(json.dumps({"_id": i, "text": text}) for i, text in QUERIES.items()))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\nq2\td1\t1\nq2\td2\t0\nq3\td4\t2\nq3\td3\t1\n")
+    (folder / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq2\td2\t1\n")
+    return folder
+
+
+def test_the_scores_are_those_of_the_ranking_by_cosine(folder: Path, word_counts: Any) -> None:
+    """q1 finds d1 first. q2 scores d2 1 and the rest 0: ties by larger id put d4, d3, d1 behind, so d1 is fourth. q3 scores d3 and
+    d4 by 1/sqrt(2) and 1/sqrt(6)."""
+    report = embedkit.evaluate(word_counts, folder)
+    assert report.per_query["mrr@10"] == {"q1": 1.0, "q2": 0.25, "q3": 1.0}
+    assert report.per_query["map"] == {"q1": 1.0, "q2": 0.25, "q3": 1.0}
+    gain = (1 + 2 / np.log2(3)) / (2 + 1 / np.log2(3))
+    assert report.per_query["ndcg@10"] == pytest.approx({"q1": 1.0, "q2": 1 / np.log2(5), "q3": gain})
+    assert report.scores["mrr@10"] == pytest.approx(0.75)
+    assert report.intervals["mrr@10"] == bootstrap_interval([1.0, 0.25, 1.0])
+    assert report.units == 3
+
+
+def test_the_context_repeats_the_run(folder: Path, word_counts: Any) -> None:
+    context = embedkit.evaluate(word_counts, str(folder)).context
+    assert context["fingerprint"] == word_counts.fingerprint
+    assert (context["first query"], context["first document"]) == ("cat red", "cat red")
+    files = {"corpus.jsonl": folder / "corpus.jsonl", "queries.jsonl": folder / "queries.jsonl", "test.tsv": folder / "qrels" / "test.tsv"}
+    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    assert context["data"] == {"name": "animals", "split": "test", "sha256": hashes}
+
+
+def test_the_first_inputs_stand_there_with_their_prompts(folder: Path, make_model: Any) -> None:
+    encoder = embedkit.load(make_model(prompts={"query": "query: ", "passage": "one "}))
+    context = embedkit.evaluate(encoder, folder).context
+    assert (context["first query"], context["first document"]) == ("query: cat red", "one cat red")
+
+
+def test_another_split_has_its_own_queries(folder: Path, word_counts: Any) -> None:
+    assert embedkit.evaluate(word_counts, folder, split="dev").per_query["mrr@10"] == {"q2": 1.0}
+    with pytest.raises(UsageError, match="has no judgements for the split 'train'; it has dev, test"):
+        embedkit.evaluate(word_counts, folder, split="train")
+
+
+@pytest.mark.parametrize("coarse", ["none", "Flat"])
+def test_through_an_index_the_scores_are_the_same(folder: Path, word_counts: Any, tmp_path: Path, coarse: str) -> None:
+    index = embedkit.build_index(folder, tmp_path / "x", model=word_counts, coarse=coarse)
+    report = embedkit.evaluate(index, folder)
+    assert report.per_query == embedkit.evaluate(word_counts, folder).per_query
+    assert report.context["fingerprint"] == word_counts.fingerprint
+    assert report.context["index"]["coarse"] == ("none (exact)" if coarse == "none" else coarse)
+
+
+def test_an_index_of_another_corpus_is_noticed(folder: Path, word_counts: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    index = embedkit.build_index(["cat", "dog"], tmp_path / "x", model=word_counts)
+    with caplog.at_level(logging.WARNING):
+        report = embedkit.evaluate(index, folder)
+    assert report.scores["ndcg@10"] == 0
+    assert "No judged document of animals was found" in caplog.text
+
+
+def test_judged_queries_that_are_not_there_are_counted(folder: Path, word_counts: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with (folder / "qrels" / "dev.tsv").open("a") as stream:
+        stream.write("q8\td2\t1\nq9\td2\t1\n")
+    with caplog.at_level(logging.WARNING):
+        assert list(read_retrieval(folder, "dev").queries) == ["q2"]
+    assert "2 judged queries are not in queries.jsonl and are left out" in caplog.text
+    (folder / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq8\td2\t1\n")
+    with pytest.raises(DataError, match="No query judged in .*dev.tsv is in"):
+        read_retrieval(folder, "dev")
+
+
+def test_judgements_without_anything_relevant_cannot_be_scored(folder: Path, word_counts: Any) -> None:
+    (folder / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq2\td2\t0\n")
+    with pytest.raises(DataError, match="has a relevant document; nothing can be scored"):
+        embedkit.evaluate(word_counts, folder, split="dev")
+
+
+def test_a_dot_product_model_ranks_by_dot_product(folder: Path) -> None:
+    class Lengths:
+        """d4 is the longest and wins every dot product, whatever the angle."""
+
+        dim, similarity, settings, compute, fingerprint = 2, "dot", {}, {}, "a"  # type: ignore[var-annotated]  # noqa: RUF012
+
+        def encode(self, inputs: list[str], *, kind: str = "document") -> np.ndarray:
+            return np.array([[10, 10] if "bird one" in text else [1, 0] for text in inputs], np.float32)
+
+    class Far(Lengths):
+        similarity = "euclidean"
+
+    dot: Any = Lengths()
+    assert embedkit.evaluate(dot, folder).per_query["mrr@10"]["q3"] == 1.0
+    assert embedkit.evaluate(dot, folder).per_query["mrr@10"]["q1"] == 0.25
+    far: Any = Far()
+    with pytest.raises(UsageError, match="compares by euclidean"):
+        embedkit.evaluate(far, folder)
+
+
+def test_a_folder_of_another_kind_is_refused(tmp_path: Path, word_counts: Any) -> None:
+    with pytest.raises(UsageError, match=r"is no BEIR folder: corpus\.jsonl"):
+        embedkit.evaluate(word_counts, tmp_path)
+
+
+def test_reports_are_written_for_programs_and_for_people(tmp_path: Path) -> None:
+    report = Report({"map": 0.5}, {"map": (0.25, 0.75)}, {"map": {"q": 0.5, "r": 0.5}}, {"model": "m`x`", "data": {"a": "b" * 700}})
+    bare = Report({"spearman": 0.8}, {}, {}, {})
+    write_reports(tmp_path / "out", {"animals": report, "sts": bare}, {"sts": {"task_name": "sts"}})
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert written["tasks"]["animals"] == {
+        "scores": {"map": 0.5},
+        "intervals": {"map": [0.25, 0.75]},
+        "units": 2,
+        "context": {"model": "m`x`", "data": {"a": "b" * 700}},
+        "per_query": {"map": {"q": 0.5, "r": 0.5}},
+    }
+    assert json.loads((tmp_path / "out" / "sts.json").read_text()) == {"task_name": "sts"}
+    text = markdown({"animals": report, "sts": bare})
+    assert (tmp_path / "out" / "report.md").read_text() == text + "\n"
+    assert "| animals | map | 0.5000 | 0.2500 to 0.7500 | 2 |" in text
+    assert "| sts | spearman | 0.8000 |  |  |" in text
+    assert "- model: `m'x'`" in text
+    assert max(map(len, text.splitlines())) < 620
+
+
+@pytest.mark.data
+@pytest.mark.model
+def test_a_real_collection_scores_as_with_sentence_transformers(data: Path, default_encoder: Any) -> None:
+    """ADI, 82 documents: the ranking of sentence-transformers' own rows, scored by its own evaluator."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+    from embedkit.encoders.default_model import default_model_folder
+
+    task = read_retrieval(data / "adi", "test")
+    corpus = {document.id: document.full_text for document in embedkit.read_corpus(data / "adi")}
+    relevant = {query: {d for d, grade in grades.items() if grade > 0} for query, grades in task.qrels.items()}
+    evaluator = InformationRetrievalEvaluator(task.queries, corpus, relevant, map_at_k=[100], name="adi")
+    theirs = evaluator(SentenceTransformer(str(default_model_folder()), device="cpu"))
+    ours = embedkit.evaluate(default_encoder, data / "adi").scores
+    assert ours["ndcg@10"] == pytest.approx(theirs["adi_cosine_ndcg@10"], abs=1e-6)
+    assert ours["mrr@10"] == pytest.approx(theirs["adi_cosine_mrr@10"], abs=1e-6)
