@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from embedkit.errors import UsageError
 from embedkit.storage import atomic_file
 from embedkit.types import Report
 
@@ -53,3 +54,16 @@ def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     flat = " ".join(text.split()).replace("`", "'")
     return flat if len(flat) <= 600 else f"{flat[:600]}…"
+
+
+def replace_table(path: Path, name: str, lines: Sequence[str]) -> None:
+    """Puts the lines between `<!-- NAME -->` and `<!-- /NAME -->` in a README, which the programs beside it keep true.
+
+    Raises UsageError when the marks are not there.
+    """
+    text = path.read_text(encoding="utf-8")
+    head, start, rest = text.partition(f"<!-- {name} -->\n")
+    _, end, tail = rest.partition(f"<!-- /{name} -->")
+    if not start or not end:
+        raise UsageError(f"{path} has no marks <!-- {name} --> and <!-- /{name} -->; put them around the table.")
+    _write(path, (head + start + "\n".join([*lines, ""]) + end + tail).rstrip("\n"))
