@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,8 +108,7 @@ def build_index(
             raise UsageError("Vectors and a model came; vectors are taken as they are: leave the model out.")
         rows, row_ids, origin, similarity = _vectors(source, ids)
         layout = Layout(metric or similarity, coarse, fine)  # type: ignore[arg-type]
-        pairs = zip(row_ids, rows, strict=True)
-        batches = _paired(itertools.islice(pairs, limit), documents, fields)
+        batches = _paired(row_ids[:limit], rows[:limit], documents, fields)
         write_index(target, batches, rows.shape[1], layout, origin, texts=documents is not None)
         return open_index(target)
     if ids is not None or documents is not None:
@@ -150,16 +148,13 @@ def _vectors(source: Any, ids: Sequence[str] | None) -> tuple[Vectors, Sequence[
 
 
 def _paired(
-    pairs: Iterable[tuple[str, Any]], documents: Any, fields: Fields
+    ids: Sequence[str], rows: Vectors, documents: Any, fields: Fields
 ) -> Iterator[tuple[list[Document], Vectors]]:
     """Blocks of documents and rows; texts from `documents`, whose ids must come in the order of the vectors."""
     texts = None if documents is None else read_corpus(documents, fields)
-    stream = iter(pairs)
-    while block := list(itertools.islice(stream, VECTOR_BLOCK)):
-        yield (
-            [_document(identifier, texts) for identifier, _ in block],
-            np.array([row for _, row in block], dtype=np.float32),
-        )
+    for start in range(0, len(ids), VECTOR_BLOCK):
+        block = slice(start, start + VECTOR_BLOCK)
+        yield [_document(identifier, texts) for identifier in ids[block]], np.asarray(rows[block], dtype=np.float32)
 
 
 def _document(identifier: str, texts: Iterator[Document] | None) -> Document:

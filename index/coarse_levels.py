@@ -50,7 +50,10 @@ def measure(corpus: Path, queries: np.ndarray, task: Retrieval, coarse: str) -> 
         index = embedkit.build_index(corpus, Path(scratch) / "x.index", coarse=coarse)
         built = time.perf_counter() - start
         hits = index.search(queries, k=10, documents=False)
-        run = {q: dict(zip(ids, map(float, scores), strict=False)) for q, ids, scores in zip(task.queries, hits.ids, hits.scores, strict=True)}
+        run = {
+            q: dict(zip(ids, map(float, scores), strict=False))
+            for q, ids, scores in zip(task.queries, hits.ids, hits.scores, strict=True)
+        }
         ndcg = list(retrieval_scores(task.qrels, run)["ndcg@10"].values())
         batch = [seconds(index, queries) for _ in range(REPEATS)]
         single = [seconds(index, queries[q : q + 1]) for q in range(len(queries))]
@@ -75,7 +78,7 @@ def seconds(index: embedkit.Index, queries: np.ndarray) -> float:
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "| coarse level | nDCG@10 | 95 % interval | RAM, bytes a document | disk, bytes a document | queries/s | p50 ms | p99 ms | build s |",
+        "| coarse level | nDCG@10 | 95 % interval | RAM, bytes/document | disk, bytes/document | queries/s | p50 ms | p99 ms | build s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

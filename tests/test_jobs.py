@@ -44,14 +44,20 @@ def test_embed_passes_kind_prompt_and_dim_on(make_model: Callable[..., Path]) ->
     for model in (folder, encoder):
         options = {"dtype": "float32"} if model is folder else {}
         np.testing.assert_allclose(embedkit.embed("cat", model=model, kind="query", **options), expected, atol=1e-6)
-        np.testing.assert_allclose(embedkit.embed("cat", model=model, prompt="query : ", **options), expected, atol=1e-6)
+        np.testing.assert_allclose(
+            embedkit.embed("cat", model=model, prompt="query : ", **options), expected, atol=1e-6
+        )
         shorter = expected[:, :4] / np.linalg.norm(expected[:, :4])
-        np.testing.assert_allclose(embedkit.embed("cat", model=model, kind="query", dim=4, **options), shorter, atol=1e-6)
+        np.testing.assert_allclose(
+            embedkit.embed("cat", model=model, kind="query", dim=4, **options), shorter, atol=1e-6
+        )
 
 
 def test_embed_keeps_a_model_for_the_next_call(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
-    monkeypatch.setattr(jobs, "load", lambda *arguments, **options: opened.append(options) or embedkit.load(*arguments, **options))
+    monkeypatch.setattr(
+        jobs, "load", lambda *arguments, **options: opened.append(options) or embedkit.load(*arguments, **options)
+    )
     jobs._loaded.cache_clear()
     for _ in range(3):
         embedkit.embed("cat", model=tiny_model, dtype="float32")
@@ -72,7 +78,14 @@ def sources(corpus: Path) -> dict[str, Any]:
     import datasets
     import pandas
 
-    return {"path": corpus, "string": str(corpus), "rows": ROWS, "generator": iter(ROWS), "table": pandas.DataFrame(ROWS), "dataset": datasets.Dataset.from_list(ROWS)}
+    return {
+        "path": corpus,
+        "string": str(corpus),
+        "rows": ROWS,
+        "generator": iter(ROWS),
+        "table": pandas.DataFrame(ROWS),
+        "dataset": datasets.Dataset.from_list(ROWS),
+    }
 
 
 @pytest.mark.parametrize("form", ["path", "string", "rows", "generator", "table", "dataset"])
@@ -94,10 +107,14 @@ def test_an_array_needs_no_model(tmp_path: Path, word_counts: Any) -> None:
     index = embedkit.build_index(vectors, tmp_path / "x", ids=["a", "b", "c", "d"], metric="cosine")
     assert index.search(vectors[2], k=1).ids == [["c"]]
     assert (index.manifest.source.model, index.manifest.source.fingerprint, index.manifest.texts) == (None, None, False)
-    numbered = embedkit.build_index(vectors, tmp_path / "y", documents=[{"id": i, "text": t} for i, t in enumerate(TEXTS)], limit=2)
+    numbered = embedkit.build_index(
+        vectors, tmp_path / "y", documents=[{"id": i, "text": t} for i, t in enumerate(TEXTS)], limit=2
+    )
     hits = numbered.search(vectors[1], k=5)
     assert hits.documents is not None and [d.text for d in hits.documents[0]] == ["dog dog", "cat"]
-    assert embedkit.build_index(np.arange(6).reshape(3, 2), tmp_path / "z", metric="dot").search(np.array([0, 1.0]), k=1).ids == [["2"]]
+    assert embedkit.build_index(np.arange(6).reshape(3, 2), tmp_path / "z", metric="dot").search(
+        np.array([0, 1.0]), k=1
+    ).ids == [["2"]]
 
 
 def test_vectors_of_embed_bring_their_model(corpus: Path, tmp_path: Path, word_counts: Any) -> None:
@@ -134,7 +151,9 @@ def test_documents_in_another_order_are_refused(corpus: Path, tmp_path: Path, wo
     ],
     ids=lambda value: "" if isinstance(value, type) else None,
 )
-def test_what_does_not_go_together_is_refused(tmp_path: Path, arguments: dict[str, Any], error: type[Exception], sentence: str) -> None:
+def test_what_does_not_go_together_is_refused(
+    tmp_path: Path, arguments: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
     with pytest.raises(error, match=sentence):
         embedkit.build_index(path=tmp_path / "x", **arguments)
     assert not (tmp_path / "x").exists()
@@ -162,7 +181,9 @@ def test_a_layout_that_cannot_be_is_refused_before_any_work(tmp_path: Path, word
 
 def test_the_index_opens_its_own_model_with_its_settings(make_model: Callable[..., Path], tmp_path: Path) -> None:
     folder = make_model(prompts={"web": "red "})
-    encoder = embedkit.load(folder, dim=8, max_tokens=16, prompts={"passage": "blue "}, prompt_names={"query": "web"}, dtype="float32")
+    encoder = embedkit.load(
+        folder, dim=8, max_tokens=16, prompts={"passage": "blue "}, prompt_names={"query": "web"}, dtype="float32"
+    )
     built = embedkit.build_index(TEXTS, tmp_path / "x", model=encoder)
     again = embedkit.open_index(tmp_path / "x", dtype="float32")
     assert again.search("cat", k=4).ids == built.search("cat", k=4).ids

@@ -91,20 +91,19 @@ def eval_command(
     judged = [read_retrieval(folder, split) for folder in folders]
     found = find_tasks(tasks)
     arguments = load_arguments(options, "query")
-    index = open_index(index_folder, **arguments) if index_folder else None
-    encoder = None if index else load(**arguments)
+    searched: Any = open_index(index_folder, **arguments) if index_folder else load(**arguments)
     reports: dict[str, Report] = {}
     results = {}
     for task in judged:
         name = task.name if task.name not in reports else str(task.folder)
-        reports[name] = evaluate_retrieval(task, encoder, index, progress=progress_wanted(quiet))
+        reports[name] = evaluate_retrieval(task, searched, progress=progress_wanted(quiet))
     for mteb_task in found:
-        some, result = evaluate_mteb(mteb_task, encoder, progress=progress_wanted(quiet))  # type: ignore[arg-type]
+        some, result = evaluate_mteb(mteb_task, searched, progress=progress_wanted(quiet))
         reports.update(some)
         results[mteb_task.metadata.name] = result
     write_reports(output, reports, results)
     _print_reports(reports, as_json)
-    if not as_json:
+    if not as_json and not quiet:
         click.echo(f"Written to {output / 'report.md'} and {output / 'report.json'}", err=True)
 
 

@@ -104,6 +104,8 @@ def build_command(
         index = build_index(source, output, model=load(**arguments), progress=progress_wanted(quiet), **given)
     if as_json:
         print_facts(index.info(), as_json)
+    elif index.manifest.source.fingerprint is None:
+        click.echo(f"{len(index):,} vectors in {output}; they name no model: search them with vectors, from Python.")
     else:
         click.echo(f'{len(index):,} documents in {output}; search them with: embedkit search {output} "a question"')
 

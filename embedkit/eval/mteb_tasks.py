@@ -8,6 +8,7 @@ from typing import Any
 from embedkit.encoder import Encoder
 from embedkit.errors import DataError, EmbedkitError, MissingDependency, UsageError
 from embedkit.eval.mteb_model import MtebModel
+from embedkit.eval.retrieval import describe_encoder
 from embedkit.types import Report
 
 NAMES = {
@@ -70,10 +71,7 @@ def _reports(outcome: Mapping[str, Any], encoder: Encoder) -> dict[str, Report]:
         for row in rows:
             by_subset.setdefault(row["hf_subset"], []).append(row)
     context = {
-        "model": encoder.settings.get("model"),
-        "fingerprint": encoder.fingerprint,
-        "settings": dict(encoder.settings),
-        "compute": dict(encoder.compute),
+        **describe_encoder(encoder),
         "data": {
             "name": outcome["task_name"],
             "revision": outcome["dataset_revision"],

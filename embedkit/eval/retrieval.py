@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+import embedkit
 from embedkit.corpus import read_corpus
 from embedkit.corpus.beir import Qrels, find, read_qrels, read_queries
 from embedkit.encoder import Encoder
@@ -21,7 +22,7 @@ from embedkit.index import Index
 from embedkit.index.fine import exact_shortlist
 from embedkit.statistics import bootstrap_interval
 from embedkit.storage import file_record
-from embedkit.types import Document, Report, Vectors
+from embedkit.types import Kind, Report, Vectors
 from embedkit.vectors import unit_rows
 
 logger = logging.getLogger(__name__)
@@ -54,25 +55,15 @@ def read_retrieval(folder: Path, split: str) -> Retrieval:
     return Retrieval(corpus.parent.resolve().name, folder, split, {query: texts[query] for query in known}, known)
 
 
-def evaluate_retrieval(
-    task: Retrieval, encoder: Encoder | None, index: Index | None, *, progress: bool = False
-) -> Report:
-    """encoder searches exactly, over the folder's corpus; index searches as it will be served, by the model it names."""
+def evaluate_retrieval(task: Retrieval, searched: Encoder | Index, *, progress: bool = False) -> Report:
+    """searched: an encoder, which searches exactly over the folder's corpus; or an index, which searches as it is served.
+
+    Raises DataError where no query has anything relevant, UsageError for a model that compares otherwise than by cosine
+    or dot, ModelMismatch where an index opens another model than made its rows.
+    """
     start = time.perf_counter()
-    if index is not None:
-        run, first = _run_index(task, index)
-        made: dict[str, Any] = {"index": index.info()}
-        fingerprint = index.manifest.source.fingerprint
-    elif encoder is not None:
-        run, first = _run_exact(task, encoder, progress)
-        made = {
-            "model": encoder.settings.get("model"),
-            "settings": dict(encoder.settings),
-            "compute": dict(encoder.compute),
-        }
-        fingerprint = encoder.fingerprint
-    else:
-        raise UsageError("Neither a model nor an index came; give one of them.")
+    encoder = searched.encoder() if isinstance(searched, Index) else searched
+    run = _run_index(task, searched) if isinstance(searched, Index) else _run_exact(task, searched, progress)
     per_query = retrieval_scores(task.qrels, run)
     if not per_query["ndcg@10"]:
         raise DataError(f"No query of {task.folder} ({task.split}) has a relevant document; nothing can be scored.")
@@ -81,15 +72,31 @@ def evaluate_retrieval(
         intervals={name: bootstrap_interval(list(values.values())) for name, values in per_query.items()},
         per_query=per_query,
         context={
-            **made,
-            "fingerprint": fingerprint,
+            **describe_encoder(encoder),
+            "search": searched.info() if isinstance(searched, Index) else "exact",
             "data": {"name": task.name, "split": task.split, "sha256": _data_hashes(task)},
             "depth": DEPTH,
-            "first query": first[0],
-            "first document": first[1],
+            "first query": _prompt(encoder, "query") + next(iter(task.queries.values())),
+            "first document": _prompt(encoder, "document") + next(read_corpus(task.folder)).full_text,
             "seconds": round(time.perf_counter() - start, 2),
         },
     )
+
+
+def describe_encoder(encoder: Encoder) -> dict[str, Any]:
+    """What a report says of the model."""
+    return {
+        "model": encoder.settings.get("model"),
+        "fingerprint": encoder.fingerprint,
+        "settings": dict(encoder.settings),
+        "compute": dict(encoder.compute),
+        "embedkit": embedkit.__version__,
+    }
+
+
+def _prompt(encoder: Encoder, kind: Kind) -> str:
+    prompts: Mapping[Kind, str] = getattr(encoder, "prompts", {})
+    return prompts.get(kind, "")
 
 
 def _data_hashes(task: Retrieval) -> Mapping[str, str]:
@@ -101,28 +108,23 @@ def _data_hashes(task: Retrieval) -> Mapping[str, str]:
     return {path.name: file_record(path)["sha256"] for path in files}
 
 
-def _run_index(task: Retrieval, index: Index) -> tuple[Run, tuple[str, str | None]]:
-    ids, texts = list(task.queries), list(task.queries.values())
-    hits = index.search(texts, k=DEPTH, documents=False)
-    run = {query: _scored(found, scores) for query, found, scores in zip(ids, hits.ids, hits.scores, strict=True)}
-    corpus_ids = {document for grades in task.qrels.values() for document in grades}
-    if not corpus_ids & {document for found in hits.ids for document in found}:
-        logger.warning(
-            "No judged document of %s was found through %s: was it built from this corpus?", task.name, index.path
-        )
-    return run, (texts[0], None)
+def _run_index(task: Retrieval, index: Index) -> Run:
+    hits = index.search(list(task.queries.values()), k=DEPTH, documents=False)
+    judged = {document for grades in task.qrels.values() for document in grades}
+    if not judged & {document for found in hits.ids for document in found}:
+        logger.warning("No judged document of %s was found through %s: is it of this corpus?", task.name, index.path)
+    return {
+        query: _scored(found, scores) for query, found, scores in zip(task.queries, hits.ids, hits.scores, strict=True)
+    }
 
 
-def _run_exact(task: Retrieval, encoder: Encoder, progress: bool) -> tuple[Run, tuple[str, str | None]]:
+def _run_exact(task: Retrieval, encoder: Encoder, progress: bool) -> Run:
     ids: list[str] = []
     blocks = []
-    first: Document | None = None
-    for documents, rows in embed_documents(read_corpus(task.folder), encoder, progress=progress):
-        first = first or documents[0]
+    for documents, block in embed_documents(read_corpus(task.folder), encoder, progress=progress):
         ids += [document.id for document in documents]
-        blocks.append(rows)
-    rows, texts = np.concatenate(blocks), list(task.queries.values())
-    queries = encoder.encode(texts, kind="query")
+        blocks.append(block)
+    rows, queries = np.concatenate(blocks), encoder.encode(list(task.queries.values()), kind="query")
     if encoder.similarity == "cosine":
         rows, queries = unit_rows(rows), unit_rows(queries)
     elif encoder.similarity != "dot":
@@ -132,8 +134,7 @@ def _run_exact(task: Retrieval, encoder: Encoder, progress: bool) -> tuple[Run, 
     for query, found, score in zip(task.queries, candidates, scores, strict=True):
         real = found >= 0
         run[query] = _scored([ids[row] for row in found[real]], score[real])
-    prompts = getattr(encoder, "prompts", {"query": "", "document": ""})
-    return run, (prompts["query"] + texts[0], prompts["document"] + first.full_text if first else None)
+    return run
 
 
 def _scored(ids: Sequence[str], scores: Vectors) -> dict[str, float]:

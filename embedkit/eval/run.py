@@ -22,10 +22,7 @@ def evaluate(encoder: Encoder | Index, task: str | Path, *, split: str = "test",
     index's model is not the one that made its rows.
     """
     if Path(task).is_dir():
-        judged = read_retrieval(Path(task), split)
-        if isinstance(encoder, Index):
-            return evaluate_retrieval(judged, None, encoder, progress=progress)
-        return evaluate_retrieval(judged, encoder, None, progress=progress)
+        return evaluate_retrieval(read_retrieval(Path(task), split), encoder, progress=progress)
     if isinstance(encoder, Index):
         raise UsageError(f"{task} is no BEIR folder; an index is evaluated on one, mteb's tasks take a model.")
     reports, _ = evaluate_mteb(find_tasks([str(task)])[0], encoder, progress=progress)

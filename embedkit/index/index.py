@@ -105,14 +105,18 @@ class Index:
         if isinstance(queries, np.ndarray):
             vectors = np.atleast_2d(queries).astype(np.float32)
         else:
-            vectors = self._encode([queries] if isinstance(queries, str) else list(queries))
+            vectors = self.encoder().encode([queries] if isinstance(queries, str) else list(queries), kind="query")
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise UsageError(f"Queries of shape {vectors.shape} came; this index holds rows of width {self.dim}.")
         if not np.isfinite(vectors).all():
             raise UsageError("A query vector holds NaN or infinity; expected finite numbers.")
         return unit_rows(vectors) if self.manifest.metric == "cosine" else vectors
 
-    def _encode(self, texts: list[str]) -> Vectors:
+    def encoder(self) -> Encoder:
+        """The model that made the rows, opened at the first call.
+
+        Raises UsageError where the rows name no model, ModelMismatch where the encoder that opens is another.
+        """
         source = self.manifest.source
         with self._loading:
             if self._encoder is None:
@@ -126,7 +130,7 @@ class Index:
                         f"{encoder.fingerprint[:12]} ({named}); search with --model {source.model}, or build the index again."
                     )
                 self._encoder = encoder
-        return self._encoder.encode(texts, kind="query")
+        return self._encoder
 
     def _shortlist(self, vectors: Vectors, k: int) -> tuple[Rows, Vectors]:
         if self.manifest.coarse is None:

@@ -31,7 +31,9 @@ def reference(tiny_model: Path) -> str:
     ],
     ids=str,
 )
-def test_it_is_the_same_however_the_rows_are_computed(tiny_model: Path, reference: str, setting: dict[str, Any]) -> None:
+def test_it_is_the_same_however_the_rows_are_computed(
+    tiny_model: Path, reference: str, setting: dict[str, Any]
+) -> None:
     assert load(tiny_model, **setting).fingerprint == reference
 
 
@@ -56,13 +58,18 @@ def test_it_is_the_same_for_the_same_weights_in_several_files(tiny_model: Path, 
     assert load(copy).fingerprint == reference
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"pooling": "cls"}, {"prompts": {"query": "query: "}}, {"similarity": "dot"}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"pooling": "cls"}, {"prompts": {"query": "query: "}}, {"similarity": "dot"}], ids=str
+)
 def test_it_differs_for_another_model(make_model: Callable[..., Path], reference: str, change: dict[str, Any]) -> None:
     assert load(make_model(**change)).fingerprint != reference
 
 
 def test_the_norm_is_in_it(make_model: Callable[..., Path]) -> None:
-    assert load(make_model(similarity="dot", normalize=False)).fingerprint != load(make_model(similarity="dot")).fingerprint
+    assert (
+        load(make_model(similarity="dot", normalize=False)).fingerprint
+        != load(make_model(similarity="dot")).fingerprint
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,5 +113,7 @@ def test_saving_the_default_model_again_keeps_it(default_encoder: Any, tmp_path:
 
     from embedkit.encoders.default_model import default_model_folder
 
-    SentenceTransformer(str(default_model_folder()), device="cpu").save_pretrained(str(tmp_path / "again"), create_model_card=False)
+    SentenceTransformer(str(default_model_folder()), device="cpu").save_pretrained(
+        str(tmp_path / "again"), create_model_card=False
+    )
     assert load(tmp_path / "again").fingerprint == default_encoder.fingerprint

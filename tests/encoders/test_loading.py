@@ -32,7 +32,9 @@ def test_a_plain_encoder_gets_mean_pooling_and_says_so(plain_model: Path, caplog
 
     with caplog.at_level(logging.WARNING):
         encoder = load(plain_model, dtype="float32")
-    assert [r.getMessage() for r in caplog.records] == [f"{plain_model} has no modules.json: taken as a plain encoder, with mean pooling."]
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{plain_model} has no modules.json: taken as a plain encoder, with mean pooling."
+    ]
     tokenizer, model = AutoTokenizer.from_pretrained(plain_model), AutoModel.from_pretrained(plain_model)
     with torch.inference_mode():
         states = model(**tokenizer("cat dog", return_tensors="pt")).last_hidden_state[0]
@@ -48,7 +50,15 @@ def test_a_complete_folder_says_nothing(tiny_model: Path, caplog: pytest.LogCapt
 
 def test_the_settings_open_the_same_space_again(make_model: Callable[..., Path]) -> None:
     folder = make_model(prompts={"web": "query: "})
-    first = load(folder, dim=8, max_tokens=16, prompts={"query": "one "}, prompt_names={"query": "web"}, dtype="float32", threads=2)
+    first = load(
+        folder,
+        dim=8,
+        max_tokens=16,
+        prompts={"query": "one "},
+        prompt_names={"query": "web"},
+        dtype="float32",
+        threads=2,
+    )
     assert first.settings == {
         "model": str(folder),
         "dim": 8,
@@ -67,12 +77,19 @@ def test_a_relative_path_is_remembered_as_an_absolute_one(tiny_model: Path, monk
 def test_compute_names_backend_dtype_threads_and_versions(tiny_model: Path) -> None:
     compute = load(tiny_model, dtype="bfloat16", threads=1).compute
     torch.set_num_threads(2)
-    assert (compute["backend"], compute["dtype"], compute["threads"], compute["device"]) == ("torch", "bfloat16", "1", "cpu")
+    assert (compute["backend"], compute["dtype"], compute["threads"], compute["device"]) == (
+        "torch",
+        "bfloat16",
+        "1",
+        "cpu",
+    )
     assert compute["torch"] == torch.__version__
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_auto_takes_bfloat16_only_where_it_is_faster(tiny_model: Path, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_bfloat16_only_where_it_is_faster(
+    tiny_model: Path, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("embedkit.encoders.loading.bfloat16_is_fast", lambda: fast)
     assert load(tiny_model, device="cpu").compute["dtype"] == ("bfloat16" if fast else "float32")
 
@@ -121,7 +138,9 @@ def test_a_path_that_is_not_there_is_refused_without_the_network(name: str, no_n
 
 
 def test_an_unknown_hub_id_is_one_sentence(no_network: None) -> None:
-    with pytest.raises(ModelError, match="nobody/nothing cannot be opened: .* check its spelling and the network") as caught:
+    with pytest.raises(
+        ModelError, match=r"nobody/nothing cannot be opened: .* check its spelling and the network"
+    ) as caught:
         load("nobody/nothing")
     assert "\n" not in str(caught.value)
 
@@ -160,9 +179,17 @@ def test_bfloat16_is_measured_once() -> None:
 
 
 @pytest.mark.model
-def test_the_default_model_is_opened_from_its_package_without_the_network(default_encoder: Any, no_network: None) -> None:
+def test_the_default_model_is_opened_from_its_package_without_the_network(
+    default_encoder: Any, no_network: None
+) -> None:
     encoder = load()
-    assert (encoder.name, encoder.dim, encoder.max_tokens, encoder.similarity, encoder.unit) == (DEFAULT_MODEL, 384, 256, "cosine", True)
+    assert (encoder.name, encoder.dim, encoder.max_tokens, encoder.similarity, encoder.unit) == (
+        DEFAULT_MODEL,
+        384,
+        256,
+        "cosine",
+        True,
+    )
     assert load(DEFAULT_MODEL).fingerprint == encoder.fingerprint == default_encoder.fingerprint
 
 

@@ -19,7 +19,9 @@ from embedkit.errors import UsageError
         ({"query": "q: ", "sts": "s: "}, "sts", "q: ", "s: "),
     ],
 )
-def test_the_kind_decides_as_in_sentence_transformers(stored: dict[str, str], default: str | None, query: str, document: str) -> None:
+def test_the_kind_decides_as_in_sentence_transformers(
+    stored: dict[str, str], default: str | None, query: str, document: str
+) -> None:
     assert resolve_prompts(stored, default, {}) == {"query": query, "document": document}
 
 

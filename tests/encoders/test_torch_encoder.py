@@ -24,7 +24,9 @@ def encoder(tiny_model: Path) -> TorchEncoder:
     return load(tiny_model, dtype="float32")
 
 
-def test_rows_come_in_input_order_whatever_the_batches(encoder: TorchEncoder, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_come_in_input_order_whatever_the_batches(
+    encoder: TorchEncoder, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alone = np.concatenate([encoder.encode([text]) for text in MANY])
     np.testing.assert_allclose(encoder.encode(MANY), alone, atol=1e-6)
     np.testing.assert_allclose(encoder.encode(MANY, batch_size=3), alone, atol=1e-6)
@@ -38,7 +40,10 @@ def test_padding_changes_nothing(encoder: TorchEncoder) -> None:
     np.testing.assert_allclose(encoder.encode([SHORT]), encoder.encode([SHORT, LONG])[:1], atol=1e-6)
 
 
-@pytest.mark.parametrize(("inputs", "count"), [([], 0), ("cat", 1), ([""], 1), (("a", "b"), 2), ((t for t in "abc"), 3), ({"a": 1}.keys(), 1)])
+@pytest.mark.parametrize(
+    ("inputs", "count"),
+    [([], 0), ("cat", 1), ([""], 1), (("a", "b"), 2), ((t for t in "abc"), 3), ({"a": 1}.keys(), 1)],
+)
 def test_any_number_of_texts_gives_a_float32_matrix(encoder: TorchEncoder, inputs: Any, count: int) -> None:
     rows = encoder.encode(inputs)
     assert (rows.shape, rows.dtype) == ((count, 32), np.float32)
@@ -47,7 +52,9 @@ def test_any_number_of_texts_gives_a_float32_matrix(encoder: TorchEncoder, input
 
 @pytest.mark.parametrize("inputs", [b"bytes", 3, None, {"text": "a"}])
 def test_what_is_no_text_is_refused(encoder: TorchEncoder, inputs: Any) -> None:
-    with pytest.raises(UsageError, match=f"A {type(inputs).__name__} came; expected a string or an iterable of strings"):
+    with pytest.raises(
+        UsageError, match=f"A {type(inputs).__name__} came; expected a string or an iterable of strings"
+    ):
         encoder.encode(inputs)
 
 
@@ -115,7 +122,9 @@ def test_a_model_without_a_query_prompt_says_so_once(tiny_model: Path, caplog: p
         assert not caplog.records
         encoder.encode("cat", kind="query")
         encoder.encode("dog", kind="query")
-    assert [record.getMessage() for record in caplog.records] == [f"{tiny_model} stores no prompt for queries: they are embedded as they are."]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tiny_model} stores no prompt for queries: they are embedded as they are."
+    ]
 
 
 def test_other_keywords_are_refused_by_name(encoder: TorchEncoder) -> None:

@@ -16,10 +16,16 @@ from embedkit.types import Document
 DOCUMENTS = [Document(str(i), "cat " * i, title="dog") for i in range(7)]
 
 
-def test_windows_come_in_order_with_the_rows_of_their_documents(word_counts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_come_in_order_with_the_rows_of_their_documents(
+    word_counts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "WINDOW", 3)
     windows = list(embed_documents(DOCUMENTS, word_counts))
-    assert [[document.id for document in documents] for documents, _ in windows] == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
+    assert [[document.id for document in documents] for documents, _ in windows] == [
+        ["0", "1", "2"],
+        ["3", "4", "5"],
+        ["6"],
+    ]
     expected = word_counts.encode([f"dog {document.text}" for document in DOCUMENTS])
     np.testing.assert_array_equal(np.concatenate([rows for _, rows in windows]), expected)
 
@@ -41,7 +47,7 @@ def test_no_more_than_a_window_is_read_ahead(word_counts: Any, monkeypatch: pyte
 
 def test_the_kind_reaches_the_encoder() -> None:
     class Kinds:
-        dim, kinds = 1, []  # type: ignore[var-annotated]  # noqa: RUF012
+        dim, kinds = 1, []  # type: ignore[var-annotated]
 
         def encode(self, inputs: list[str], *, kind: str) -> np.ndarray:
             self.kinds.append(kind)
@@ -53,7 +59,9 @@ def test_the_kind_reaches_the_encoder() -> None:
     assert encoder.kinds == ["document", "query"]
 
 
-def test_every_window_is_logged_with_the_count_so_far(word_counts: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_window_is_logged_with_the_count_so_far(
+    word_counts: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(module, "WINDOW", 3)
     with caplog.at_level(logging.DEBUG, logger="embedkit"):
         list(embed_documents(DOCUMENTS, word_counts))

@@ -101,11 +101,15 @@ def test_an_array_of_anybody_is_numbered(tmp_path: Path) -> None:
     opened = open_vectors(tmp_path / "b.npy")
     assert (opened.ids, opened.manifest) == (["0", "1", "2"], {})
     (tmp_path / "b.ids.txt").write_text("x\ny\n")
-    with pytest.raises(DataError, match="has 2 lines, .* has 3 rows"):
+    with pytest.raises(DataError, match=r"has 2 lines, .* has 3 rows"):
         open_vectors(tmp_path / "b.npy")
 
 
-@pytest.mark.parametrize("array", [np.zeros(3), np.zeros((2, 2), int), np.zeros((2, 2, 2)), np.array([["a"]])], ids=["1d", "int", "3d", "text"])
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros(3), np.zeros((2, 2), int), np.zeros((2, 2, 2)), np.array([["a"]])],
+    ids=["1d", "int", "3d", "text"],
+)
 def test_other_arrays_are_refused(tmp_path: Path, array: np.ndarray) -> None:
     np.save(tmp_path / "c.npy", array)
     with pytest.raises(DataError, match=r"expected floats of shape \(rows, dim\)"):

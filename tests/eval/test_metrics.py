@@ -51,8 +51,12 @@ def test_a_query_that_is_missing_or_found_nothing_scores_zero() -> None:
 
 
 def test_a_query_without_anything_relevant_is_left_out() -> None:
-    scores = retrieval_scores({"q": {"a": 1}, "none": {"a": 0}, "bad": {"a": -1}}, {"q": {"a": 1.0}, "none": {"a": 1.0}})
-    assert {metric: list(values) for metric, values in scores.items()} == {m: ["q"] for m in ("ndcg@10", "recall@100", "map", "mrr@10")}
+    scores = retrieval_scores(
+        {"q": {"a": 1}, "none": {"a": 0}, "bad": {"a": -1}}, {"q": {"a": 1.0}, "none": {"a": 1.0}}
+    )
+    assert {metric: list(values) for metric, values in scores.items()} == {
+        m: ["q"] for m in ("ndcg@10", "recall@100", "map", "mrr@10")
+    }
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

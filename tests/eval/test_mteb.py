@@ -20,7 +20,13 @@ from embedkit.eval.mteb_tasks import evaluate_mteb, find_tasks
 from ..conftest import WordCounts
 
 pytestmark = pytest.mark.filterwarnings("ignore:The task .* is superseded")
-PAIRS = [("cat dog", "cat", 4.0), ("red", "blue", 0.0), ("one two", "two one", 5.0), ("cat dog fish", "fish", 3.0), ("bird", "swim", 1.0)]
+PAIRS = [
+    ("cat dog", "cat", 4.0),
+    ("red", "blue", 0.0),
+    ("one two", "two one", 5.0),
+    ("cat dog fish", "fish", 3.0),
+    ("bird", "swim", 1.0),
+]
 
 
 def local_task(pairs: list[tuple[str, str, float]]) -> Any:
@@ -60,8 +66,14 @@ def test_texts_without_a_role_get_no_prompt_of_a_role(make_model: Any, no_networ
     bare, prompted = embedkit.load(make_model(), dtype="float32"), embedkit.load(folder, dtype="float32")
     batches = [{"text": ["cat"]}, {"text": ["dog", "a"]}]
     np.testing.assert_allclose(MtebModel(prompted).encode(batches), bare.encode(["cat", "dog", "a"]), atol=1e-6)
-    np.testing.assert_allclose(MtebModel(prompted).encode(batches, prompt_type="query"), prompted.encode(["cat", "dog", "a"], kind="query"), atol=1e-6)
-    np.testing.assert_allclose(MtebModel(prompted).encode(batches, prompt_type="document"), prompted.encode(["cat", "dog", "a"]), atol=1e-6)
+    np.testing.assert_allclose(
+        MtebModel(prompted).encode(batches, prompt_type="query"),
+        prompted.encode(["cat", "dog", "a"], kind="query"),
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(
+        MtebModel(prompted).encode(batches, prompt_type="document"), prompted.encode(["cat", "dog", "a"]), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
@@ -69,7 +81,9 @@ def test_similarities_are_those_of_the_model(word_counts: Any, similarity: str) 
     word_counts.similarity = similarity
     model = MtebModel(word_counts)
     left, right = np.array([[3.0, 4.0], [1, 0]], np.float32), np.array([[1.0, 0.0], [0, 2]], np.float32)
-    whole = np.array([[3, 8], [1, 0]], np.float32) if similarity == "dot" else np.array([[0.6, 0.8], [1, 0]], np.float32)
+    whole = (
+        np.array([[3, 8], [1, 0]], np.float32) if similarity == "dot" else np.array([[0.6, 0.8], [1, 0]], np.float32)
+    )
     np.testing.assert_allclose(model.similarity(left, right).numpy(), whole, atol=1e-6)
     np.testing.assert_allclose(model.similarity_pairwise(left, right).numpy(), np.diag(whole), atol=1e-6)
 
@@ -86,12 +100,18 @@ def test_a_task_whose_data_cannot_be_had_is_one_sentence(word_counts: Any, no_ne
         raise ConnectionError("no route to the hub")
 
     task.load_data = load_data
-    with pytest.raises(DataError, match="mteb could not run STSBenchmark: no route to the hub; its data come from the hub"):
+    with pytest.raises(
+        DataError, match="mteb could not run STSBenchmark: no route to the hub; its data come from the hub"
+    ):
         evaluate_mteb(task, word_counts)
 
 
-def test_evaluate_runs_a_task_by_its_name(word_counts: Any, no_network: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("embedkit.eval.run.find_tasks", lambda names: [local_task(PAIRS)] if names == ["STSBenchmark"] else [])
+def test_evaluate_runs_a_task_by_its_name(
+    word_counts: Any, no_network: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        "embedkit.eval.run.find_tasks", lambda names: [local_task(PAIRS)] if names == ["STSBenchmark"] else []
+    )
     assert set(embedkit.evaluate(word_counts, "STSBenchmark").scores) == {"spearman", "pearson"}
     index = embedkit.build_index(["cat"], tmp_path / "x", model=word_counts)
     with pytest.raises(UsageError, match="STSBenchmark is no BEIR folder"):
@@ -99,7 +119,11 @@ def test_evaluate_runs_a_task_by_its_name(word_counts: Any, no_network: None, mo
 
 
 def test_the_command_runs_a_task_and_keeps_mtebs_own_result(
-    tiny_model: Path, no_network: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_model: Path,
+    no_network: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from embedkit.cli.main import main
 

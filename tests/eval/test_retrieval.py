@@ -13,7 +13,7 @@ import pytest
 
 import embedkit
 from embedkit.errors import DataError, UsageError
-from embedkit.eval.report import markdown, write_reports
+from embedkit.eval.report import markdown, replace_table, write_reports
 from embedkit.eval.retrieval import read_retrieval
 from embedkit.statistics import bootstrap_interval
 from embedkit.types import Report
@@ -32,8 +32,12 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "animals"
     (folder / "qrels").mkdir(parents=True)
     (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, CORPUS)))
-    (folder / "queries.jsonl").write_text("\n".join(json.dumps({"_id": i, "text": text}) for i, text in QUERIES.items()))
-    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\nq2\td1\t1\nq2\td2\t0\nq3\td4\t2\nq3\td3\t1\n")
+    (folder / "queries.jsonl").write_text(
+        "\n".join(json.dumps({"_id": i, "text": text}) for i, text in QUERIES.items())
+    )
+    (folder / "qrels" / "test.tsv").write_text(
+        "query-id\tcorpus-id\tscore\nq1\td1\t1\nq2\td1\t1\nq2\td2\t0\nq3\td4\t2\nq3\td3\t1\n"
+    )
     (folder / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq2\td2\t1\n")
     return folder
 
@@ -53,9 +57,17 @@ def test_the_scores_are_those_of_the_ranking_by_cosine(folder: Path, word_counts
 
 def test_the_context_repeats_the_run(folder: Path, word_counts: Any) -> None:
     context = embedkit.evaluate(word_counts, str(folder)).context
-    assert context["fingerprint"] == word_counts.fingerprint
+    assert (context["fingerprint"], context["compute"], context["search"]) == (
+        word_counts.fingerprint,
+        word_counts.compute,
+        "exact",
+    )
     assert (context["first query"], context["first document"]) == ("cat red", "cat red")
-    files = {"corpus.jsonl": folder / "corpus.jsonl", "queries.jsonl": folder / "queries.jsonl", "test.tsv": folder / "qrels" / "test.tsv"}
+    files = {
+        "corpus.jsonl": folder / "corpus.jsonl",
+        "queries.jsonl": folder / "queries.jsonl",
+        "test.tsv": folder / "qrels" / "test.tsv",
+    }
     hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     assert context["data"] == {"name": "animals", "split": "test", "sha256": hashes}
 
@@ -78,10 +90,12 @@ def test_through_an_index_the_scores_are_the_same(folder: Path, word_counts: Any
     report = embedkit.evaluate(index, folder)
     assert report.per_query == embedkit.evaluate(word_counts, folder).per_query
     assert report.context["fingerprint"] == word_counts.fingerprint
-    assert report.context["index"]["coarse"] == ("none (exact)" if coarse == "none" else coarse)
+    assert report.context["search"]["coarse"] == ("none (exact)" if coarse == "none" else coarse)
 
 
-def test_an_index_of_another_corpus_is_noticed(folder: Path, word_counts: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_index_of_another_corpus_is_noticed(
+    folder: Path, word_counts: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     index = embedkit.build_index(["cat", "dog"], tmp_path / "x", model=word_counts)
     with caplog.at_level(logging.WARNING):
         report = embedkit.evaluate(index, folder)
@@ -89,14 +103,16 @@ def test_an_index_of_another_corpus_is_noticed(folder: Path, word_counts: Any, t
     assert "No judged document of animals was found" in caplog.text
 
 
-def test_judged_queries_that_are_not_there_are_counted(folder: Path, word_counts: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_judged_queries_that_are_not_there_are_counted(
+    folder: Path, word_counts: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     with (folder / "qrels" / "dev.tsv").open("a") as stream:
         stream.write("q8\td2\t1\nq9\td2\t1\n")
     with caplog.at_level(logging.WARNING):
         assert list(read_retrieval(folder, "dev").queries) == ["q2"]
     assert "2 judged queries are not in queries.jsonl and are left out" in caplog.text
     (folder / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq8\td2\t1\n")
-    with pytest.raises(DataError, match="No query judged in .*dev.tsv is in"):
+    with pytest.raises(DataError, match=r"No query judged in .*dev.tsv is in"):
         read_retrieval(folder, "dev")
 
 
@@ -110,7 +126,7 @@ def test_a_dot_product_model_ranks_by_dot_product(folder: Path) -> None:
     class Lengths:
         """d4 is the longest and wins every dot product, whatever the angle."""
 
-        dim, similarity, settings, compute, fingerprint = 2, "dot", {}, {}, "a"  # type: ignore[var-annotated]  # noqa: RUF012
+        dim, similarity, settings, compute, fingerprint = 2, "dot", {}, {}, "a"  # type: ignore[var-annotated]
 
         def encode(self, inputs: list[str], *, kind: str = "document") -> np.ndarray:
             return np.array([[10, 10] if "bird one" in text else [1, 0] for text in inputs], np.float32)
@@ -132,7 +148,9 @@ def test_a_folder_of_another_kind_is_refused(tmp_path: Path, word_counts: Any) -
 
 
 def test_reports_are_written_for_programs_and_for_people(tmp_path: Path) -> None:
-    report = Report({"map": 0.5}, {"map": (0.25, 0.75)}, {"map": {"q": 0.5, "r": 0.5}}, {"model": "m`x`", "data": {"a": "b" * 700}})
+    report = Report(
+        {"map": 0.5}, {"map": (0.25, 0.75)}, {"map": {"q": 0.5, "r": 0.5}}, {"model": "m`x`", "data": {"a": "b" * 700}}
+    )
     bare = Report({"spearman": 0.8}, {}, {}, {})
     write_reports(tmp_path / "out", {"animals": report, "sts": bare}, {"sts": {"task_name": "sts"}})
     written = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -169,3 +187,12 @@ def test_a_real_collection_scores_as_with_sentence_transformers(data: Path, defa
     ours = embedkit.evaluate(default_encoder, data / "adi").scores
     assert ours["ndcg@10"] == pytest.approx(theirs["adi_cosine_ndcg@10"], abs=1e-6)
     assert ours["mrr@10"] == pytest.approx(theirs["adi_cosine_mrr@10"], abs=1e-6)
+
+
+def test_a_table_is_replaced_between_its_marks(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("head\n<!-- scores -->\nold\nold\n<!-- /scores -->\ntail\n")
+    replace_table(readme, "scores", ["| a |", "| b |"])
+    assert readme.read_text() == "head\n<!-- scores -->\n| a |\n| b |\n<!-- /scores -->\ntail\n"
+    with pytest.raises(UsageError, match="has no marks <!-- other -->"):
+        replace_table(readme, "other", [])

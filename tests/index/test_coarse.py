@@ -64,7 +64,9 @@ def test_the_training_sample_is_bounded() -> None:
     assert coarse.training_rows("SQ8", 32, 10**9) == 65_536
 
 
-@pytest.mark.parametrize(("factory", "reason"), [("nonsense", "could not parse index string nonsense"), ("PQ5", "multiple of the number")])
+@pytest.mark.parametrize(
+    ("factory", "reason"), [("nonsense", "could not parse index string nonsense"), ("PQ5", "multiple of the number")]
+)
 def test_a_string_that_faiss_refuses_is_one_sentence(factory: str, reason: str) -> None:
     with pytest.raises(UsageError, match=f"faiss makes no index of '{factory}' in 32 dimensions .*{reason}") as caught:
         coarse.check_factory(factory, 32)

@@ -11,7 +11,10 @@ from embedkit.errors import DataError, IntegrityError
 from embedkit.index.documents import AT_ONCE, DocumentReader, DocumentWriter
 from embedkit.types import Document
 
-DOCUMENTS = [Document(f"d{i}", f"text {i} é 猫", title="t" * (i % 2), metadata={"n": i, "tags": ["a", None]}) for i in range(1200)]
+DOCUMENTS = [
+    Document(f"d{i}", f"text {i} é 猫", title="t" * (i % 2), metadata={"n": i, "tags": ["a", None]})
+    for i in range(1200)
+]
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,10 @@ def test_every_row_at_or_above_the_kth_score_is_found(k: int, block: int, monkey
     rows, queries = rows_and_queries(k)
     candidates, scores = fine.exact_shortlist(queries, rows, k)
     for q in range(len(queries)):
-        exact = {row: sum(float(a) * float(b) for a, b in zip(rows[row], queries[q], strict=True)) for row in range(len(rows))}
+        exact = {
+            row: sum(float(a) * float(b) for a, b in zip(rows[row], queries[q], strict=True))
+            for row in range(len(rows))
+        }
         threshold = sorted(exact.values(), reverse=True)[min(k, len(rows)) - 1]
         expected = {row: score for row, score in exact.items() if score >= threshold}
         real = candidates[q] >= 0

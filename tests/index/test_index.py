@@ -43,7 +43,13 @@ def test_a_question_finds_documents_with_their_texts_and_metadata(index: Index) 
     hits = index.search("cat dog", k=3)
     assert hits.ids == [["d1", "d2", "d0"]]  # cosines 3/sqrt(10), and two ties of 1/sqrt(2): the larger id first
     np.testing.assert_allclose(hits.scores, [[3 / 10**0.5, 0.5**0.5, 0.5**0.5]], atol=1e-3)
-    assert hits.documents == [[Document("d1", "cat cat dog", metadata={"n": 1}), Document("d2", "dog", metadata={"n": 2}), Document("d0", "cat", metadata={"n": 0})]]
+    assert hits.documents == [
+        [
+            Document("d1", "cat cat dog", metadata={"n": 1}),
+            Document("d2", "dog", metadata={"n": 2}),
+            Document("d0", "cat", metadata={"n": 0}),
+        ]
+    ]
     assert index.search("cat dog", k=3, documents=False).documents is None
 
 
@@ -96,7 +102,9 @@ def test_dot_keeps_the_lengths_and_cosine_does_not(tmp_path: Path) -> None:
     write_index(tmp_path / "cos", [(made, rows)], 2, Layout(metric="cosine"), Source())
     query = np.array([[2, 1]], np.float32)
     assert Index(tmp_path / "dot").search(query, k=3).scores.tolist() == [[6, 2, 2]]
-    np.testing.assert_allclose(Index(tmp_path / "cos").search(query, k=3).scores, np.array([[2, 2, 1]]) / 5**0.5, atol=1e-3)
+    np.testing.assert_allclose(
+        Index(tmp_path / "cos").search(query, k=3).scores, np.array([[2, 2, 1]]) / 5**0.5, atol=1e-3
+    )
     assert not Index(tmp_path / "dot").manifest.unit_rows and Index(tmp_path / "cos").manifest.unit_rows
 
 
@@ -155,7 +163,9 @@ def test_the_shortlist_does_not_depend_on_k(tmp_path: Path, monkeypatch: pytest.
     """A small k is not worse than a large one: the same candidates are verified."""
     monkeypatch.setattr(build_module, "SHORTLIST", 20)
     rows = np.random.default_rng(0).standard_normal((400, 16)).astype(np.float32)
-    write_index(tmp_path / "x", [([Document(str(i), "") for i in range(400)], rows)], 16, Layout(coarse="PQ4x4fs"), Source())
+    write_index(
+        tmp_path / "x", [([Document(str(i), "") for i in range(400)], rows)], 16, Layout(coarse="PQ4x4fs"), Source()
+    )
     index = Index(tmp_path / "x")
     wide = index.search(rows[:30], k=20)
     for k in (1, 7):
@@ -175,7 +185,13 @@ def test_several_threads_may_search(tmp_path: Path, word_counts: Any) -> None:
 def test_info_says_what_is_in_it(tmp_path: Path, word_counts: Any) -> None:
     index = build(tmp_path / "facts", word_counts, TEXTS * 40, coarse="SQ8")
     info = index.info()
-    assert (len(index), info["documents"], info["dim"], info["coarse"], info["fine"]) == (320, 320, 12, "SQ8", "float16")
+    assert (len(index), info["documents"], info["dim"], info["coarse"], info["fine"]) == (
+        320,
+        320,
+        12,
+        "SQ8",
+        "float16",
+    )
     assert info["fingerprint"] == word_counts.fingerprint and info["metric"] == "cosine" and info["unit rows"]
     assert info["bytes in RAM"] == (index.path / "coarse.faiss").stat().st_size
     on_disk = sum(p.stat().st_size for p in index.path.iterdir() if p.name != "manifest.json")
@@ -252,7 +268,12 @@ def test_another_format_is_refused(index: Index, tmp_path: Path) -> None:
     ("rows", "layout", "error", "sentence"),
     [
         (np.array([[1, 0], [np.nan, 0]]), {}, DataError, "The vector of 'b' is not finite in float16"),
-        (np.array([[1, 0], [1e6, 0]]), {"metric": "dot"}, DataError, "The vector of 'b' is not finite in float16 .* --fine float32"),
+        (
+            np.array([[1, 0], [1e6, 0]]),
+            {"metric": "dot"},
+            DataError,
+            "The vector of 'b' is not finite in float16 .* --fine float32",
+        ),
         (np.array([[1, 0]]), {}, DataError, "2 ids came with 1 vectors"),
         (np.array([[1, 0], [1, 0]]), {"metric": "euclidean"}, UsageError, "metric='euclidean' came"),
         (np.array([[1, 0], [1, 0]]), {"fine": "int4"}, UsageError, "fine='int4' came"),
@@ -260,7 +281,9 @@ def test_another_format_is_refused(index: Index, tmp_path: Path) -> None:
         (np.array([[1, 0], [1, 0]]), {"coarse": "IVF8,SQ8"}, DataError, "cannot be trained on 2 rows"),
     ],
 )
-def test_what_cannot_be_indexed_leaves_nothing(tmp_path: Path, rows: np.ndarray, layout: dict[str, Any], error: type[Exception], sentence: str) -> None:
+def test_what_cannot_be_indexed_leaves_nothing(
+    tmp_path: Path, rows: np.ndarray, layout: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
     made = [Document("a", ""), Document("b", "")]
     with pytest.raises(error, match=sentence):
         write_index(tmp_path / "x", [(made, rows)], 2, Layout(**layout), Source())
@@ -268,7 +291,9 @@ def test_what_cannot_be_indexed_leaves_nothing(tmp_path: Path, rows: np.ndarray,
 
 
 def test_large_numbers_fit_into_float32_rows(tmp_path: Path) -> None:
-    write_index(tmp_path / "x", [([Document("a", "")], np.array([[1e6, 0]]))], 2, Layout(metric="dot", fine="float32"), Source())
+    write_index(
+        tmp_path / "x", [([Document("a", "")], np.array([[1e6, 0]]))], 2, Layout(metric="dot", fine="float32"), Source()
+    )
     assert Index(tmp_path / "x").search(np.array([[1, 0]], np.float32)).scores[0, 0] == 1e6
 
 
@@ -278,10 +303,15 @@ def test_no_rows_are_no_index(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_auto_becomes_lists_of_codes_above_its_limit(tmp_path: Path, word_counts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_becomes_lists_of_codes_above_its_limit(
+    tmp_path: Path, word_counts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("embedkit.index.coarse.EXACT_UP_TO", 300)
     assert build(tmp_path / "few", word_counts, TEXTS * 37).manifest.coarse is None
     monkeypatch.setattr(build_module, "BLOCK", 100)
     many = build(tmp_path / "many", word_counts, TEXTS * 40)
     assert many.manifest.coarse == "IVF64,SQ8"
-    assert many.search("red fish swim", k=40).ids == build(tmp_path / "exact", word_counts, TEXTS * 40, coarse="none").search("red fish swim", k=40).ids
+    assert (
+        many.search("red fish swim", k=40).ids
+        == build(tmp_path / "exact", word_counts, TEXTS * 40, coarse="none").search("red fish swim", k=40).ids
+    )
