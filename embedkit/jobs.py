@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def embed(
     Raises what `load` and `encode` raise.
     """
     if model is None or isinstance(model, (str, Path)):
-        encoder = _loaded(None if model is None else str(model), dim, tuple(sorted(options.items())))
+        encoder = _loaded(None if model is None else str(model), dim, json.dumps(options, sort_keys=True))
         return encoder.encode(inputs, kind=kind, prompt=prompt)
     if options:
         raise UsageError(f"{', '.join(options)} came beside a model that is loaded already; give them to load().")
@@ -53,8 +54,9 @@ def embed(
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(model: str | None, dim: int | None, options: tuple[tuple[str, Any], ...]) -> TorchEncoder:
-    return load(model, dim=dim, **dict(options))
+def _loaded(model: str | None, dim: int | None, options: str) -> TorchEncoder:
+    """options: as JSON, for prompts are dicts and a cache needs keys that can be hashed."""
+    return load(model, dim=dim, **json.loads(options))
 
 
 def embed_corpus(

@@ -65,6 +65,12 @@ def test_embed_keeps_a_model_for_the_next_call(tiny_model: Path, monkeypatch: py
     assert opened == [{"dim": None, "dtype": "float32"}, {"dim": 4, "dtype": "float32"}]
 
 
+def test_embed_takes_the_options_of_load(make_model: Callable[..., Path]) -> None:
+    prompted = embedkit.load(make_model(), prompts={"query": "red "}, dtype="float32").encode_query("cat")
+    given = embedkit.embed("cat", model=make_model(), kind="query", prompts={"query": "red "}, dtype="float32")
+    np.testing.assert_allclose(given, prompted, atol=1e-6)
+
+
 def test_embed_accepts_any_encoder(word_counts: Any) -> None:
     np.testing.assert_array_equal(embedkit.embed("cat", model=word_counts), word_counts.encode(["cat"]))
     with pytest.raises(UsageError, match="dtype came beside a model that is loaded already"):

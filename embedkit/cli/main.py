@@ -12,20 +12,20 @@ from typing import Any, NoReturn
 
 import click
 
-import embedkit
 from embedkit.cli.demo import demo_command
 from embedkit.cli.embed import embed_command
 from embedkit.cli.evaluate import eval_command
 from embedkit.cli.index import index_group
 from embedkit.cli.search import search_command
 from embedkit.errors import EmbedkitError, Stopped
+from embedkit.version import __version__
 
 OK, DEFECT, WRONG_USE = 0, 1, 2
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(embedkit.__version__, prog_name="embedkit")
+@click.version_option(__version__, prog_name="embedkit")
 def cli() -> None:
     """From raw documents to retrieval whose quality is proven.
 

@@ -52,7 +52,7 @@ def load(
         raise UsageError(f"backend={backend!r} came; expected 'auto' or 'torch'.")
     if threads is not None:
         torch.set_num_threads(_positive("threads", threads))
-    name = DEFAULT_MODEL if model is None else str(model)
+    name = DEFAULT_MODEL if model in (None, DEFAULT_MODEL.rpartition("/")[2]) else str(model)
     place = _device(device)
     chosen_dtype = _dtype(dtype, place)
     loaded = _open(name, revision, prompts)

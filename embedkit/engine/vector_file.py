@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-import embedkit
 from embedkit.encoder import Encoder
 from embedkit.errors import DataError, IntegrityError, UsageError
 from embedkit.storage import NpyWriter, atomic_file, check_file, file_record, read_json, write_json
 from embedkit.types import Document, Kind, Vectors
+from embedkit.version import __version__
 
 FORMAT, VERSION = "embedkit-vectors", 1
 
@@ -80,7 +80,7 @@ def write_vectors(
         "settings": dict(encoder.settings),
         "compute": dict(encoder.compute),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "embedkit": embedkit.__version__,
+        "embedkit": __version__,
         "files": {name.name: file_record(name) for name in (path, _ids_path(path))},
     }
     write_json(_manifest_path(path), manifest)

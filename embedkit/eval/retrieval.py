@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-import embedkit
 from embedkit.corpus import read_corpus
 from embedkit.corpus.beir import Qrels, find, read_qrels, read_queries
 from embedkit.encoder import Encoder
@@ -24,6 +23,7 @@ from embedkit.statistics import bootstrap_interval
 from embedkit.storage import file_record
 from embedkit.types import Kind, Report, Vectors
 from embedkit.vectors import unit_rows
+from embedkit.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def describe_encoder(encoder: Encoder) -> dict[str, Any]:
         "fingerprint": encoder.fingerprint,
         "settings": dict(encoder.settings),
         "compute": dict(encoder.compute),
-        "embedkit": embedkit.__version__,
+        "embedkit": __version__,
     }
 
 

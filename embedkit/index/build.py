@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-import embedkit
 from embedkit.errors import DataError, UsageError
 from embedkit.index.coarse import automatic_factory, build_coarse, check_factory, training_rows, write_coarse
 from embedkit.index.documents import DocumentWriter
@@ -22,6 +21,7 @@ from embedkit.index.manifest import COARSE, DOCUMENTS, FINE, Manifest, Metric, S
 from embedkit.storage import NpyWriter, atomic_file, atomic_folder
 from embedkit.types import Array, Document, Vectors
 from embedkit.vectors import unit_rows
+from embedkit.version import __version__
 
 SHORTLIST = 200  # verified candidates of a query, for a k up to it: quality does not depend on k
 BLOCK = 65_536  # rows read back at once to fill the codes
@@ -79,7 +79,7 @@ def write_index(
             texts=texts,
             source=source,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            embedkit=embedkit.__version__,
+            embedkit=__version__,
             files=record_files(folder),
         )
         manifest.write(folder)

@@ -191,6 +191,7 @@ def test_the_default_model_is_opened_from_its_package_without_the_network(
         True,
     )
     assert load(DEFAULT_MODEL).fingerprint == encoder.fingerprint == default_encoder.fingerprint
+    assert load("all-MiniLM-L6-v2").name == DEFAULT_MODEL
 
 
 def test_weights_that_are_not_the_published_ones_are_refused(tmp_path: Path) -> None:
