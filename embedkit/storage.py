@@ -32,7 +32,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
     Raises Stopped while another process writes the same path.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     partial = path.with_name(path.name + SUFFIX)
     with _lock(partial, os.O_RDWR | os.O_CREAT) as descriptor:
         os.ftruncate(descriptor, 0)  # what a crashed writer left
@@ -56,10 +56,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     path = path.absolute()
     check_absent(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     partial = path.with_name(path.name + SUFFIX)
     with _folder_lock(partial):
         try:
+            check_absent(path)  # another may have published it before we held the lock
             _empty(partial)  # what a crashed writer left
             yield partial
             _sync_tree(partial)
@@ -100,6 +101,14 @@ def _lock(path: Path, flags: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _make_folder(folder: Path) -> None:
+    """The folder and its parents, each durable in the one above."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def _empty(folder: Path) -> None:
@@ -182,7 +191,9 @@ def check_file(path: Path, record: Mapping[str, Any]) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Publishes `content` as JSON, with its own checksum under "checksum"."""
-    body = dict(content)
+    if "checksum" in content:
+        raise ValueError("The field 'checksum' is the file's own.")
+    body = json.loads(json.dumps(content, allow_nan=False))  # as read_json will see it: names are strings
     body["checksum"] = _checksum(body)
     with atomic_file(path) as stream:
         stream.write(json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")

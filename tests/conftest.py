@@ -78,7 +78,12 @@ def make_plain(folder: Path, seed: int = 0) -> Path:
     (folder / "vocab.txt").write_text("\n".join(TINY_VOCABULARY))
     tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=64)
     config = BertConfig(
-        vocab_size=len(TINY_VOCABULARY), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, max_position_embeddings=64
+        vocab_size=len(TINY_VOCABULARY),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
     )
     torch.manual_seed(seed)
     BertModel(config).save_pretrained(folder)

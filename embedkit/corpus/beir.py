@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from embedkit.corpus.documents import Fields, read_corpus
 from embedkit.corpus.formats import decoded_lines, open_bytes
@@ -34,7 +36,11 @@ def read_qrels(folder: Path, split: str) -> Qrels:
     whole number (trec_eval and BEIR would cut it without a word).
     """
     files = sorted(
-        path.name.split(".")[0] for pattern in ("*.tsv", "*.tsv.gz") for path in (folder / "qrels").glob(pattern)
+        {
+            path.name.removesuffix(".gz").removesuffix(".tsv")
+            for path in (folder / "qrels").glob("*.tsv*")
+            if path.name.endswith((".tsv", ".tsv.gz"))
+        }
     )
     if split not in files:
         raise UsageError(
@@ -44,7 +50,8 @@ def read_qrels(folder: Path, split: str) -> Qrels:
     qrels: Qrels = {}
     with open_bytes(path) as stream:
         lines = (text for _, text in decoded_lines(stream, str(path)))
-        for number, columns in enumerate(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE), 1):
+        table = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        for number, columns in enumerate(_whole(table, path), 1):
             if number == 1 and len(columns) == 3 and _grade(columns[2]) is not None:
                 raise DataError(
                     f"{path}, line 1: data came, a header was expected; put 'query-id<TAB>corpus-id<TAB>score' above it."
@@ -60,6 +67,13 @@ def read_qrels(folder: Path, split: str) -> Qrels:
     if not qrels:
         raise DataError(f"{path} holds no judgements; expected at least one row below the header.")
     return qrels
+
+
+def _whole(table: Any, path: Path) -> Iterator[list[str]]:
+    try:
+        yield from table
+    except csv.Error as error:
+        raise DataError(f"{path}, line {table.line_num}: {error}; end each line with a line feed.") from None
 
 
 def _grade(text: str) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import operator
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from embedkit.corpus.formats import NumberedRows, file_rows, folder_rows, hub_rows, jsonl_rows
+from embedkit.corpus.formats import PlacedRows, file_rows, folder_rows, hub_rows, jsonl_rows, placed
 from embedkit.errors import DataError, UsageError
 from embedkit.types import Document
 
@@ -42,17 +43,16 @@ def read_corpus(source: Any, fields: Fields = Fields(), *, limit: int | None = N
     iterable of dicts or of strings (numbered from 0), a pandas DataFrame, a `datasets.Dataset`.
     Raises DataError for a row that cannot be used or a source without any, UsageError for a source that is not there.
     """
-    rows, name, unit = _open(source)
+    rows, name = _open(source)
     if limit is not None and limit < 1:
         raise UsageError(f"limit={limit} was asked for; expected at least 1.")
-    return _documents(itertools.islice(rows, limit), name, unit, fields)
+    return _documents(itertools.islice(rows, limit), name, fields)
 
 
-def _documents(rows: NumberedRows, name: str, unit: str, fields: Fields) -> Iterator[Document]:
+def _documents(rows: PlacedRows, name: str, fields: Fields) -> Iterator[Document]:
     """Remembers a 16-byte hash of every id, about 100 bytes a row in a Python set."""
     seen: set[bytes] = set()
-    for position, (number, row) in enumerate(rows):
-        where = f"{name}, {unit} {number}"
+    for position, (where, row) in enumerate(rows):
         document = to_document(row, where, fields, position)
         key = hashlib.blake2b(document.id.encode(), digest_size=16).digest()
         if key in seen:
@@ -65,41 +65,42 @@ def _documents(rows: NumberedRows, name: str, unit: str, fields: Fields) -> Iter
         raise DataError(f"{name} is empty; expected at least one row.")
 
 
-def _open(source: Any) -> tuple[NumberedRows, str, str]:
-    """Rows, the name for messages, and the word for a row's number."""
+def _open(source: Any) -> tuple[PlacedRows, str]:
+    """Rows, each with its place for messages, and the name of the whole."""
     if isinstance(source, (str, Path)):
         text = str(source)
         if text == "-":
-            return jsonl_rows(sys.stdin.buffer, "standard input"), "standard input", "line"
+            return jsonl_rows(sys.stdin.buffer, "standard input"), "standard input"
         if text.startswith("hf:"):
-            return hub_rows(text.removeprefix("hf:")), text, "row"
+            return hub_rows(text.removeprefix("hf:")), text
         path = Path(text)
-        if not path.exists():
-            raise UsageError(f"{path} is not there; expected a file, a folder, '-' for standard input, or hf:NAME.")
-        rows = folder_rows(path) if path.is_dir() else file_rows(path)
-        return rows, text, "row" if path.is_dir() or path.suffix == ".parquet" else "line"
+        if not text or not path.exists():
+            raise UsageError(
+                f"{text or 'An empty name'} is not there; expected a file, a folder, '-' for standard input, or hf:NAME."
+            )
+        return folder_rows(path) if path.is_dir() else file_rows(path), text
     if hasattr(source, "to_dict") and hasattr(source, "columns"):  # pandas, without importing it
         columns = list(source.columns)
         values = source.itertuples(index=False, name=None)
-        return enumerate((dict(zip(columns, row, strict=True)) for row in values), 1), "the table", "row"
+        return placed((dict(zip(columns, row, strict=True)) for row in values), "the table"), "the table"
     if isinstance(source, Mapping) or not isinstance(source, Iterable):
         raise UsageError(
             f"A {type(source).__name__} came as corpus; expected a path, rows (dicts or strings), a DataFrame or a Dataset."
         )
-    return enumerate(source, 1), "the rows", "row"
+    return placed(source, "the rows"), "the rows"
 
 
 def to_document(row: Any, where: str, fields: Fields, position: int) -> Document:
     """One row as a Document. Raises DataError, opening with `where`, for what is missing or of the wrong type."""
     if isinstance(row, str):
-        row = {ROW: str(position), "text": row}
-        fields = Fields(id=ROW)
+        return Document(id=str(position), text=_encodable(row, "text", where))
     if not isinstance(row, Mapping):
         raise DataError(f"{where}: a {type(row).__name__} came, a dict or a string was expected.")
     texts = [_string(row, name, where, "--text") for name in fields.text]
     title_field = fields.title or "title"
     title = "" if fields.title is None and _missing(row.get("title")) else _string(row, title_field, where, "--title")
-    metadata = {key: _plain(value, key, where) for key, value in row.items() if key not in fields.known and key != ROW}
+    others = {key: value for key, value in row.items() if key not in fields.known}
+    metadata = {_encodable(str(key), "name", where): _plain(value, key, where) for key, value in others.items()}
     nested = metadata.get("metadata")
     if isinstance(nested, dict):  # BEIR keeps the other fields one level down
         metadata = {**{k: v for k, v in metadata.items() if k != "metadata"}, **nested}
@@ -116,11 +117,15 @@ def _id(row: Mapping[str, Any], where: str, fields: Fields, position: int) -> st
             f"{where}: no id (looked for {looked}); name the field with --id FIELD, or number the rows with --id row."
         )
     value = row[name]
-    if isinstance(value, bool) or (not isinstance(value, (str, int)) and not hasattr(value, "__index__")):
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        text = value if isinstance(value, str) else str(operator.index(value))
+    except TypeError:  # an array has __index__ too, and refuses
         raise DataError(
             f"{where}: the id is a {type(value).__name__} ({value!r}); expected a string or a whole number."
-        )
-    identifier = _encodable(str(value), "id", where)
+        ) from None
+    identifier = _encodable(text, "id", where)
     if not identifier or any(character in identifier for character in "\r\n\0"):
         raise DataError(f"{where}: the id {identifier!r} is empty or holds a line break; give each row a one-line id.")
     return identifier
@@ -167,9 +172,9 @@ def _plain(value: Any, name: str, where: str) -> Any:
     if _missing(value):
         return None
     if isinstance(value, (str, bool, int, float)) and type(value).__module__ == "builtins":
-        return value
+        return _encodable(value, name, where) if isinstance(value, str) else value
     if isinstance(value, Mapping):
-        return {str(key): _plain(item, name, where) for key, item in value.items()}
+        return {_encodable(str(key), name, where): _plain(item, name, where) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item, name, where) for item in value]
     if isinstance(value, (date, time)):  # datetime and pandas' Timestamp are dates

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from embedkit.errors import DataError, UsageError
 
-NumberedRows = Iterator[tuple[int, Mapping[str, Any]]]
+PlacedRows = Iterator[tuple[str, Mapping[str, Any]]]  # ("corpus.jsonl, line 3", row)
 TEXT_SUFFIXES = (".txt", ".md", ".rst")
 
 
@@ -46,25 +46,26 @@ def decoded_lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str
         yield number, text.removeprefix("\ufeff") if number == 1 else text
 
 
-def jsonl_rows(stream: Iterable[bytes], name: str) -> NumberedRows:
+def jsonl_rows(stream: Iterable[bytes], name: str) -> PlacedRows:
     """One JSON object a line; blank lines are passed over."""
     for number, line in decoded_lines(stream, name):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # JSONDecodeError, and a number of over 4300 digits
             raise DataError(f"{name}, line {number}: not valid JSON ({error}); expected one object a line.") from None
         if not isinstance(row, dict):
             raise DataError(f"{name}, line {number}: a JSON {type(row).__name__} came, one object a line was expected.")
-        yield number, row
+        yield f"{name}, line {number}", row
 
 
-def delimited_rows(stream: Iterable[bytes], name: str, delimiter: str) -> NumberedRows:
+def delimited_rows(stream: Iterable[bytes], name: str, delimiter: str) -> PlacedRows:
     """csv or tsv as Python's csv module and spreadsheets write it, with a header."""
     csv.field_size_limit(sys.maxsize)  # the default refuses texts over 128 KiB
     lines = (text for _, text in decoded_lines(stream, name))
     table = csv.reader(lines, delimiter=delimiter, strict=True)
+    number = 1  # of the line where a record begins
     try:
         header = next(table, None)
         if header is None:
@@ -79,43 +80,54 @@ def delimited_rows(stream: Iterable[bytes], name: str, delimiter: str) -> Number
                         f"{name}, line {number}: {len(values)} columns came, the header has {len(header)}; "
                         f"quote a text that holds the delimiter or a line break."
                     )
-                yield number, dict(zip(header, values, strict=True))
+                yield f"{name}, line {number}", dict(zip(header, values, strict=True))
             number = table.line_num + 1
     except csv.Error as error:
         raise DataError(
-            f'{name}, line {table.line_num}: {error}; write a quotation mark inside quotes twice (""), as spreadsheets do.'
+            f'{name}, line {number}: {error}; write a quotation mark inside quotes twice (""), as spreadsheets do.'
         ) from None
 
 
-def csv_rows(stream: Iterable[bytes], name: str) -> NumberedRows:
+def csv_rows(stream: Iterable[bytes], name: str) -> PlacedRows:
     return delimited_rows(stream, name, ",")
 
 
-def tsv_rows(stream: Iterable[bytes], name: str) -> NumberedRows:
+def tsv_rows(stream: Iterable[bytes], name: str) -> PlacedRows:
     return delimited_rows(stream, name, "\t")
 
 
-def parquet_rows(path: Path) -> NumberedRows:
+def parquet_rows(path: Path) -> PlacedRows:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as table:
             batches = table.iter_batches(batch_size=1024)
-            yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path} is not a whole parquet file ({str(error).splitlines()[0]}); write it again.") from None
+            yield from placed((row for batch in batches for row in batch.to_pylist()), str(path))
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise  # the system's: no permission, a failing disk
+        raise DataError(f"{path} is not a whole parquet file ({_first_line(error)}); write it again.") from None
 
 
-def text_rows(root: Path, paths: Iterable[Path]) -> NumberedRows:
+def placed(rows: Iterable[Any], name: str) -> PlacedRows:
+    """Rows of a source without lines, counted from 1."""
+    return ((f"{name}, row {number}", row) for number, row in enumerate(rows, 1))
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def text_rows(root: Path, paths: Iterable[Path]) -> PlacedRows:
     """One document a file, its id the path below the root."""
     for number, path in enumerate(paths, 1):
-        with path.open("rb") as stream:
+        with open_bytes(path) as stream:
             text = "".join(line for _, line in decoded_lines(stream, str(path)))
-        yield number, {"id": path.relative_to(root).as_posix(), "text": text}
+        yield f"{root}, row {number}", {"id": path.relative_to(root).as_posix(), "text": text}
 
 
-STREAM_FORMATS: dict[str, Callable[[Iterable[bytes], str], NumberedRows]] = {
+STREAM_FORMATS: dict[str, Callable[[Iterable[bytes], str], PlacedRows]] = {
     ".jsonl": jsonl_rows,
     ".ndjson": jsonl_rows,
     ".csv": csv_rows,
@@ -123,24 +135,24 @@ STREAM_FORMATS: dict[str, Callable[[Iterable[bytes], str], NumberedRows]] = {
 }
 
 
-def file_rows(path: Path) -> NumberedRows:
+def file_rows(path: Path) -> PlacedRows:
     """The rows of one file, by its suffix."""
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if read := STREAM_FORMATS.get(suffix):
         with open_bytes(path) as stream:
             yield from read(stream, str(path))
-    elif suffix == ".parquet":
+    elif path.suffix == ".parquet":
         yield from parquet_rows(path)
     elif suffix in TEXT_SUFFIXES:
         yield from text_rows(path.parent, [path])
     else:
-        known = ", ".join([*STREAM_FORMATS, ".parquet", *TEXT_SUFFIXES])
+        known = ", ".join([*STREAM_FORMATS, *TEXT_SUFFIXES])
         raise UsageError(
-            f"{path}: files ending in {suffix or 'nothing'!r} are not read; expected {known}, or .gz of those."
+            f"{path}: files ending in {suffix or 'nothing'!r} are not read; expected {known}, any of these as .gz, or .parquet."
         )
 
 
-def folder_rows(folder: Path) -> NumberedRows:
+def folder_rows(folder: Path) -> PlacedRows:
     """A BEIR folder, a saved `datasets` folder, parquet files or text files, whichever is found first."""
     for name in ("corpus.jsonl", "corpus.jsonl.gz"):
         if (folder / name).exists():
@@ -162,17 +174,17 @@ def folder_rows(folder: Path) -> NumberedRows:
     )
 
 
-def saved_dataset_rows(folder: Path) -> NumberedRows:
+def saved_dataset_rows(folder: Path) -> PlacedRows:
     import datasets
 
     try:
         table = datasets.load_from_disk(str(folder))
-    except (FileNotFoundError, ValueError, KeyError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} is not a whole datasets folder ({error}); save it again.") from None
-    return enumerate(table, 1)
+    return placed(table, str(folder))
 
 
-def hub_rows(name: str) -> NumberedRows:
+def hub_rows(name: str) -> PlacedRows:
     """`NAME[:SPLIT]` of the Hugging Face hub, streamed; without a split, the only one or `train`."""
     import datasets
 
@@ -189,6 +201,6 @@ def hub_rows(name: str) -> NumberedRows:
         if isinstance(error, UsageError):
             raise
         raise UsageError(
-            f"hf:{repository} cannot be read from the hub ({str(error).splitlines()[0]}); check name and network."
+            f"hf:{repository} cannot be read from the hub ({_first_line(error)}); check name and network."
         ) from None
-    return enumerate(table, 1)
+    return placed(table, f"hf:{name}")

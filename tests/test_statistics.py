@@ -1,0 +1,120 @@
+"""Bootstrap intervals, against scipy, against one plain draw, and against odds worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from embedkit import statistics
+from embedkit.statistics import bootstrap_interval
+
+SAMPLES = [
+    np.random.default_rng(1).normal(10, 2, size=60).tolist(),
+    np.random.default_rng(2).exponential(size=35).tolist(),
+    [0.0] * 30 + [1.0] * 10,
+]
+
+
+@pytest.mark.parametrize("values", SAMPLES[:2], ids=["normal", "skewed"])
+@pytest.mark.parametrize("level", [0.95, 0.8])
+def test_the_interval_is_that_of_scipy(values: list[float], level: float) -> None:
+    import scipy.stats
+
+    expected = scipy.stats.bootstrap(
+        (values,),
+        np.mean,
+        confidence_level=level,
+        n_resamples=10_000,
+        method="percentile",
+        rng=np.random.default_rng(5),
+    ).confidence_interval
+    tolerance = 0.05 * (expected.high - expected.low)  # two draws of 10,000 differ; another definition differs more
+    low, high = bootstrap_interval(values, level=level)
+    assert low == pytest.approx(expected.low, abs=tolerance)
+    assert high == pytest.approx(expected.high, abs=tolerance)
+
+
+@pytest.mark.parametrize("values", SAMPLES, ids=["normal", "skewed", "two values"])
+def test_the_interval_is_that_of_ten_thousand_resamples_drawn_at_once(values: list[float]) -> None:
+    generator = np.random.default_rng(0)
+    picks = generator.integers(len(values), size=(10_000, len(values)))
+    means = np.sort([np.mean([values[i] for i in row]) for row in picks.tolist()])
+    expected = (means[249] + 0.975 * (means[250] - means[249]), means[9749] + 0.025 * (means[9750] - means[9749]))
+    assert bootstrap_interval(values) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"), [(0.95, (0.0, 1.0)), (0.55, (0.0, 1.0)), (0.45, (0.5, 0.5)), (0.1, (0.5, 0.5))]
+)
+def test_the_interval_of_zero_and_one_is_known_by_hand(level: float, expected: tuple[float, float]) -> None:
+    """The mean of two draws is 0, 1/2, 1 with odds 1:2:1, so the tails turn at a quarter: at level one half."""
+    assert bootstrap_interval([0, 1], level=level) == expected
+
+
+def test_the_same_values_and_seed_give_the_same_interval() -> None:
+    first = bootstrap_interval(SAMPLES[0])
+    assert bootstrap_interval(SAMPLES[0]) == first == bootstrap_interval(SAMPLES[0], seed=0, level=0.95)
+    assert bootstrap_interval(tuple(SAMPLES[0])) == first
+    assert bootstrap_interval(SAMPLES[0], seed=1) != first
+
+
+def test_one_value_alone_gives_no_width() -> None:
+    assert bootstrap_interval([0.25]) == (0.25, 0.25)
+
+
+def test_no_value_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^An interval needs at least one value\.$"):
+        bootstrap_interval([])
+
+
+@pytest.mark.parametrize("block", [1, 34, 35, 36, 35 * 3, 35 * 9_999, 35 * 10_000, 10**9])
+def test_the_interval_does_not_depend_on_how_much_is_held_at_once(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = bootstrap_interval(SAMPLES[1])
+    monkeypatch.setattr(statistics, "BLOCK", block)
+    assert bootstrap_interval(SAMPLES[1]) == expected
+
+
+@pytest.mark.parametrize(
+    ("block", "shapes"),
+    [
+        (35_034, [(1_000, 35)] * 10),  # not quite room for one resample more
+        (35_035, [(1_001, 35)] * 9 + [(991, 35)]),
+        (34, [(1, 35)] * 10_000),  # a resample is never cut
+        (10**9, [(10_000, 35)]),
+    ],
+)
+def test_no_more_values_are_held_at_once_than_the_block(
+    block: int, shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[int, int]] = []
+
+    class Watched:
+        def __init__(self, seed: int) -> None:
+            self.generator = np.random.Generator(np.random.PCG64(seed))
+
+        def integers(self, high: int, size: tuple[int, int]) -> np.ndarray:
+            drawn.append(size)
+            return self.generator.integers(high, size=size)
+
+    monkeypatch.setattr(statistics, "BLOCK", block)
+    monkeypatch.setattr(np.random, "default_rng", Watched)
+    bootstrap_interval(SAMPLES[1])
+    assert drawn == shapes
+
+
+def test_values_of_half_the_precision_lose_none_of_theirs() -> None:
+    values = np.random.default_rng(4).normal(1e6, 1, size=50).astype(np.float32)
+    assert bootstrap_interval(values) == bootstrap_interval(values.tolist())  # type: ignore[arg-type]
+
+
+def test_a_higher_level_gives_an_interval_that_holds_the_lower_one() -> None:
+    intervals = [bootstrap_interval(SAMPLES[1], level=level) for level in (0.99, 0.95, 0.5)]
+    lows, highs = zip(*intervals, strict=True)
+    assert lows[0] < lows[1] < lows[2] < np.mean(SAMPLES[1]) < highs[2] < highs[1] < highs[0]
+
+
+def test_the_interval_moves_and_grows_with_the_values() -> None:
+    low, high = bootstrap_interval(SAMPLES[0])
+    moved = bootstrap_interval([3 + 2 * value for value in SAMPLES[0]])
+    assert moved == pytest.approx((3 + 2 * low, 3 + 2 * high), rel=1e-9)
+    assert all(type(bound) is float for bound in moved)

@@ -1,0 +1,717 @@
+"""What is written is whole, durable and provably unchanged; two writers of one name cannot meet."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import embedkit
+from embedkit.errors import DataError, IntegrityError, Stopped, UsageError
+from embedkit.storage import (
+    NpyWriter,
+    atomic_file,
+    atomic_folder,
+    check_absent,
+    check_file,
+    check_size,
+    file_record,
+    read_json,
+    sync_folder,
+    write_json,
+)
+
+FAILURES = [RuntimeError, KeyboardInterrupt, SystemExit]
+
+
+def publish(path: Path, content: bytes) -> None:
+    with atomic_file(path) as stream:
+        stream.write(content)
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def open_descriptors() -> list[str]:
+    return sorted(path.name for path in Path("/dev/fd").iterdir())
+
+
+# --- atomic_file --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"", b"new", bytes(range(256)) * 10_000])
+def test_a_file_appears_with_its_whole_content_and_nothing_beside_it(content: bytes, tmp_path: Path) -> None:
+    publish(tmp_path / "a.bin", content)
+    assert (tmp_path / "a.bin").read_bytes() == content
+    assert entries(tmp_path) == ["a.bin"]
+
+
+def test_a_file_is_not_there_before_the_block_ends(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "a.bin") as stream:
+        stream.write(b"new")
+        stream.flush()
+        assert entries(tmp_path) == ["a.bin.partial"]
+
+
+def test_an_old_file_is_seen_whole_until_it_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(b"old and longer")
+    with atomic_file(tmp_path / "a.bin") as stream:
+        stream.write(b"new")
+        stream.flush()
+        assert (tmp_path / "a.bin").read_bytes() == b"old and longer"
+    assert (tmp_path / "a.bin").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("old", [b"old", None])
+def test_a_failure_leaves_what_was_there_and_no_partial_file(
+    failure: type[BaseException], old: bytes | None, tmp_path: Path
+) -> None:
+    if old is not None:
+        (tmp_path / "a.bin").write_bytes(old)
+    with pytest.raises(failure), atomic_file(tmp_path / "a.bin") as stream:
+        stream.write(b"half of the new")
+        raise failure
+    assert entries(tmp_path) == ([] if old is None else ["a.bin"])
+    assert old is None or (tmp_path / "a.bin").read_bytes() == old
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_failing_disk_leaves_what_was_there(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    (tmp_path / "a.bin").write_bytes(b"old")
+    monkeypatch.setattr(*((os, "fsync") if step == "fsync" else (Path, "replace")), fail)
+    with pytest.raises(OSError, match="no space"):
+        publish(tmp_path / "a.bin", b"new")
+    assert entries(tmp_path) == ["a.bin"]
+    assert (tmp_path / "a.bin").read_bytes() == b"old"
+
+
+def test_the_longer_leftover_of_a_crashed_writer_is_overwritten_whole(tmp_path: Path) -> None:
+    (tmp_path / "a.bin.partial").write_bytes(b"left by a crash" * 1000)
+    publish(tmp_path / "a.bin", b"new")
+    assert (tmp_path / "a.bin").read_bytes() == b"new"
+    assert entries(tmp_path) == ["a.bin"]
+
+
+def test_missing_parent_folders_are_made(tmp_path: Path) -> None:
+    publish(tmp_path / "a/b/c.bin", b"new")
+    assert (tmp_path / "a/b/c.bin").read_bytes() == b"new"
+
+
+def test_the_stream_can_be_read_and_sought(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "a.bin") as stream:
+        stream.write(b"0123456789")
+        stream.seek(2)
+        assert stream.read(3) == b"234"
+        stream.seek(0)
+        stream.write(b"X")
+    assert (tmp_path / "a.bin").read_bytes() == b"X123456789"
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o000, 0o666)])
+def test_the_permissions_follow_the_umask(mask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        publish(tmp_path / "a.bin", b"new")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.bin").stat().st_mode & 0o777 == mode
+
+
+def test_no_descriptor_stays_open(tmp_path: Path) -> None:
+    before = open_descriptors()
+    publish(tmp_path / "a.bin", b"new")
+    with pytest.raises(KeyError), atomic_file(tmp_path / "a.bin"):
+        raise KeyError
+    with atomic_folder(tmp_path / "folder") as folder:
+        publish(folder / "a.bin", b"new")
+    with pytest.raises(KeyError), atomic_folder(tmp_path / "other"):
+        raise KeyError
+    with atomic_file(tmp_path / "b.bin"), pytest.raises(Stopped), atomic_file(tmp_path / "b.bin"):
+        pass
+    assert open_descriptors() == before
+
+
+def test_the_error_of_the_block_is_told_even_where_its_partial_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), atomic_file(tmp_path / "a.bin"):
+        (tmp_path / "a.bin.partial").unlink()
+        raise KeyError
+    with pytest.raises(KeyError), atomic_folder(tmp_path / "index") as folder:
+        folder.rmdir()
+        raise KeyError
+    assert entries(tmp_path) == []
+
+
+# --- what is durable when -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The order of what reaches the disk: "fsync NAME SIZE", "fsync FOLDER/", "rename NAME -> NAME"."""
+    events: list[str] = []
+    fsync, replace, rename = os.fsync, Path.replace, Path.rename
+
+    def record_fsync(descriptor: int) -> None:
+        known = {path.stat().st_ino: path for path in (tmp_path, *tmp_path.rglob("*"))}
+        path = known[os.fstat(descriptor).st_ino]
+        events.append(f"fsync {path.name}/" if path.is_dir() else f"fsync {path.name} {path.stat().st_size}")
+        fsync(descriptor)
+
+    def record(move: Callable[[Path, Path], Path]) -> Callable[[Path, Path], Path]:
+        def moved(path: Path, target: Path) -> Path:
+            events.append(f"rename {path.name} -> {target.name}")
+            return move(path, target)
+
+        return moved
+
+    monkeypatch.setattr(os, "fsync", record_fsync)
+    monkeypatch.setattr(Path, "replace", record(replace))
+    monkeypatch.setattr(Path, "rename", record(rename))
+    return events
+
+
+def test_a_file_is_durable_before_its_name_and_its_name_before_the_block_is_over(
+    disk: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "home").mkdir()
+    publish(tmp_path / "home/a.bin", b"12345")
+    assert disk == ["fsync a.bin.partial 5", "rename a.bin.partial -> a.bin", "fsync home/"]
+
+
+def test_a_failed_file_is_never_renamed(disk: list[str], tmp_path: Path) -> None:
+    with pytest.raises(KeyError), atomic_file(tmp_path / "a.bin"):
+        raise KeyError
+    assert disk == []
+
+
+def test_a_folder_is_durable_file_by_file_before_its_name(disk: list[str], tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    with atomic_folder(tmp_path / "home/index") as folder:
+        (folder / "a.bin").write_bytes(b"123")
+        (folder / "sub/deep").mkdir(parents=True)
+        (folder / "sub/b.bin").write_bytes(b"4567")
+        (folder / "sub/deep/c.bin").write_bytes(b"8")
+        (folder / "bare").mkdir()
+    *inside, own, rename, parent = disk
+    assert sorted(inside) == [
+        "fsync a.bin 3",
+        "fsync b.bin 4",
+        "fsync bare/",
+        "fsync c.bin 1",
+        "fsync deep/",
+        "fsync sub/",
+    ]
+    assert inside.index("fsync c.bin 1") < inside.index("fsync deep/") < inside.index("fsync sub/")
+    assert inside.index("fsync b.bin 4") < inside.index("fsync sub/")
+    assert [own, rename, parent] == ["fsync index.partial/", "rename index.partial -> index", "fsync home/"]
+
+
+def test_sync_folder_syncs_the_folder_alone(disk: list[str], tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/a.bin").write_bytes(b"1")
+    sync_folder(tmp_path / "home")
+    assert disk == ["fsync home/"]
+
+
+def test_new_parent_folders_are_durable_too(disk: list[str], tmp_path: Path) -> None:
+    publish(tmp_path / "a/b/c.bin", b"new")
+    assert {"fsync b/", "fsync a/", f"fsync {tmp_path.name}/"} <= set(disk)
+
+
+# --- atomic_folder ------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_appears_whole_once_the_block_ends(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "new/er/index") as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub/a.bin").write_bytes(b"a")
+        assert folder == tmp_path / "new/er/index.partial"
+        assert not (tmp_path / "new/er/index").exists()
+    assert entries(tmp_path / "new/er") == ["index", "index/sub", "index/sub/a.bin"]
+
+
+def test_a_relative_path_stays_where_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with atomic_folder(Path("index")) as folder:
+        (folder / "a.bin").write_bytes(b"a")
+        monkeypatch.chdir(tmp_path / "elsewhere")
+    assert entries(tmp_path) == ["elsewhere", "here", "here/index", "here/index/a.bin"]
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failure_leaves_nothing_of_a_folder(failure: type[BaseException], tmp_path: Path) -> None:
+    with pytest.raises(failure), atomic_folder(tmp_path / "index") as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub/a.bin").write_bytes(b"a")
+        raise failure
+    assert entries(tmp_path) == []
+
+
+@pytest.mark.parametrize("step", ["fsync", "rename"])
+def test_a_failing_disk_leaves_nothing_of_a_folder(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(*((os, "fsync") if step == "fsync" else (Path, "rename")), fail)
+    with pytest.raises(OSError, match="no space"), atomic_folder(tmp_path / "index") as folder:
+        (folder / "a.bin").write_bytes(b"a")
+    assert entries(tmp_path) == []
+
+
+def test_the_leftovers_of_a_crashed_builder_are_cleared_and_nothing_beyond(tmp_path: Path) -> None:
+    partial = tmp_path / "index.partial"
+    (partial / "sub/deep").mkdir(parents=True)
+    (partial / "sub/deep/a.bin").write_bytes(b"a")
+    (partial / "old.bin").write_bytes(b"old")
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/kept.bin").write_bytes(b"kept")
+    (partial / "link").symlink_to(tmp_path / "precious")
+    (partial / "dangling").symlink_to(tmp_path / "nowhere")
+    with atomic_folder(tmp_path / "index") as folder:
+        assert entries(folder) == []
+        (folder / "new.bin").write_bytes(b"new")
+    assert entries(tmp_path) == ["index", "index/new.bin", "precious", "precious/kept.bin"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "empty folder", "file"])
+def test_what_stands_at_the_path_of_a_folder_is_never_touched(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    if kind == "file":
+        path.write_bytes(b"old")
+    else:
+        path.mkdir()
+    if kind == "folder":
+        (path / "old.bin").write_bytes(b"old")
+    before = entries(tmp_path)
+    with pytest.raises(UsageError) as error, atomic_folder(path):
+        raise AssertionError("the block must not begin")
+    assert str(error.value) == f"{path} is there already; choose another name, or remove it first."
+    assert entries(tmp_path) == before
+
+
+def test_check_absent_speaks_only_of_what_is_there(tmp_path: Path) -> None:
+    check_absent(tmp_path / "nothing")
+    with pytest.raises(UsageError, match="is there already"):
+        check_absent(tmp_path)
+
+
+# --- two writers --------------------------------------------------------------------------------------------------
+
+OTHER_WRITER = """
+import sys
+from pathlib import Path
+from embedkit import storage
+
+with getattr(storage, sys.argv[1])(Path(sys.argv[2])) as held:
+    if sys.argv[1] == "atomic_file":
+        held.write(b"theirs")
+    else:
+        (held / "theirs.bin").write_bytes(b"theirs")
+    print("writing", flush=True)
+    sys.stdin.read()  # until this end is closed, or the process is killed
+"""
+KINDS = ["atomic_file", "atomic_folder"]
+WRITERS: dict[str, Callable[[Path], Any]] = {"atomic_file": atomic_file, "atomic_folder": atomic_folder}
+
+
+@contextmanager
+def other_process_writes(kind: str, path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process in the midst of writing `path`."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(embedkit.__file__).parents[1])}
+    command = [sys.executable, "-c", OTHER_WRITER, kind, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"writing\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_writer_in_another_process_is_stopped_and_the_first_ends_well(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "name.v1.x"
+    with other_process_writes(kind, path) as process:
+        with pytest.raises(Stopped) as error, WRITERS[kind](path):
+            raise AssertionError("the block must not begin")
+        assert str(error.value) == f"Another process is writing {path}; wait for it to end, then run this again."
+        assert error.value.exit_code == 75
+        process.communicate(timeout=30)  # closes its standard input: the other writer comes to its end
+        assert process.returncode == 0
+    content = path if kind == "atomic_file" else path / "theirs.bin"
+    assert content.read_bytes() == b"theirs"
+    assert not (tmp_path / "name.v1.x.partial").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_lock_of_a_killed_writer_is_free_and_its_leftovers_are_cleared(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "name"
+    with other_process_writes(kind, path) as process:
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait(timeout=30) == -signal.SIGKILL
+    assert (tmp_path / "name.partial").exists()
+    with WRITERS[kind](path) as held:
+        if kind == "atomic_file":
+            held.write(b"o")
+        else:
+            (held / "ours.bin").write_bytes(b"o")
+    assert entries(tmp_path) == (["name"] if kind == "atomic_file" else ["name", "name/ours.bin"])
+    assert (path if kind == "atomic_file" else path / "ours.bin").read_bytes() == b"o"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_writer_in_the_same_process_is_stopped_and_spoils_nothing(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "name"
+    with WRITERS[kind](path) as held:
+        target = held if kind == "atomic_file" else held / "a.bin"
+        if kind == "atomic_file":
+            target.write(b"first")
+            target.flush()
+        else:
+            target.write_bytes(b"first")
+        with pytest.raises(Stopped), WRITERS[kind](path):
+            raise AssertionError("the block must not begin")
+    assert (path if kind == "atomic_file" else path / "a.bin").read_bytes() == b"first"
+
+
+def test_writers_of_different_names_do_not_meet(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "a") as first, atomic_file(tmp_path / "b") as second, atomic_folder(tmp_path / "c"):
+        first.write(b"1")
+        second.write(b"2")
+    assert entries(tmp_path) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["published", "published, and begun anew"])
+def test_a_file_that_another_publishes_between_open_and_lock_is_not_written_to(
+    left: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The partial file that was opened has become the published one: locking it must not lead to emptying it."""
+    flock = fcntl.flock
+
+    def other_is_faster(descriptor: int, operation: int) -> None:
+        (tmp_path / "a.bin.partial").write_bytes(b"theirs")
+        (tmp_path / "a.bin.partial").replace(tmp_path / "a.bin")
+        if left:
+            (tmp_path / "a.bin.partial").write_bytes(b"")
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", other_is_faster)
+    with pytest.raises(Stopped, match=r"is writing .*/a\.bin; wait"), atomic_file(tmp_path / "a.bin"):
+        raise AssertionError("the block must not begin")
+    assert (tmp_path / "a.bin").read_bytes() == b"theirs"
+
+
+def test_a_folder_that_another_publishes_between_open_and_lock_is_not_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+
+    def other_is_faster(descriptor: int, operation: int) -> None:
+        (tmp_path / "index.partial/theirs.bin").write_bytes(b"theirs")
+        (tmp_path / "index.partial").rename(tmp_path / "index")
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", other_is_faster)
+    with pytest.raises(Stopped), atomic_folder(tmp_path / "index"):
+        raise AssertionError("the block must not begin")
+    assert entries(tmp_path) == ["index", "index/theirs.bin"]
+
+
+def test_a_folder_that_another_published_before_the_lock_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+
+    def other_was_faster(descriptor: int, operation: int) -> None:
+        (tmp_path / "index").mkdir()
+        (tmp_path / "index/theirs.bin").write_bytes(b"theirs")
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", other_was_faster)
+    with pytest.raises(UsageError, match="is there already"), atomic_folder(tmp_path / "index") as folder:
+        (folder / "ours.bin").write_bytes(b"hours of work")
+
+
+# --- NpyWriter ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("blocks", [[0], [], [1], [3, 0, 4], [1000, 1]])
+def test_numpy_loads_the_same_array_back(dtype: str, blocks: list[int], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(size=(count, 5)).astype(np.float32) for count in blocks]
+    path = tmp_path / "a.npy"
+    with path.open("w+b") as stream:
+        writer = NpyWriter(stream, 5, dtype)
+        for part in parts:
+            writer.append(part)
+        writer.finish()
+        assert stream.tell() == path.stat().st_size  # at the end, where more could be written
+    expected = np.concatenate([np.empty((0, 5), np.float32), *parts]).astype(dtype)
+    for found in (np.load(path), np.load(path, mmap_mode="r") if len(expected) else np.load(path)):
+        assert found.dtype == np.dtype(dtype)
+        assert found.shape == (sum(blocks), 5)
+        assert np.array_equal(found, expected)
+    assert writer.count == sum(blocks)
+    assert path.stat().st_size == 128 + expected.nbytes
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "=f4", "<f2", ">f2"])
+def test_the_file_is_little_endian_with_a_header_of_128_bytes(dtype: str, tmp_path: Path) -> None:
+    with (tmp_path / "a.npy").open("w+b") as stream:
+        writer = NpyWriter(stream, 2, dtype)
+        writer.append(np.array([[1, -2]]))
+        writer.finish()
+    content = (tmp_path / "a.npy").read_bytes()
+    size = np.dtype(dtype).itemsize
+    assert content[:10] == b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little")
+    fields = b"{'descr': '<f%d', 'fortran_order': False, 'shape': (1, 2)}" % size
+    assert content[10:128] == fields + b" " * (117 - len(fields)) + b"\n"
+    assert content[128:] == np.array([1, -2], f"<f{size}").tobytes()
+
+
+def test_the_header_holds_the_longest_of_shapes(tmp_path: Path) -> None:
+    with (tmp_path / "a.npy").open("w+b") as stream:
+        writer = NpyWriter(stream, 10**9, "float32")
+        writer.count = 10**18
+        writer.finish()
+        stream.seek(0)
+        assert np.lib.format.read_magic(stream) == (1, 0)
+        assert np.lib.format.read_array_header_1_0(stream)[0] == (10**18, 10**9)
+        assert stream.tell() == 128
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.arange(12, dtype=np.float64).reshape(4, 3),
+        np.arange(12, dtype=np.int64).reshape(4, 3),
+        np.asfortranarray(np.arange(12, dtype=np.float32).reshape(4, 3)),
+        np.arange(24, dtype=np.float32).reshape(4, 6)[:, ::2],
+        np.arange(12, dtype=">f4").reshape(4, 3),
+        np.empty((0, 3), dtype=np.float32),
+    ],
+    ids=["float64", "int64", "by columns", "every other", "big-endian", "none"],
+)
+def test_rows_of_any_memory_layout_are_written_in_order(rows: np.ndarray, tmp_path: Path) -> None:
+    with (tmp_path / "a.npy").open("w+b") as stream:
+        writer = NpyWriter(stream, 3, "float32")
+        writer.append(rows)
+        writer.finish()
+    assert np.load(tmp_path / "a.npy").tolist() == rows.astype(np.float32).tolist()
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (2, 2), (3,), (1, 1, 3), (0, 4)])
+def test_rows_of_another_width_are_refused_and_leave_no_trace(shape: tuple[int, ...], tmp_path: Path) -> None:
+    with (tmp_path / "a.npy").open("w+b") as stream:
+        writer = NpyWriter(stream, 3, "float32")
+        with pytest.raises(DataError) as error:
+            writer.append(np.zeros(shape, np.float32))
+        writer.append(np.ones((1, 3), np.float32))
+        writer.finish()
+    assert str(error.value) == f"Rows of shape {shape} came, rows of width 3 were expected."
+    assert np.load(tmp_path / "a.npy").tolist() == [[1, 1, 1]]
+
+
+# --- file_record, check_size, check_file --------------------------------------------------------------------------
+
+MIB = 2**20
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB - 1, MIB, MIB + 1, 2 * MIB + 12_345])
+def test_the_record_of_a_file_is_its_length_and_sha256(size: int, tmp_path: Path) -> None:
+    content = np.random.default_rng(size).bytes(size)
+    (tmp_path / "a.bin").write_bytes(content)
+    record = file_record(tmp_path / "a.bin")
+    assert record == {"bytes": size, "sha256": hashlib.sha256(content).hexdigest()}
+    check_size(tmp_path / "a.bin", record)
+    check_file(tmp_path / "a.bin", record)
+
+
+@pytest.mark.parametrize("check", [check_size, check_file])
+@pytest.mark.parametrize(
+    ("content", "state"),
+    [(b"1234", "has 4 bytes"), (b"123456", "has 6 bytes"), (b"", "has 0 bytes"), (None, "is missing")],
+)
+def test_a_file_of_another_length_is_named_with_both_lengths(
+    check: Callable[..., None], content: bytes | None, state: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"12345")
+    record = file_record(path)
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(IntegrityError) as error:
+        check(path, record)
+    assert str(error.value) == f"{path} {state}, its manifest says 5; restore it or build it again."
+
+
+def test_a_folder_in_place_of_a_file_is_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match=f"{tmp_path} is missing, its manifest says 0"):
+        check_size(tmp_path, {"bytes": 0})
+
+
+@pytest.mark.parametrize("position", [0, 1, MIB - 1, MIB, MIB + 4])
+def test_any_changed_byte_of_a_file_is_found_and_check_size_alone_does_not_look(position: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(bytes(MIB + 5))
+    record = file_record(path)
+    with path.open("r+b") as stream:
+        stream.seek(position)
+        stream.write(b"\x01")
+    check_size(path, record)
+    with pytest.raises(IntegrityError) as error:
+        check_file(path, record)
+    assert str(error.value) == (
+        f"{path} has changed since it was written (SHA-256 differs); restore it or build it again."
+    )
+
+
+# --- write_json, read_json ----------------------------------------------------------------------------------------
+
+CONTENT: dict[str, Any] = {
+    "format": "x",
+    "version": 1,
+    "name": 'naïve 猫 🐟 "quoted"\n',
+    "score": 0.1 + 0.2,
+    "tiny": 5e-324,
+    "big": 2**70,
+    "none": None,
+    "yes": True,
+    "deep": {"z": [1, 2.5, "a", []], "a": {}},
+}
+
+
+def test_json_comes_back_as_it_was_given(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", CONTENT)
+    assert read_json(tmp_path / "a.json") == CONTENT
+    assert "checksum" not in CONTENT
+    assert entries(tmp_path) == ["a.json"]
+
+
+def test_the_json_file_is_plain_json_in_the_order_given_with_its_checksum_last(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", CONTENT)
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    body = json.loads(text)
+    assert list(body) == [*CONTENT, "checksum"]
+    assert {**body, "checksum": 0} == {**CONTENT, "checksum": 0}
+    assert text == json.dumps(body, indent=1, ensure_ascii=False) + "\n"  # a person can read it, line by line
+    canonical = json.dumps(CONTENT, sort_keys=True).encode()
+    assert body["checksum"] == hashlib.sha256(canonical).hexdigest()
+
+
+def test_the_order_of_the_names_does_not_matter_to_the_checksum(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", CONTENT)
+    body = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    (tmp_path / "a.json").write_text(json.dumps(dict(reversed(body.items()))), encoding="utf-8")
+    assert read_json(tmp_path / "a.json") == CONTENT
+
+
+def test_json_replaces_what_was_there(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", CONTENT)
+    write_json(tmp_path / "a.json", {"b": 1})
+    assert read_json(tmp_path / "a.json") == {"b": 1}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), b"bytes", {1, 2}])
+def test_what_json_cannot_hold_is_refused_and_the_old_file_stays(value: Any, tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": 1})
+    with pytest.raises((ValueError, TypeError)):
+        write_json(tmp_path / "a.json", {"b": value})
+    assert read_json(tmp_path / "a.json") == {"b": 1}
+    assert entries(tmp_path) == ["a.json"]
+
+
+def test_any_flipped_bit_of_a_json_file_is_found_unless_the_content_is_the_same(tmp_path: Path) -> None:
+    content = {"é": "1 e", "n": 15, "x": [0.25, None, True], "y": {"z": ""}}
+    path = tmp_path / "a.json"
+    write_json(path, content)
+    whole = path.read_bytes()
+    found = harmless = 0
+    for position in range(len(whole)):
+        for bit in range(8):
+            flipped = bytearray(whole)
+            flipped[position] ^= 1 << bit
+            path.write_bytes(flipped)
+            try:
+                assert read_json(path) == content
+                assert whole[position : position + 1].isspace()
+                harmless += 1
+            except IntegrityError as error:
+                assert str(error) == f"{path} is damaged (its checksum does not fit); restore it or build it again."
+                found += 1
+    assert found + harmless == 8 * len(whole)
+    assert found > 0.9 * 8 * len(whole)
+
+
+def test_a_json_file_cut_at_any_length_is_found_unless_only_its_last_line_end_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"a": [1, 2], "b": "x"})
+    whole = path.read_bytes()
+    for length in range(len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(IntegrityError):
+            read_json(path)
+    path.write_bytes(whole[:-1])
+    assert read_json(path) == {"a": [1, 2], "b": "x"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"5",
+        b"{}",
+        b'{"a": 1}',
+        b'{"a": 1, "checksum": null}',
+        b'{"a": 1, "checksum": "' + hashlib.sha256(b'{"a": 2}').hexdigest().encode() + b'"}',
+        b'{"a": "\xe9"}',
+        b"[" * 100_000,
+        b'{"a": ' + b"7" * 5000 + b"}",
+    ],
+    ids=lambda content: repr(content[:24]),
+)
+def test_what_write_json_did_not_write_is_damaged(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(IntegrityError, match="is damaged"):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"checksum": "mine", "a": 1}, {"a": {9: "x", 10: "y"}}],
+    ids=["a field of that name", "numbers as names"],
+)
+def test_no_content_is_written_that_counts_as_damaged(content: dict[str, Any], tmp_path: Path) -> None:
+    try:
+        write_json(tmp_path / "a.json", content)
+    except (ValueError, TypeError):
+        return  # refused, which is as good
+    read_json(tmp_path / "a.json")
+
+
+def test_an_unchanged_copy_is_as_good(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", CONTENT)
+    shutil.copy(tmp_path / "a.json", tmp_path / "b.json")
+    assert read_json(tmp_path / "b.json") == CONTENT
