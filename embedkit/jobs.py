@@ -108,9 +108,11 @@ def build_index(
     if isinstance(source, np.ndarray) or str(source).endswith(".npy"):
         if model is not None:
             raise UsageError("Vectors and a model came; vectors are taken as they are: leave the model out.")
+        if limit is not None and limit < 1:
+            raise UsageError(f"limit={limit} was asked for; expected at least 1.")
         rows, row_ids, origin, similarity = _vectors(source, ids)
         layout = Layout(metric or similarity, coarse, fine)  # type: ignore[arg-type]
-        batches = _paired(row_ids[:limit], rows[:limit], documents, fields)
+        batches = _paired(row_ids[:limit], rows[:limit], documents, fields, whole=limit is None)
         write_index(target, batches, rows.shape[1], layout, origin, texts=documents is not None)
         return open_index(target)
     if ids is not None or documents is not None:
@@ -150,13 +152,17 @@ def _vectors(source: Any, ids: Sequence[str] | None) -> tuple[Vectors, Sequence[
 
 
 def _paired(
-    ids: Sequence[str], rows: Vectors, documents: Any, fields: Fields
+    ids: Sequence[str], rows: Vectors, documents: Any, fields: Fields, whole: bool = True
 ) -> Iterator[tuple[list[Document], Vectors]]:
     """Blocks of documents and rows; texts from `documents`, whose ids must come in the order of the vectors."""
     texts = None if documents is None else read_corpus(documents, fields)
     for start in range(0, len(ids), VECTOR_BLOCK):
         block = slice(start, start + VECTOR_BLOCK)
         yield [_document(identifier, texts) for identifier in ids[block]], np.asarray(rows[block], dtype=np.float32)
+    if texts is not None and whole and (rest := next(texts, None)) is not None:
+        raise DataError(
+            f"After the last vector stands the document {rest.id!r}; give the corpus that was embedded, in the same order."
+        )
 
 
 def _document(identifier: str, texts: Iterator[Document] | None) -> Document:
@@ -171,26 +177,25 @@ def _document(identifier: str, texts: Iterator[Document] | None) -> Document:
     return document
 
 
-def open_index(path: str | Path, model: str | Path | Encoder | None = None, **options: Any) -> Index:
+def open_index(
+    path: str | Path, model: str | Path | Encoder | None = None, *, prompt_name: str | None = None, **options: Any
+) -> Index:
     """Opens an index for searching.
 
     model: needed only where the one that the index names is found elsewhere now; loaded at the first question in words.
-    options: those of `load` (device, dtype, threads, ...). Raises UsageError where there is no index, IntegrityError
-    where it is damaged; a search raises ModelMismatch where the model is not the one that made the rows.
+    prompt_name: a prompt that the model stores, for questions, instead of the one for queries. options: those of `load`
+    (device, dtype, threads, ...). Raises UsageError where there is no index, IntegrityError where it is damaged; a search
+    raises ModelMismatch where the model is not the one that made the rows.
     """
-    return Index(path, _opener(Path(path), model, options))
+    query_options = {} if prompt_name is None else {"prompt_name": prompt_name}
+    return Index(path, _opener(Path(path), model, options), query_options)
 
 
 def _opener(path: Path, model: str | Path | Encoder | None, options: dict[str, Any]) -> Callable[[], Encoder] | None:
     if model is not None and not isinstance(model, (str, Path)):
         return lambda: model
-    stored = dict(read_manifest(path).source.settings)
-    name = model or stored.get("model")
-    settings = {
-        **stored,
-        **options,
-        "prompt_names": {**stored.get("prompt_names", {}), **options.get("prompt_names", {})},
-    }
+    settings = {**read_manifest(path).source.settings, **options}
+    name = model or settings.get("model")
     settings.pop("model", None)
     if name is None:
         return None

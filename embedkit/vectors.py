@@ -12,7 +12,8 @@ def unit_rows(vectors: Vectors) -> Vectors:
     """The rows (n, dim) at Euclidean length 1; an all-zero row stays zero. The argument is not changed."""
     # in float64: squares of float32 values beyond 1e19 or under 1e-23 are not numbers any more
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))[:, None]
-    return (vectors / np.where(lengths == 0, 1, lengths)).astype(np.float32, copy=False)
+    with np.errstate(invalid="ignore"):  # an infinite row becomes NaN, which the caller names
+        return (vectors / np.where(lengths == 0, 1, lengths)).astype(np.float32, copy=False)
 
 
 def truncate(vectors: Vectors, dim: int, *, unit: bool) -> Vectors:

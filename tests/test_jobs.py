@@ -209,13 +209,22 @@ def test_another_model_of_the_same_width_is_refused(make_model: Callable[..., Pa
         embedkit.open_index(tmp_path / "x", max_tokens=8).search("cat")
 
 
-def test_a_prompt_name_given_at_opening_joins_the_stored_one(make_model: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_prompt_name_at_opening_is_for_questions(make_model: Callable[..., Path], tmp_path: Path) -> None:
     folder = make_model(prompts={"web": "red ", "fact": "blue "})
-    encoder = embedkit.load(folder, prompt_names={"document": "fact"})
+    encoder = embedkit.load(folder, prompt_names={"document": "fact"}, dtype="float32")
     embedkit.build_index(TEXTS, tmp_path / "x", model=encoder)
-    with pytest.raises(ModelMismatch):  # another query prompt is another space
-        embedkit.open_index(tmp_path / "x", prompt_names={"query": "web"}).search("cat")
-    assert len(embedkit.open_index(tmp_path / "x").search("cat", k=2).ids[0]) == 2
+    asked = embedkit.open_index(tmp_path / "x", prompt_name="web", dtype="float32").search("cat", k=4)
+    expected = embedkit.open_index(tmp_path / "x", dtype="float32").search(encoder.encode("red cat", prompt=""), k=4)
+    assert asked.ids == expected.ids
+    np.testing.assert_allclose(asked.scores, expected.scores, atol=1e-6)
+    with pytest.raises(UsageError, match="no prompt named 'nobody'; it stores fact, web"):
+        embedkit.open_index(tmp_path / "x", prompt_name="nobody").search("cat")
+
+
+def test_documents_are_a_corpus_too(tmp_path: Path, word_counts: Any) -> None:
+    rows = [embedkit.Document("a", "cat", title="red"), embedkit.Document("b", "dog")]
+    index = embedkit.build_index(rows, tmp_path / "x", model=word_counts)
+    assert index.get(["a", "b"]) == rows
 
 
 def test_public_names_are_loaded_when_used() -> None:

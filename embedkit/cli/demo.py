@@ -74,7 +74,7 @@ def demo_command(output: Path | None, as_json: bool, quiet: bool, log: Path | No
         for document, score in zip(hits.documents[0], hits.scores[0], strict=False):  # type: ignore[index]
             click.echo(f"  {score:.3f}  {document.id}: {document.metadata['summary'][:90]}")
     click.echo(
-        f"\nKnown-item retrieval: {HELD_OUT} first sentences, each to find its docstring among {len(documents):,}\n"
+        f"\nKnown-item retrieval: {len(_held_out(definitions))} first sentences, each to find its docstring among {len(documents):,}\n"
     )
     click.echo(_table(measured))
     click.echo(f'\nGo on searching:  embedkit search {folder} "draw random samples without replacement"')
@@ -82,12 +82,15 @@ def demo_command(output: Path | None, as_json: bool, quiet: bool, log: Path | No
 
 def _free_folder(output: Path | None) -> Path:
     """The default folder is the demo's own and replaced when it holds an index; a folder that was named is not."""
-    from embedkit.index.manifest import read_manifest
+    from embedkit.errors import UsageError
+    from embedkit.index.manifest import MANIFEST, read_manifest
     from embedkit.storage import check_absent
 
     folder = output or Path(FOLDER)
     if output is None and folder.exists():
-        read_manifest(folder)  # refuses to remove what is no index
+        if not (folder / MANIFEST).is_file():
+            raise UsageError(f"{folder} is there already and holds no index; name another folder with -o.")
+        read_manifest(folder)  # refuses to remove somebody else's
         shutil.rmtree(folder)
     check_absent(folder)
     return folder

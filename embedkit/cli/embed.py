@@ -15,6 +15,7 @@ from embedkit.cli.options import (
     output_options,
     print_facts,
     progress_wanted,
+    prompt_names,
     set_up_output,
 )
 
@@ -59,13 +60,15 @@ def embed_command(
     '-' for jsonl on standard input, or hf:NAME[:SPLIT]. Writes NAME.npy (float32), NAME.ids.txt and NAME.manifest.json.
     """
     set_up_output(quiet, log)
+    from embedkit.corpus import check_source
     from embedkit.encoders import load
     from embedkit.engine.vector_file import check_free
     from embedkit.jobs import embed_corpus
 
     check_free(output, overwrite=overwrite)  # before a model is loaded for nothing
+    check_source(source)
     columns = fields(options)
-    encoder = load(dim=dim, **load_arguments(options, kind))
+    encoder = load(dim=dim, **load_arguments(options), **prompt_names(options, kind))
     manifest = embed_corpus(
         source,
         output,

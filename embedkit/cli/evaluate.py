@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from embedkit.cli.options import load_arguments, model_options, output_options, progress_wanted, set_up_output
+from embedkit.cli.options import (
+    load_arguments,
+    model_options,
+    output_options,
+    progress_wanted,
+    prompt_names,
+    set_up_output,
+)
 
 if TYPE_CHECKING:
     from embedkit.types import Report
@@ -90,8 +97,12 @@ def eval_command(
 
     judged = [read_retrieval(folder, split) for folder in folders]
     found = find_tasks(tasks)
-    arguments = load_arguments(options, "query")
-    searched: Any = open_index(index_folder, **arguments) if index_folder else load(**arguments)
+    arguments = load_arguments(options)
+    searched: Any
+    if index_folder is not None:
+        searched = open_index(index_folder, prompt_name=options.pop("prompt_name"), **arguments)
+    else:
+        searched = load(**arguments, **prompt_names(options, "query"))
     reports: dict[str, Report] = {}
     results = {}
     for task in judged:

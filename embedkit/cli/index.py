@@ -15,6 +15,7 @@ from embedkit.cli.options import (
     output_options,
     print_facts,
     progress_wanted,
+    prompt_names,
     set_up_output,
 )
 
@@ -83,14 +84,16 @@ def build_command(
     of 8-bit codes above; a query's shortlist is always scored again by the fine rows.
     """
     set_up_output(quiet, log)
+    from embedkit.corpus import check_source
     from embedkit.encoders import load
     from embedkit.errors import UsageError
     from embedkit.jobs import build_index
     from embedkit.storage import check_absent
 
     check_absent(output)  # before a model is loaded for nothing
+    check_source(source)
     columns = fields(options)
-    arguments = load_arguments(options, "document")
+    arguments = {**load_arguments(options), **prompt_names(options, "document")}
     given: dict[str, Any] = {"coarse": coarse, "fine": fine, "metric": metric, "fields": columns, "limit": limit}
     if source.endswith(".npy"):
         if any(value is not None for value in arguments.values()):
@@ -140,9 +143,10 @@ def verify_command(folder: Path, as_json: bool, quiet: bool, log: Path | None) -
     """
     set_up_output(quiet, log)
     from embedkit.index import Index
+    from embedkit.index.manifest import check_files, read_manifest
 
+    check_files(folder, read_manifest(folder))  # before anything in it is opened
     index = Index(folder)
-    index.verify()
     if as_json:
         print_facts({"path": str(folder), "intact": True, "files": len(index.manifest.files) + 1}, as_json)
     else:

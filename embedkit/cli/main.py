@@ -55,8 +55,12 @@ def _terminate(*_: Any) -> None:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        cli.main(arguments, prog_name="embedkit", standalone_mode=False)
-        sys.stdout.flush()
+        with cli.make_context("embedkit", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            cli.invoke(context)  # not cli.main, which answers a closed pipe and an EOFError in its own way
+        if sys.stdout is not None:  # `>&-`
+            sys.stdout.flush()
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code

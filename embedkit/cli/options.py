@@ -89,12 +89,16 @@ def fields(options: dict[str, Any]) -> Fields:
     return Fields(options.pop("id_field"), tuple(names.split(",")) if names else ("text",), options.pop("title_field"))
 
 
-def load_arguments(options: dict[str, Any], kind: Kind) -> dict[str, Any]:
-    """Takes the model options out of `options`, as arguments of `load`; --prompt-name is for the inputs of this kind."""
+def load_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """Takes the model options out of `options`, as arguments of `load`; --prompt-name stays there."""
     arguments = {name: value for name in MODEL_OPTIONS if (value := options.pop(name)) is not None}
-    if (prompt := options.pop("prompt_name")) is not None:
-        arguments["prompt_names"] = {kind: prompt}
     return {"model": options.pop("model"), **arguments}
+
+
+def prompt_names(options: dict[str, Any], kind: Kind) -> dict[str, Any]:
+    """Takes --prompt-name out of `options`, as the argument of `load` that gives it to inputs of this kind."""
+    name = options.pop("prompt_name")
+    return {} if name is None else {"prompt_names": {kind: name}}
 
 
 def set_up_output(quiet: bool, log: Path | None) -> None:

@@ -62,7 +62,7 @@ def search_command(
     from embedkit.jobs import open_index
 
     asked = read_queries(queries) if queries is not None else {"": str(question)}
-    index = open_index(folder, **load_arguments(options, "query"))
+    index = open_index(folder, prompt_name=options.pop("prompt_name"), **load_arguments(options))
     hits = index.search(list(asked.values()), k=k, documents=queries is None or as_json)
     if queries is None or as_json:
         _print_hits(asked, hits, as_json)
@@ -83,7 +83,7 @@ def trec_run(queries: Mapping[str, Any], hits: Hits) -> str:
     if spaced is not None:
         raise DataError(f"The id {spaced!r} holds white space, which a TREC run cannot; use --json, or ids without it.")
     return "".join(
-        f"{query} Q0 {document} {rank} {score:.7g} {TAG}\n"
+        f"{query} Q0 {document} {rank} {score:.9g} {TAG}\n"
         for query, found, scores in zip(queries, hits.ids, hits.scores, strict=True)
         for rank, (document, score) in enumerate(zip(found, scores, strict=False), 1)
     )

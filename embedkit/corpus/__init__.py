@@ -1,5 +1,5 @@
 """Readers: whatever holds documents, as one iterator of Document."""
 
-from embedkit.corpus.documents import Fields, read_corpus
+from embedkit.corpus.documents import Fields, check_source, read_corpus
 
-__all__ = ["Fields", "read_corpus"]
+__all__ = ["Fields", "check_source", "read_corpus"]

@@ -19,6 +19,7 @@ from embedkit.errors import DataError, UsageError
 from embedkit.types import Document
 
 ID_FIELDS = ("_id", "id", "docid")
+STDIN, HUB = "-", "hf:"
 ROW = "row"  # as id field: number the rows
 
 
@@ -40,13 +41,19 @@ def read_corpus(source: Any, fields: Fields = Fields(), *, limit: int | None = N
     """The documents of a source, streamed, with distinct ids.
 
     source: a path to a file or folder, "-" (jsonl on standard input), "hf:NAME[:SPLIT]" (the hub), or in Python an
-    iterable of dicts or of strings (numbered from 0), a pandas DataFrame, a `datasets.Dataset`.
+    iterable of dicts, of Documents or of strings (numbered from 0), a pandas DataFrame, a `datasets.Dataset`.
     Raises DataError for a row that cannot be used or a source without any, UsageError for a source that is not there.
     """
     rows, name = _open(source)
     if limit is not None and limit < 1:
         raise UsageError(f"limit={limit} was asked for; expected at least 1.")
     return _documents(itertools.islice(rows, limit), name, fields)
+
+
+def check_source(source: str) -> None:
+    """Raises UsageError for a file or folder that is not there: at once, not after a model was loaded for nothing."""
+    if source != STDIN and not source.startswith(HUB):
+        _open(source)
 
 
 def _documents(rows: PlacedRows, name: str, fields: Fields) -> Iterator[Document]:
@@ -69,10 +76,10 @@ def _open(source: Any) -> tuple[PlacedRows, str]:
     """Rows, each with its place for messages, and the name of the whole."""
     if isinstance(source, (str, Path)):
         text = str(source)
-        if text == "-":
+        if text == STDIN:
             return jsonl_rows(sys.stdin.buffer, "standard input"), "standard input"
-        if text.startswith("hf:"):
-            return hub_rows(text.removeprefix("hf:")), text
+        if text.startswith(HUB):
+            return hub_rows(text.removeprefix(HUB)), text
         path = Path(text)
         if not text or not path.exists():
             raise UsageError(
@@ -92,6 +99,8 @@ def _open(source: Any) -> tuple[PlacedRows, str]:
 
 def to_document(row: Any, where: str, fields: Fields, position: int) -> Document:
     """One row as a Document. Raises DataError, opening with `where`, for what is missing or of the wrong type."""
+    if isinstance(row, Document):
+        return row
     if isinstance(row, str):
         return Document(id=str(position), text=_encodable(row, "text", where))
     if not isinstance(row, Mapping):

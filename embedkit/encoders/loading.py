@@ -50,6 +50,8 @@ def load(
     """
     if backend not in ("auto", "torch"):
         raise UsageError(f"backend={backend!r} came; expected 'auto' or 'torch'.")
+    if model is not None and not str(model):
+        raise UsageError("An empty name came as model; expected a folder or a hub id.")
     if threads is not None:
         torch.set_num_threads(_positive("threads", threads))
     name = DEFAULT_MODEL if model in (None, DEFAULT_MODEL.rpartition("/")[2]) else str(model)
@@ -70,7 +72,9 @@ def load(
         loaded,
         name=name,
         dtype=chosen_dtype,
-        batch_tokens=_positive("batch_tokens", batch_tokens or BATCH_TOKENS.get(place.type, BATCH_TOKENS["cpu"])),
+        batch_tokens=_positive(
+            "batch_tokens", BATCH_TOKENS.get(place.type, BATCH_TOKENS["cpu"]) if batch_tokens is None else batch_tokens
+        ),
         dim=dim,
         prompt_names=prompt_names,
         compute=_compute(chosen_dtype, place),

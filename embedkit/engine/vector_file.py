@@ -101,15 +101,19 @@ def open_vectors(path: Path) -> VectorFile:
         check_file(path.parent / name, record)
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+    except Exception as error:  # numpy meets a damaged header with ValueError, TokenError, EOFError, ...
         raise DataError(f"{path} is not an array of numbers ({error}); expected one of shape (rows, dim).") from None
     if rows.ndim != 2 or rows.dtype.kind != "f":
         raise DataError(f"{path} holds {rows.dtype} of shape {rows.shape}; expected floats of shape (rows, dim).")
-    ids = (
-        _ids_path(path).read_text(encoding="utf-8").split("\n")[:-1]
-        if _ids_path(path).exists()
-        else list(map(str, range(len(rows))))
-    )
+    ids = _read_ids(_ids_path(path)) if _ids_path(path).exists() else list(map(str, range(len(rows))))
     if len(ids) != len(rows):
         raise DataError(f"{_ids_path(path)} has {len(ids)} lines, {path} has {len(rows)} rows; expected one id a row.")
     return VectorFile(rows, ids, manifest)
+
+
+def _read_ids(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8").removesuffix("\n")
+        return text.split("\n") if text else []
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error}); write one id a line in UTF-8.") from None

@@ -28,6 +28,8 @@ NAMES = {
 
 def find_tasks(names: Sequence[str]) -> list[Any]:
     """mteb's task objects. Raises UsageError for a name that mteb does not know."""
+    if not names:
+        return []
     try:
         import mteb
     except ImportError:

@@ -76,8 +76,8 @@ def evaluate_retrieval(task: Retrieval, searched: Encoder | Index, *, progress: 
             "search": searched.info() if isinstance(searched, Index) else "exact",
             "data": {"name": task.name, "split": task.split, "sha256": _data_hashes(task)},
             "depth": DEPTH,
-            "first query": _prompt(encoder, "query") + next(iter(task.queries.values())),
-            "first document": _prompt(encoder, "document") + next(read_corpus(task.folder)).full_text,
+            "first query": _query_prompt(searched, encoder) + next(iter(task.queries.values())),
+            "first document": _prompts(encoder).get("document", "") + next(read_corpus(task.folder)).full_text,
             "seconds": round(time.perf_counter() - start, 2),
         },
     )
@@ -94,9 +94,15 @@ def describe_encoder(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def _prompt(encoder: Encoder, kind: Kind) -> str:
+def _prompts(encoder: Encoder) -> Mapping[Kind, str]:
     prompts: Mapping[Kind, str] = getattr(encoder, "prompts", {})
-    return prompts.get(kind, "")
+    return prompts
+
+
+def _query_prompt(searched: Encoder | Index, encoder: Encoder) -> str:
+    name = searched.query_options.get("prompt_name") if isinstance(searched, Index) else None
+    stored: Mapping[str, str] = getattr(encoder, "stored_prompts", {})
+    return _prompts(encoder).get("query", "") if name is None else stored[name]
 
 
 def _data_hashes(task: Retrieval) -> Mapping[str, str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from embedkit.errors import DataError, IntegrityError
 from embedkit.types import Document
@@ -19,11 +21,12 @@ class DocumentWriter:
     """Fills a new file. Durability is the caller's: the file stands in a folder that `storage` publishes whole."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._connection = sqlite3.connect(path, isolation_level=None)
-        self._connection.execute("PRAGMA journal_mode=OFF")
-        self._connection.execute("PRAGMA synchronous=OFF")
-        self._connection.execute(SCHEMA)
-        self._connection.execute("BEGIN")
+        self._execute("PRAGMA journal_mode=OFF")
+        self._execute("PRAGMA synchronous=OFF")
+        self._execute(SCHEMA)
+        self._execute("BEGIN")
         self._count = 0
 
     def append(self, documents: Iterable[Document], *, texts: bool) -> None:
@@ -32,7 +35,7 @@ class DocumentWriter:
             text = document.text if texts else None
             metadata = json.dumps(dict(document.metadata), ensure_ascii=False)
             try:
-                self._connection.execute(
+                self._execute(
                     "INSERT INTO documents VALUES (?, ?, ?, ?, ?)",
                     (self._count, document.id, document.title, text, metadata),
                 )
@@ -43,8 +46,17 @@ class DocumentWriter:
             self._count += 1
 
     def close(self) -> None:
-        self._connection.execute("COMMIT")
+        self._execute("COMMIT")
         self._connection.close()
+
+    def _execute(self, statement: str, values: Sequence[object] = ()) -> None:
+        """Raises OSError where the disk is full, which SQLite says in its own way."""
+        try:
+            self._connection.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            if "full" not in str(error):
+                raise
+            raise OSError(errno.ENOSPC, str(error), str(self._path)) from None
 
 
 class DocumentReader:
@@ -56,35 +68,44 @@ class DocumentReader:
         self._path = path
 
     def ids(self, rows: Iterable[int]) -> dict[int, str]:
-        """row -> id."""
-        return dict(self._select("row, id", "row", sorted(set(rows))))
+        """row -> id. Raises IntegrityError where a row has none."""
+        wanted = sorted(set(rows))
+        found = dict(self._select("row, id", "row", wanted))
+        if len(found) < len(wanted):
+            raise self._damaged(f"{len(wanted) - len(found)} rows have no id")
+        return found
 
     def documents(self, rows: Iterable[int]) -> dict[int, Document]:
         """row -> Document."""
         found = self._select("row, id, title, text, metadata", "row", sorted(set(rows)))
-        return {row: _document(*rest) for row, *rest in found}
+        return {row: self._document(*rest) for row, *rest in found}
 
     def by_id(self, ids: Sequence[str]) -> dict[str, Document]:
         """id -> Document, for those that are there."""
         found = self._select("id, title, text, metadata", "id", list(dict.fromkeys(ids)))
-        return {identifier: _document(identifier, *rest) for identifier, *rest in found}
+        return {identifier: self._document(identifier, *rest) for identifier, *rest in found}
 
-    def _select(self, columns: str, key: str, values: Sequence[int] | Sequence[str]) -> list[tuple]:  # type: ignore[type-arg]
-        found: list[tuple] = []  # type: ignore[type-arg]
+    def _select(self, columns: str, key: str, values: Sequence[int] | Sequence[str]) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = []
         try:
             for start in range(0, len(values), AT_ONCE):
                 part = values[start : start + AT_ONCE]
                 marks = ",".join("?" * len(part))
                 found += self._connection.execute(f"SELECT {columns} FROM documents WHERE {key} IN ({marks})", part)
-        except sqlite3.DatabaseError as error:
-            raise IntegrityError(
-                f"{self._path} is damaged ({error}); run embedkit index verify, then build the index again."
-            ) from None
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            raise self._damaged(error) from None
         return found
 
     def close(self) -> None:
         self._connection.close()
 
+    def _document(self, identifier: str, title: str, text: str | None, metadata: str) -> Document:
+        try:
+            return Document(id=identifier, text=text or "", title=title, metadata=json.loads(metadata))
+        except (ValueError, TypeError) as error:
+            raise self._damaged(error) from None
 
-def _document(identifier: str, title: str, text: str | None, metadata: str) -> Document:
-    return Document(id=identifier, text=text or "", title=title, metadata=json.loads(metadata))
+    def _damaged(self, reason: object) -> IntegrityError:
+        return IntegrityError(
+            f"{self._path} is damaged ({reason}); run embedkit index verify, then build the index again."
+        )

@@ -21,7 +21,7 @@ def open_fine(path: Path, count: int, dim: int) -> Array:
     """The rows (count, dim) as a read-only memory map. The file's size has been checked against the manifest."""
     try:
         rows: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+    except Exception as error:  # numpy meets a damaged header with ValueError, TokenError, EOFError, ...
         raise IntegrityError(f"{path} is no array any more ({error}); build the index again.") from None
     if rows.shape != (count, dim):
         raise IntegrityError(f"{path} holds {rows.shape}, its manifest says {(count, dim)}; build the index again.")

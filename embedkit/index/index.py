@@ -25,15 +25,25 @@ from embedkit.vectors import unit_rows
 
 
 class Index:
-    """Opened from a folder, read-only. `encoder` is called once, at the first query that is a text."""
+    """Opened from a folder, read-only.
 
-    def __init__(self, path: str | Path, encoder: Callable[[], Encoder] | None = None) -> None:
+    encoder: called once, at the first query that is a text. query_options: further keywords of its `encode` for queries, such
+    as a `prompt_name` for this kind of question.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        encoder: Callable[[], Encoder] | None = None,
+        query_options: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = Path(path)
         self.manifest: Manifest = read_manifest(self.path)
         check_sizes(self.path, self.manifest)
         self._make_encoder, self._encoder = encoder, None  # type: Callable[[], Encoder] | None, Encoder | None
         self._fine = open_fine(self.path / FINE, len(self), self.dim)
         self._documents = DocumentReader(self.path / DOCUMENTS)
+        self.query_options = dict(query_options or {})
         self._coarse: Any = None
         self._rows: Vectors | None = None  # all rows in float32, for exact search
         self._loading = threading.Lock()
@@ -105,7 +115,8 @@ class Index:
         if isinstance(queries, np.ndarray):
             vectors = np.atleast_2d(queries).astype(np.float32)
         else:
-            vectors = self.encoder().encode([queries] if isinstance(queries, str) else list(queries), kind="query")
+            texts = [queries] if isinstance(queries, str) else list(queries)
+            vectors = self.encoder().encode(texts, kind="query", **self.query_options)
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise UsageError(f"Queries of shape {vectors.shape} came; this index holds rows of width {self.dim}.")
         if not np.isfinite(vectors).all():
@@ -127,7 +138,7 @@ class Index:
                     named = encoder.settings.get("model", "another model")
                     raise ModelMismatch(
                         f"{self.path} was built by {source.fingerprint[:12]} ({source.model}), the query comes from "
-                        f"{encoder.fingerprint[:12]} ({named}); search with --model {source.model}, or build the index again."
+                        f"{encoder.fingerprint[:12]} ({named}); search with --model {source.model} as it was, or build the index again."
                     )
                 self._encoder = encoder
         return self._encoder

@@ -35,7 +35,7 @@ def test_rows_and_ids_give_the_documents_that_went_in(reader: DocumentReader, co
 
 
 def test_what_is_not_there_is_left_out(reader: DocumentReader) -> None:
-    assert reader.ids([-1, 5, 5, 1200]) == {5: "d5"}
+    assert reader.ids([5, 5]) == {5: "d5"}
     assert list(reader.by_id(["d5", "x", "d5"])) == ["d5"]
 
 
@@ -62,3 +62,9 @@ def test_a_damaged_file_is_said_to_be_one(tmp_path: Path) -> None:
     (tmp_path / "a.sqlite").write_bytes(b"nothing of the kind" * 100)
     with pytest.raises(IntegrityError, match=r"a\.sqlite is damaged"):
         DocumentReader(tmp_path / "a.sqlite").ids([0])
+
+
+@pytest.mark.parametrize("row", [-1, 1200])
+def test_a_row_without_an_id_is_damage(reader: DocumentReader, row: int) -> None:
+    with pytest.raises(IntegrityError, match="is damaged .1 rows have no id"):
+        reader.ids([5, row])

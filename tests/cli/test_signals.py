@@ -1,0 +1,87 @@
+"""Real processes: signals and a closed pipe. They run side by side, for each takes seconds to import torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import Finished, listing
+
+# SIGINT is ignored by what runs in the background of some shells
+CODE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom embedkit.cli.main import main; main()"
+ROWS = 600  # more than one window, so that some are embedded when the signal comes
+PATIENCE = 120  # seconds
+
+
+def start(*arguments: object, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CODE, *map(str, arguments)]
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # three at once on few cores
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stdout, stderr=subprocess.PIPE, text=True, env=alone)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, index: Path
+) -> Iterator[dict[str, tuple[Finished, Path]]]:
+    """What three commands left behind: two that were stopped over a slow standard input, one whose reader went away."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("SIGINT", "SIGTERM", "pipe")}
+    processes = {
+        name: start("embed", "-", "-o", folders[name] / "x.npy", "--model", tiny_model, "--log", folders[name] / "log")
+        for name in ("SIGINT", "SIGTERM")
+    }
+    reader, writer = os.pipe()
+    os.close(reader)
+    processes["pipe"] = start("search", index, "red cat", stdout=writer)
+    os.close(writer)
+    try:
+        for name in ("SIGINT", "SIGTERM"):
+            stdin = processes[name].stdin
+            assert stdin is not None
+            stdin.write("".join(json.dumps({"_id": str(row), "text": "cat dog"}) + "\n" for row in range(ROWS)))
+            stdin.flush()  # and it stays open
+        for name in ("SIGINT", "SIGTERM"):
+            wait_for_rows(folders[name] / "log", processes[name])
+            processes[name].send_signal(getattr(signal, name))
+        yield {name: (end(process), folders[name]) for name, process in processes.items()}
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.communicate()
+
+
+def wait_for_rows(log: Path, process: subprocess.Popen[str]) -> None:
+    limit = time.monotonic() + PATIENCE
+    while not (log.exists() and '"rows": 512' in log.read_text()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def end(process: subprocess.Popen[str]) -> Finished:
+    code = process.wait(PATIENCE)  # before standard input is closed
+    out, err = process.communicate()
+    return Finished(code, out or "", err)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_stopped_command_ends_with_exit_code_75_and_leaves_nothing(
+    finished: dict[str, tuple[Finished, Path]], name: str
+) -> None:
+    done, folder = finished[name]
+    assert "Stopped; nothing half-written is left." in done.sentence(75)
+    assert listing(folder) == {"log"}
+
+
+def test_a_search_whose_reader_went_away_ends_quietly(finished: dict[str, tuple[Finished, Path]]) -> None:
+    done, _ = finished["pipe"]
+    assert done.code == 0
+    assert "Traceback" not in done.err
+    assert "Error" not in done.err
