@@ -6,11 +6,19 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from embedkit.cli.options import output_options, print_facts, progress_wanted, set_up_output
+from embedkit.cli.options import (
+    load_arguments,
+    model_options,
+    output_options,
+    print_facts,
+    progress_wanted,
+    prompt_names,
+    set_up_output,
+)
 
 if TYPE_CHECKING:
     from embedkit.corpus.docstrings import Definition
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
 
 FOLDER = "demo.index"
 DOCUMENTS, HELD_OUT = 3000, 500
-LAYOUTS = {"exact": "none", "bi-granular": "PQ96x4fs"}  # name -> coarse level; 48 bytes a document in RAM
+DIMS_A_CODE = 4  # dimensions that one code of four bits stands for: 48 bytes a document for the default model
 QUESTIONS = (
     "fill missing values along an axis",
     "solve a system of linear equations",
@@ -39,14 +47,15 @@ QUESTIONS = (
     type=click.Path(path_type=Path),
     help=f"Where the index goes.  [default: {FOLDER}, replaced]",
 )
+@model_options
 @output_options
-def demo_command(output: Path | None, as_json: bool, quiet: bool, log: Path | None) -> None:
+def demo_command(output: Path | None, as_json: bool, quiet: bool, log: Path | None, **options: Any) -> None:
     """Everything at once, on real documents that are on this machine.
 
     \b
     embedkit demo
     embedkit demo -o somewhere.index
-    embedkit demo --json
+    embedkit demo --model intfloat/e5-small-v2 --json
 
     Embeds the documentation of the Python packages installed here, builds an exact and a bi-granular index, answers five
     questions, and measures how well a docstring is found by its first sentence, which is taken out of the document.
@@ -58,11 +67,11 @@ def demo_command(output: Path | None, as_json: bool, quiet: bool, log: Path | No
     folder = _free_folder(output)
     _remark("Reading the documentation of the installed packages ...", quiet or as_json)
     definitions = installed_definitions(DOCUMENTS)
-    encoder = load()
+    encoder = load(**load_arguments(options), **prompt_names(options, "query"))
     _remark(f"Embedding {len(definitions):,} docstrings ...", quiet or as_json)
     documents = [_document(definition) for definition in definitions]
     vectors = _embedded(documents, encoder, quiet)
-    index = _build(folder, documents, vectors, LAYOUTS["bi-granular"], encoder)
+    index = _build(folder, documents, vectors, _layouts(encoder.dim)["bi-granular"], encoder)
     answers = {question: index.search(question, k=3) for question in QUESTIONS}
     _remark(f"Measuring on {HELD_OUT} held-out docstrings ...", quiet or as_json)
     measured = _measure(definitions, documents, vectors, encoder, quiet)
@@ -94,6 +103,11 @@ def _free_folder(output: Path | None) -> Path:
         shutil.rmtree(folder)
     check_absent(folder)
     return folder
+
+
+def _layouts(dim: int) -> dict[str, str]:
+    """Name -> coarse level."""
+    return {"exact": "none", "bi-granular": f"PQ{dim // DIMS_A_CODE}x4fs"}
 
 
 def _remark(line: str, silent: bool) -> None:
@@ -148,7 +162,7 @@ def _measure(
     with tempfile.TemporaryDirectory() as scratch:
         return {
             name: measure(_build(Path(scratch) / name, changed, rows, coarse, encoder), queries, answers)
-            for name, coarse in LAYOUTS.items()
+            for name, coarse in _layouts(encoder.dim).items()
         }
 
 

@@ -193,8 +193,11 @@ def bfloat16_is_fast() -> bool:
 
 def _within_limit(max_tokens: int, loaded: Any, name: str) -> int:
     limit = getattr(getattr(loaded, "config", None), "max_position_embeddings", None)
+    for place, module in loaded.named_modules():
+        if place.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            limit = module.num_embeddings - module.padding_idx - 1  # RoBERTa counts positions from there: 514 hold 512
     if limit is not None and max_tokens > limit:
-        raise UsageError(f"max_tokens={max_tokens} came; {name} has positions for {limit} tokens: choose at most that.")
+        raise UsageError(f"max_tokens={max_tokens} came; {name} takes {limit} tokens: choose at most that.")
     return max_tokens
 
 

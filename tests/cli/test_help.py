@@ -28,7 +28,7 @@ PROMISED = {  # what people's scripts hold on to
     "index verify": OUTPUT,
     "search": f"-k --queries -o --output {MODEL} {OUTPUT}",
     "eval": f"--data --tasks --split --index -o --output {MODEL} {OUTPUT}",
-    "demo": f"-o --output {OUTPUT}",
+    "demo": f"-o --output {MODEL} {OUTPUT}",
 }
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 

@@ -113,7 +113,7 @@ def test_the_transformer_is_cast_and_the_rest_stays_in_float32(tiny_model: Path)
         ({"device": "nonsense"}, "device='nonsense' cannot be used here"),
         ({"threads": 0}, "threads=0 came; expected at least 1"),
         ({"max_tokens": 0}, "max_tokens=0 came; expected at least 1"),
-        ({"max_tokens": 65}, "max_tokens=65 came; .* has positions for 64 tokens"),
+        ({"max_tokens": 65}, "max_tokens=65 came; .* takes 64 tokens"),
         ({"batch_tokens": -1}, "batch_tokens=-1 came; expected at least 1"),
         ({"dim": 33}, "dim=33 was asked for, the model gives 32 dimensions"),
         ({"prompt_names": {"query": "web"}}, "no prompt named 'web'"),
@@ -129,6 +129,19 @@ def test_the_largest_settings_are_accepted(tiny_model: Path) -> None:
     encoder = load(tiny_model, max_tokens=64, dim=32)
     assert (encoder.max_tokens, encoder.dim) == (64, 32)
     assert (load(tiny_model, dim=1).dim, load(tiny_model, max_tokens=1, batch_tokens=1).max_tokens) == (1, 1)
+
+
+def test_roberta_counts_its_positions_from_the_padding_index(plain_model: Path, tmp_path: Path) -> None:
+    from transformers import RobertaConfig, RobertaModel
+
+    copy = shutil.copytree(plain_model, tmp_path / "roberta")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    RobertaModel(RobertaConfig(vocab_size=43, max_position_embeddings=66, pad_token_id=0, **sizes)).save_pretrained(
+        copy
+    )
+    assert load(copy, max_tokens=65).encode("cat " * 100).shape == (1, 32)
+    with pytest.raises(UsageError, match=r"max_tokens=66 came; .* takes 65 tokens"):
+        load(copy, max_tokens=66)
 
 
 @pytest.mark.parametrize("name", ["./missing", "a/b/c", "~/model"])

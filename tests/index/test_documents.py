@@ -66,5 +66,5 @@ def test_a_damaged_file_is_said_to_be_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("row", [-1, 1200])
 def test_a_row_without_an_id_is_damage(reader: DocumentReader, row: int) -> None:
-    with pytest.raises(IntegrityError, match="is damaged .1 rows have no id"):
+    with pytest.raises(IntegrityError, match=r"is damaged \(1 rows have no id\)"):
         reader.ids([5, row])
