@@ -34,9 +34,16 @@ class DataError(EmbedkitError, ValueError):
 
 
 class ModelError(EmbedkitError, RuntimeError):
-    """The model cannot be loaded, or what it returns cannot be used."""
+    """The model cannot be loaded, or what it returns cannot be used.
+
+    position: which of the inputs the model failed at, where it was one of them.
+    """
 
     exit_code = 4
+
+    def __init__(self, message: str, *, position: int | None = None) -> None:
+        super().__init__(message)
+        self.position = position
 
 
 class IntegrityError(EmbedkitError, RuntimeError):

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,22 +30,53 @@ HEADER = 128  # bytes; long enough for every header that NpyWriter writes, and a
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that appears under `path`, replacing what is there, once the block ends without an error.
 
-    Raises Stopped while another process writes the same path.
+    Raises Stopped while another process writes the same path, UsageError where a device or pipe stands there.
     """
-    _make_folder(path.parent)
-    partial = path.with_name(path.name + SUFFIX)
+    with atomic_files(path) as (stream,):
+        yield stream
+
+
+@contextmanager
+def atomic_files(*paths: Path) -> Iterator[tuple[IO[bytes], ...]]:
+    """Several files that belong together. All are durable before the first is renamed, and they are renamed in the order
+    given: put the one that vouches for the others first, then a crash between two renames shows as a checksum that does not
+    fit, never as a mixture that passes. Raises what `atomic_file` raises.
+    """
+    targets = [_writable(path) for path in paths]
+    with ExitStack() as stack:
+        streams = [stack.enter_context(_partial_file(target)) for target in targets]
+        yield tuple(streams)
+        for stream in streams:
+            stream.flush()
+            os.fsync(stream.fileno())
+        for stream, target in zip(streams, targets, strict=True):
+            Path(stream.name).replace(target)
+        for folder in dict.fromkeys(target.parent for target in targets):
+            sync_folder(folder)
+
+
+def _writable(path: Path) -> Path:
+    """Where a file under this name lies, its links followed and its folder made."""
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise UsageError(f"{path} is no regular file; choose another name.")
+    _make_folder(target.parent)
+    return target
+
+
+@contextmanager
+def _partial_file(target: Path) -> Iterator[IO[bytes]]:
+    """An empty, locked file beside the target, gone at the end unless it was renamed."""
+    partial = target.with_name(target.name + SUFFIX)
     with _lock(partial, os.O_RDWR | os.O_CREAT) as descriptor:
         os.ftruncate(descriptor, 0)  # what a crashed writer left
+        identity = os.fstat(descriptor).st_ino
         try:
             with partial.open("r+b") as stream:
                 yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+        finally:
+            if partial.exists() and partial.stat().st_ino == identity:
+                partial.unlink()
 
 
 @contextmanager
@@ -191,12 +222,17 @@ def check_file(path: Path, record: Mapping[str, Any]) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Publishes `content` as JSON, with its own checksum under "checksum"."""
+    with atomic_file(path) as stream:
+        stream.write(sealed_json(content))
+
+
+def sealed_json(content: Mapping[str, Any]) -> bytes:
+    """`content` as JSON, with its own checksum under "checksum"."""
     if "checksum" in content:
         raise ValueError("The field 'checksum' is the file's own.")
     body = json.loads(json.dumps(content, allow_nan=False))  # as read_json will see it: names are strings
     body["checksum"] = _checksum(body)
-    with atomic_file(path) as stream:
-        stream.write(json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+    return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -15,6 +15,15 @@ Vectors = NDArray[np.float32]  # (n, dim)
 Rows = NDArray[np.int64]  # positions in an index
 
 
+def is_unicode(text: str) -> bool:
+    """False where the text holds half of a surrogate pair, which no file and no tokenizer can take."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Document:
     """One row of a corpus."""

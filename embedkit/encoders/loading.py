@@ -15,10 +15,11 @@ import torch
 
 from embedkit.encoders.default_model import DEFAULT_MODEL, check_weights, default_model_folder
 from embedkit.encoders.torch_encoder import TorchEncoder
-from embedkit.errors import EmbedkitError, ModelError, UsageError
+from embedkit.errors import ModelError, UsageError
 from embedkit.types import Kind
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BFLOAT16_GAIN = 1.2  # how much faster it must be, so that a busy machine does not decide
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def load(
 
     model: None is the default model, all-MiniLM-L6-v2: the package of the extra `offline`, else the local hub cache, else the hub.
     revision: of a hub id. device: "auto" or torch's name. backend: "auto" or "torch". dtype: "auto" takes bfloat16 where
-    this machine multiplies it faster than float32, "float32" means float32. threads: of torch, for the whole process.
+    this CPU multiplies it faster than float32, or the GPU has units for it; "float32" means float32. threads: of torch, for the whole process.
     batch_tokens: padded tokens a batch. max_tokens: longer inputs are cut there (the model's own limit when left out).
     dim: keep the first so many columns, at unit length again where rows are unit. prompts: name -> literal prompt,
     beside or instead of those the model stores. prompt_names: kind -> which of them that kind takes.
@@ -50,16 +51,15 @@ def load(
     """
     if backend not in ("auto", "torch"):
         raise UsageError(f"backend={backend!r} came; expected 'auto' or 'torch'.")
-    if model is not None and not str(model):
-        raise UsageError("An empty name came as model; expected a folder or a hub id.")
     if threads is not None:
         torch.set_num_threads(_positive("threads", threads))
-    name = DEFAULT_MODEL if model in (None, DEFAULT_MODEL.rpartition("/")[2]) else str(model)
+    name = _full_name(model)
     place = _device(device)
-    chosen_dtype = _dtype(dtype, place)
     loaded = _open(name, revision, prompts)
-    if max_tokens is not None:
-        loaded.max_seq_length = _within_limit(_positive("max_tokens", max_tokens), loaded, name)
+    chosen_dtype = (
+        _dtype(dtype, place) if hasattr(loaded[0], "auto_model") else torch.float32
+    )  # static rows stay as they are
+    _limit_tokens(loaded, max_tokens, name)
     asked = {
         "model": _settled(name),
         "revision": revision,
@@ -84,12 +84,22 @@ def load(
     return encoder
 
 
+def _full_name(model: str | Path | None) -> str:
+    """A folder comes before a hub id of the same name, and the default model may go by its short name."""
+    if model is None or (str(model) == DEFAULT_MODEL.rpartition("/")[2] and not Path(model).is_dir()):
+        return DEFAULT_MODEL
+    if not str(model):
+        raise UsageError("An empty name came as model; expected a folder or a hub id.")
+    return str(model)
+
+
 def _open(name: str, revision: str | None, prompts: Mapping[str, str] | None) -> Any:
     """A SentenceTransformer on the CPU, in the dtype of its stored weights."""
     from sentence_transformers import SentenceTransformer
 
-    folder = default_model_folder() if name == DEFAULT_MODEL and revision is None else None
-    if folder is None and not Path(name).is_dir() and (name.count("/") > 1 or name.startswith((".", "~"))):
+    published = name == DEFAULT_MODEL and revision is None and not Path(name).is_dir()
+    folder = Path(name) if Path(name).is_dir() else default_model_folder() if published else None
+    if folder is None and (name.count("/") > 1 or name.startswith((".", "~"))):
         raise ModelError(f"There is no folder {name}; expected a model folder or a hub id such as {DEFAULT_MODEL}.")
     try:
         with _quiet():
@@ -101,21 +111,18 @@ def _open(name: str, revision: str | None, prompts: Mapping[str, str] | None) ->
                 model_kwargs={"dtype": "auto", "use_safetensors": True},
                 trust_remote_code=False,
             )
-    except EmbedkitError:
-        raise
     except Exception as error:  # every library below has its own way to fail here
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's: a full disk, no permission
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(
             f"{name} cannot be opened: {reason.rstrip('.')}. Expected a folder or hub id with a config and safetensors weights "
             f"that needs no code of its own; for a hub id, check its spelling and the network."
         ) from error
-    if name == DEFAULT_MODEL and folder is None and revision is None:  # fetched just now
+    if published and folder is None:  # fetched just now
         check_weights(Path(_hub_file(name, "model.safetensors", None) or ""))
-    if not (
-        (Path(name) / "modules.json").exists()
-        if Path(name).is_dir()
-        else folder or _hub_file(name, "modules.json", revision)
-    ):
+    modules = (folder / "modules.json").exists() if folder else _hub_file(name, "modules.json", revision) is not None
+    if not modules:
         logger.warning(
             "%s has no modules.json: taken as a plain encoder, with %s pooling.", name, loaded[1].pooling_mode
         )
@@ -188,17 +195,21 @@ def bfloat16_is_fast() -> bool:
             taken.append(time.perf_counter() - start)
         return min(taken)
 
-    return seconds(torch.bfloat16) < seconds(torch.float32)
+    return BFLOAT16_GAIN * seconds(torch.bfloat16) < seconds(torch.float32)
 
 
-def _within_limit(max_tokens: int, loaded: Any, name: str) -> int:
+def _limit_tokens(loaded: Any, max_tokens: int | None, name: str) -> None:
+    """Sets the token limit that was asked for, and never one beyond the model's positions."""
     limit = getattr(getattr(loaded, "config", None), "max_position_embeddings", None)
     for place, module in loaded.named_modules():
         if place.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             limit = module.num_embeddings - module.padding_idx - 1  # RoBERTa counts positions from there: 514 hold 512
-    if limit is not None and max_tokens > limit:
-        raise UsageError(f"max_tokens={max_tokens} came; {name} takes {limit} tokens: choose at most that.")
-    return max_tokens
+    if max_tokens is not None:
+        if limit is not None and _positive("max_tokens", max_tokens) > limit:
+            raise UsageError(f"max_tokens={max_tokens} came; {name} takes {limit} tokens: choose at most that.")
+        loaded.max_seq_length = _positive("max_tokens", max_tokens)
+    elif limit is not None and (loaded.max_seq_length is None or loaded.max_seq_length > limit):
+        loaded.max_seq_length = limit
 
 
 def _positive(name: str, value: int) -> int:

@@ -16,7 +16,12 @@ NAMES: dict[Kind, tuple[str, ...]] = {"query": ("query",), "document": ("documen
 
 
 def resolve_prompts(stored: Mapping[str, str], default: str | None, chosen: Mapping[Kind, str]) -> dict[Kind, str]:
-    """The literal prompt of each kind. chosen: kind -> name of a stored prompt, which overrides the rule above."""
+    """The literal prompt of each kind. chosen: kind -> name of a stored prompt, which overrides the rule above.
+
+    Raises UsageError for a kind or a name that is not there.
+    """
+    if unknown := [kind for kind in chosen if kind not in NAMES]:
+        raise UsageError(f"A prompt for {unknown[0]!r} came; inputs are of the kinds {' and '.join(map(repr, NAMES))}.")
     return {kind: _resolve(stored, default, names, chosen.get(kind)) for kind, names in NAMES.items()}
 
 

@@ -17,11 +17,12 @@ from tqdm import tqdm
 from embedkit.encoders.batches import token_batches
 from embedkit.encoders.fingerprint import describe_modules, fingerprint
 from embedkit.encoders.prompts import named_prompt, resolve_prompts
-from embedkit.errors import ModelError, UsageError
-from embedkit.types import Kind, Vectors
+from embedkit.errors import ModelError, Stopped, UsageError
+from embedkit.types import Kind, Vectors, is_unicode
 from embedkit.vectors import check_dim, truncate
 
 WINDOW = 8192  # texts tokenized and sorted at once
+NO_LIMIT = 1e9  # tokenizers without a limit give 1e30, static embeddings infinity
 logger = logging.getLogger(__name__)
 
 
@@ -49,7 +50,8 @@ class TorchEncoder:
         self.unit = self.similarity == "cosine" or any(
             type(module).__name__ == "Normalize" for module in model.children()
         )
-        self.max_tokens: int | None = model.max_seq_length
+        limit = model.max_seq_length
+        self.max_tokens = int(limit) if limit and limit < NO_LIMIT else None
         self.stored_prompts: dict[str, str] = dict(model.prompts)
         self.default_prompt = self.stored_prompts.get(model.default_prompt_name or "", "")  # for inputs without a role
         self.prompts = resolve_prompts(self.stored_prompts, model.default_prompt_name, prompt_names or {})
@@ -113,17 +115,21 @@ class TorchEncoder:
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size={batch_size} came; expected at least 1.")
         unit = self.unit if normalize_embeddings is None else normalize_embeddings
-        dim = truncate_dim or self.dim
+        dim = self.dim if truncate_dim is None else truncate_dim
         check_dim(dim, self.dim)
         literal = self._literal_prompt(kind, prompt, prompt_name)
-        rows = np.empty((len(texts), dim), dtype=np.float32)
+        rows = np.zeros((len(texts), dim), dtype=np.float32)  # what has no token at all stays zero
         with tqdm(total=len(texts), unit="text", disable=not show_progress_bar) as bar:
             for start in range(0, len(texts), WINDOW):
                 window = texts[start : start + WINDOW]
-                for batch in token_batches(self._lengths(window, literal), self._batch_tokens, batch_size):
-                    raw = self._forward([window[i] for i in batch], kind, literal)
-                    rows[start + np.array(batch)] = truncate(raw, dim, unit=unit)
-                    bar.update(len(batch))
+                lengths = self._lengths(window, literal)
+                filled = [i for i, length in enumerate(lengths) if length > 0]
+                for batch in token_batches([lengths[i] for i in filled], self._batch_tokens, batch_size):
+                    chosen = [filled[i] for i in batch]
+                    raw = self._forward([window[i] for i in chosen], kind, literal)
+                    rows[start + np.array(chosen)] = truncate(raw, dim, unit=unit)
+                    bar.update(len(chosen))
+                bar.update(len(window) - len(filled))
         self._check_finite(rows, texts)
         return cast(Any, torch.from_numpy(rows)) if convert_to_tensor or not convert_to_numpy else rows
 
@@ -140,31 +146,38 @@ class TorchEncoder:
         return self.prompts[kind]
 
     def _lengths(self, texts: Sequence[str], prompt: str) -> list[int]:
-        """Tokens of each text, as the model will see it; characters where the tokenizer cannot tell."""
+        """Tokens of each text, as the model will see it; characters where the tokenizer cannot tell. 0 for an empty text
+        where the tokenizer adds nothing: such rows would break a whole batch (pooling over no token)."""
         tokenizer: Any = getattr(self._model, "tokenizer", None)
         if not hasattr(tokenizer, "backend_tokenizer"):
             return [len(text) + 1 for text in texts]
         limited = {"truncation": True, "max_length": self.max_tokens} if self.max_tokens else {}
         ids = tokenizer([prompt + text for text in texts], return_attention_mask=False, **limited)["input_ids"]
-        return [max(1, len(row)) for row in ids]
+        return [len(row) for row in ids]
 
     @torch.inference_mode()
     def _forward(self, texts: list[str], kind: Kind, prompt: str) -> Vectors:
         model = self._model
         features = model.preprocess(texts, prompt=prompt or None, task=kind)
-        moved = {
-            key: value.to(model.device) if isinstance(value, torch.Tensor) else value for key, value in features.items()
-        }
-        rows: Vectors = model(moved, task=kind)["sentence_embedding"].float().cpu().numpy()
+        try:
+            moved = {name: x.to(model.device) if isinstance(x, torch.Tensor) else x for name, x in features.items()}
+            rows: Vectors = model(moved, task=kind)["sentence_embedding"].float().cpu().numpy()
+        except torch.OutOfMemoryError:
+            raise Stopped(
+                f"{model.device} is out of memory with {self._batch_tokens} tokens a batch; run it again with fewer "
+                f"(--batch-tokens, batch_tokens=)."
+            ) from None
         return rows
 
     def _check_finite(self, rows: Vectors, texts: Sequence[str]) -> None:
         broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if len(broken):
-            first = int(broken[0])
+            first, dtype = int(broken[0]), self.compute.get("dtype")
+            advice = "mend the text or the model" if dtype == "float32" else "try dtype='float32'"
             raise ModelError(
                 f"{self.name} gives NaN or infinity for {len(broken)} of {len(texts)} inputs, first input {first} "
-                f"({texts[first][:40]!r}) in {self.compute.get('dtype', 'its dtype')}; try dtype='float32'."
+                f"({texts[first][:40]!r}) in {dtype}; {advice}.",
+                position=first,
             )
 
 
@@ -177,6 +190,8 @@ def _texts(inputs: Iterable[str] | str) -> list[str]:
     for position, text in enumerate(texts):
         if not isinstance(text, str):
             raise UsageError(f"Input {position} is a {type(text).__name__} ({str(text)[:40]}); expected a string.")
+        if not is_unicode(text):
+            raise UsageError(f"Input {position} holds half of a character ({ascii(text)[:60]}); mend or remove it.")
     return texts
 
 

@@ -1,6 +1,7 @@
 """Vectors on disk, beside what made them: NAME.npy, NAME.ids.txt, NAME.manifest.json.
 
-The manifest is published last and names size and SHA-256 of the others: without it there are no vectors.
+The manifest names size and SHA-256 of the others and is renamed first: a crash between the renames leaves a manifest that
+does not fit, which `open_vectors` refuses.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from embedkit.encoder import Encoder
 from embedkit.errors import DataError, IntegrityError, UsageError
-from embedkit.storage import NpyWriter, atomic_file, check_file, file_record, read_json, write_json
+from embedkit.storage import NpyWriter, atomic_files, check_file, file_record, read_json, sealed_json
 from embedkit.types import Document, Kind, Vectors
 from embedkit.version import __version__
 
@@ -61,29 +62,33 @@ def write_vectors(
     While it runs there are only `.partial` files; after an error nothing of it is left.
     """
     check_free(path, overwrite=overwrite)
-    with atomic_file(path) as stream, atomic_file(_ids_path(path)) as ids:
+    empty = 0
+    with atomic_files(_manifest_path(path), path, _ids_path(path)) as (sealed, stream, ids):
         writer = NpyWriter(stream, encoder.dim, "float32")
         for documents, rows in batches:
             writer.append(rows)
             ids.write("".join(f"{document.id}\n" for document in documents).encode())
+            empty += sum(not document.full_text for document in documents)
         writer.finish()
-        _manifest_path(path).unlink(missing_ok=True)  # it described the rows that are replaced now
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "count": writer.count,
-        "dim": encoder.dim,
-        "dtype": "float32",
-        "kind": kind,
-        "similarity": encoder.similarity,
-        "fingerprint": encoder.fingerprint,
-        "settings": dict(encoder.settings),
-        "compute": dict(encoder.compute),
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "embedkit": __version__,
-        "files": {name.name: file_record(name) for name in (path, _ids_path(path))},
-    }
-    write_json(_manifest_path(path), manifest)
+        stream.flush()
+        ids.flush()
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "count": writer.count,
+            "empty_texts": empty,
+            "dim": encoder.dim,
+            "dtype": "float32",
+            "kind": kind,
+            "similarity": encoder.similarity,
+            "fingerprint": encoder.fingerprint,
+            "settings": dict(encoder.settings),
+            "compute": dict(encoder.compute),
+            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "embedkit": __version__,
+            "files": {path.name: file_record(Path(stream.name)), _ids_path(path).name: file_record(Path(ids.name))},
+        }
+        sealed.write(sealed_json(manifest))
     return manifest
 
 

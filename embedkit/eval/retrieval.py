@@ -76,8 +76,8 @@ def evaluate_retrieval(task: Retrieval, searched: Encoder | Index, *, progress: 
             "search": searched.info() if isinstance(searched, Index) else "exact",
             "data": {"name": task.name, "split": task.split, "sha256": _data_hashes(task)},
             "depth": DEPTH,
-            "first query": _query_prompt(searched, encoder) + next(iter(task.queries.values())),
-            "first document": _prompts(encoder).get("document", "") + next(read_corpus(task.folder)).full_text,
+            "first_query": _query_prompt(searched, encoder) + next(iter(task.queries.values())),
+            "first_document": _prompts(encoder).get("document", "") + next(read_corpus(task.folder)).full_text,
             "seconds": round(time.perf_counter() - start, 2),
         },
     )

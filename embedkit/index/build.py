@@ -62,7 +62,7 @@ def write_index(
     """
     layout.check(dim)
     with atomic_folder(path) as folder:
-        count, unit = _write_rows(folder, batches, dim, layout, texts)
+        count, unit, empty = _write_rows(folder, batches, dim, layout, texts)
         factory = automatic_factory(count) if layout.coarse == "auto" else layout.coarse
         if factory == "none":
             factory = None
@@ -77,6 +77,7 @@ def write_index(
             coarse=factory,
             shortlist=SHORTLIST,
             texts=texts,
+            empty_texts=empty,
             source=source,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             embedkit=__version__,
@@ -88,10 +89,10 @@ def write_index(
 
 def _write_rows(
     folder: Path, batches: Iterable[tuple[Sequence[Document], Vectors]], dim: int, layout: Layout, texts: bool
-) -> tuple[int, bool]:
-    """The count of rows, and whether all have length 1 (or 0)."""
+) -> tuple[int, bool, int]:
+    """The count of rows, whether all have length 1 (or 0), and how many texts are empty."""
     documents = DocumentWriter(folder / DOCUMENTS)
-    unit = True
+    unit, empty = True, 0
     with atomic_file(folder / FINE) as stream:
         writer = NpyWriter(stream, dim, layout.fine)
         for batch, vectors in batches:
@@ -99,11 +100,12 @@ def _write_rows(
             unit = unit and _are_unit(rows)
             writer.append(rows)
             documents.append(batch, texts=texts)
+            empty += sum(texts and not document.full_text for document in batch)
         writer.finish()
     documents.close()
     if writer.count == 0:
         raise DataError("There are no rows to index; expected at least one.")
-    return writer.count, unit
+    return writer.count, unit, empty
 
 
 def _prepared(vectors: Vectors, batch: Sequence[Document], layout: Layout) -> Vectors:

@@ -46,6 +46,7 @@ class Manifest:
     coarse: str | None  # faiss factory string; None: exact search
     shortlist: int  # candidates that the fine rows verify, for a k up to it
     texts: bool  # whether documents have texts, or ids alone
+    empty_texts: int  # documents without a character of text; 0 where there are ids alone
     source: Source
     created: str  # ISO 8601, UTC
     embedkit: str

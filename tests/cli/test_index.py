@@ -125,7 +125,7 @@ def test_info_gives_the_facts_of_an_index(run: Run, index: Path, tiny_model: Pat
         "dim": 32,
         "metric": "cosine",
         "unit rows": True,
-        "coarse": "none (exact)",
+        "coarse": None,
         "fine": "float32",
         "texts": True,
         "model": str(tiny_model),

@@ -62,7 +62,7 @@ def test_the_context_repeats_the_run(folder: Path, word_counts: Any) -> None:
         word_counts.compute,
         "exact",
     )
-    assert (context["first query"], context["first document"]) == ("cat red", "cat red")
+    assert (context["first_query"], context["first_document"]) == ("cat red", "cat red")
     files = {
         "corpus.jsonl": folder / "corpus.jsonl",
         "queries.jsonl": folder / "queries.jsonl",
@@ -75,7 +75,7 @@ def test_the_context_repeats_the_run(folder: Path, word_counts: Any) -> None:
 def test_the_first_inputs_stand_there_with_their_prompts(folder: Path, make_model: Any) -> None:
     encoder = embedkit.load(make_model(prompts={"query": "query: ", "passage": "one "}))
     context = embedkit.evaluate(encoder, folder).context
-    assert (context["first query"], context["first document"]) == ("query: cat red", "one cat red")
+    assert (context["first_query"], context["first_document"]) == ("query: cat red", "one cat red")
 
 
 def test_another_split_has_its_own_queries(folder: Path, word_counts: Any) -> None:
@@ -90,7 +90,7 @@ def test_through_an_index_the_scores_are_the_same(folder: Path, word_counts: Any
     report = embedkit.evaluate(index, folder)
     assert report.per_query == embedkit.evaluate(word_counts, folder).per_query
     assert report.context["fingerprint"] == word_counts.fingerprint
-    assert report.context["search"]["coarse"] == ("none (exact)" if coarse == "none" else coarse)
+    assert report.context["search"]["coarse"] == (None if coarse == "none" else coarse)
 
 
 def test_an_index_of_another_corpus_is_noticed(

@@ -192,11 +192,11 @@ def test_info_says_what_is_in_it(tmp_path: Path, word_counts: Any) -> None:
         "SQ8",
         "float16",
     )
-    assert info["fingerprint"] == word_counts.fingerprint and info["metric"] == "cosine" and info["unit rows"]
-    assert info["bytes in RAM"] == (index.path / "coarse.faiss").stat().st_size
+    assert info["fingerprint"] == word_counts.fingerprint and info["metric"] == "cosine" and info["unit_rows"]
+    assert info["bytes_in_ram"] == (index.path / "coarse.faiss").stat().st_size
     on_disk = sum(p.stat().st_size for p in index.path.iterdir() if p.name != "manifest.json")
-    assert info["bytes on disk"] == on_disk
-    assert build(tmp_path / "exact", word_counts).info()["bytes in RAM"] == 8 * 12 * 4
+    assert info["bytes_on_disk"] == on_disk
+    assert build(tmp_path / "exact", word_counts).info()["bytes_in_ram"] == 8 * 12 * 4
 
 
 def test_it_opens_anywhere_and_read_only(index: Index, word_counts: Any, tmp_path: Path) -> None:
