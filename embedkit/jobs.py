@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from embedkit.corpus import Fields, read_corpus
+from embedkit.corpus.documents import checked_id
 from embedkit.encoder import Encoder
 from embedkit.encoders import TorchEncoder, load
 from embedkit.engine import embed_documents, open_vectors, write_vectors
 from embedkit.engine.vector_file import check_free
-from embedkit.errors import DataError, UsageError
+from embedkit.errors import DataError, ModelError, UsageError
 from embedkit.index.build import Layout, write_index
 from embedkit.index.index import Index
-from embedkit.index.manifest import Source, read_manifest
+from embedkit.index.manifest import Metric, Source, read_manifest
 from embedkit.storage import check_absent
 from embedkit.types import Document, Kind, Vectors
 
@@ -36,15 +37,14 @@ def embed(
 ) -> Vectors:
     """float32 (n, dim) rows of the inputs, in order; one string gives (1, dim), no input gives (0, dim).
 
-    model: a folder, a hub id, or an encoder from `load`; the default model when left out. The two models last named are
+    model: a folder, a hub id, or an encoder from `load`; the default model when left out. The two models last opened are
     kept in memory. kind: "query" or "document", which decides the model's own prompt. prompt: a literal one instead. dim: keep the first
     so many columns, at unit length again where rows are unit. options: those of `load` (device, dtype, max_tokens, ...).
     Raises what `load` and `encode` raise.
     """
     if model is None or isinstance(model, (str, Path)):
-        encoder = _loaded(None if model is None else str(model), dim, json.dumps(options, sort_keys=True))
-        return encoder.encode(inputs, kind=kind, prompt=prompt)
-    if options:
+        model = _loaded(None if model is None else str(model), json.dumps(options, sort_keys=True))
+    elif options:
         raise UsageError(f"{', '.join(options)} came beside a model that is loaded already; give them to load().")
     if isinstance(model, TorchEncoder):
         return model.encode(inputs, kind=kind, prompt=prompt, truncate_dim=dim)
@@ -54,9 +54,9 @@ def embed(
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(model: str | None, dim: int | None, options: str) -> TorchEncoder:
+def _loaded(model: str | None, options: str) -> TorchEncoder:
     """options: as JSON, for prompts are dicts and a cache needs keys that can be hashed."""
-    return load(model, dim=dim, **json.loads(options))
+    return load(model, **json.loads(options))
 
 
 def embed_corpus(
@@ -105,7 +105,7 @@ def build_index(
     """
     target = Path(path)
     check_absent(target)
-    if isinstance(source, np.ndarray) or str(source).endswith(".npy"):
+    if isinstance(source, np.ndarray) or (isinstance(source, (str, Path)) and Path(source).suffix == ".npy"):
         if model is not None:
             raise UsageError("Vectors and a model came; vectors are taken as they are: leave the model out.")
         if limit is not None and limit < 1:
@@ -118,12 +118,21 @@ def build_index(
     if ids is not None or documents is not None:
         raise UsageError("ids and documents belong to vectors; a corpus brings its own.")
     encoder = model if model is not None and not isinstance(model, (str, Path)) else load(model)
-    layout = Layout(metric or encoder.similarity, coarse, fine)  # type: ignore[arg-type]
+    layout = Layout(metric or metric_of(encoder), coarse, fine)  # type: ignore[arg-type]
     layout.check(encoder.dim)
     total = len(source) if hasattr(source, "__len__") and not isinstance(source, str) else None
     stream = embed_documents(read_corpus(source, fields, limit=limit), encoder, total=total, progress=progress)
     write_index(target, stream, encoder.dim, layout, source_of(encoder))
     return open_index(target, encoder)
+
+
+def metric_of(encoder: Encoder) -> Metric:
+    """How an index compares the rows of this encoder. Raises UsageError where it compares in another way than an index can."""
+    if encoder.similarity not in ("cosine", "dot"):
+        raise UsageError(
+            f"The model compares by {encoder.similarity}; an index compares by 'cosine' or 'dot': name one."
+        )
+    return encoder.similarity  # type: ignore[return-value]
 
 
 def source_of(encoder: Encoder) -> Source:
@@ -143,7 +152,7 @@ def _vectors(source: Any, ids: Sequence[str] | None) -> tuple[Vectors, Sequence[
         file = open_vectors(Path(source))
         rows, found, manifest = file.rows, file.ids, file.manifest
     if ids is not None:
-        found = [str(identifier) for identifier in ids]
+        found = [checked_id(str(identifier), f"ids, row {number}") for number, identifier in enumerate(ids, 1)]
     if len(found) != len(rows):
         raise UsageError(f"{len(found)} ids came with {len(rows)} vectors; give one id a vector.")
     settings = manifest.get("settings", {})
@@ -152,7 +161,7 @@ def _vectors(source: Any, ids: Sequence[str] | None) -> tuple[Vectors, Sequence[
 
 
 def _paired(
-    ids: Sequence[str], rows: Vectors, documents: Any, fields: Fields, whole: bool = True
+    ids: Sequence[str], rows: Vectors, documents: Any, fields: Fields, *, whole: bool
 ) -> Iterator[tuple[list[Document], Vectors]]:
     """Blocks of documents and rows; texts from `documents`, whose ids must come in the order of the vectors."""
     texts = None if documents is None else read_corpus(documents, fields)
@@ -194,9 +203,18 @@ def open_index(
 def _opener(path: Path, model: str | Path | Encoder | None, options: dict[str, Any]) -> Callable[[], Encoder] | None:
     if model is not None and not isinstance(model, (str, Path)):
         return lambda: model
-    settings = {**read_manifest(path).source.settings, **options}
-    name = model or settings.get("model")
-    settings.pop("model", None)
-    if name is None:
+    stored = dict(read_manifest(path).source.settings)
+    named = stored.pop("model", None)
+    if model is None and named is None:
         return None
-    return lambda: load(name, **settings)
+    if model is not None:
+        stored.pop("revision", None)  # it belongs to the hub id that the index names
+
+    def opened() -> Encoder:
+        if model is None and Path(str(named)).is_absolute() and not Path(str(named)).is_dir():
+            raise ModelError(
+                f"{path} names the model {named}, which is not there any more; say where it is with --model."
+            )
+        return load(model or named, **{**stored, **options})
+
+    return opened

@@ -15,21 +15,20 @@ import json
 import os
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import embedkit
-from embedkit.eval.metrics import retrieval_scores
 from embedkit.eval.report import replace_table
 from embedkit.eval.retrieval import Retrieval, read_retrieval
-from embedkit.statistics import bootstrap_interval
+from embedkit.eval.serving import measure
 
 HERE = Path(__file__).parent
 ROWS = HERE / "coarse_levels.jsonl"
 LEVELS = ("none", "SQ8", "IVF64,SQ8", "HNSW32", "PQ96x4fs", "PQ48x4fs", "PQ24x4fs", "PCAR192,PQ96x4fs")
-REPEATS = 5
 
 
 def vectors(data: Path, task: Retrieval) -> tuple[Path, np.ndarray]:
@@ -44,36 +43,13 @@ def vectors(data: Path, task: Retrieval) -> tuple[Path, np.ndarray]:
     return corpus, np.load(queries)
 
 
-def measure(corpus: Path, queries: np.ndarray, task: Retrieval, coarse: str) -> dict[str, Any]:
+def row(corpus: Path, queries: np.ndarray, task: Retrieval, coarse: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         start = time.perf_counter()
         index = embedkit.build_index(corpus, Path(scratch) / "x.index", coarse=coarse)
         built = time.perf_counter() - start
-        hits = index.search(queries, k=10, documents=False)
-        run = {
-            q: dict(zip(ids, map(float, scores), strict=False))
-            for q, ids, scores in zip(task.queries, hits.ids, hits.scores, strict=True)
-        }
-        ndcg = list(retrieval_scores(task.qrels, run)["ndcg@10"].values())
-        batch = [seconds(index, queries) for _ in range(REPEATS)]
-        single = [seconds(index, queries[q : q + 1]) for q in range(len(queries))]
-        return {
-            "coarse": coarse,
-            "ndcg": float(np.mean(ndcg)),
-            "interval": bootstrap_interval(ndcg),
-            "ram": index.bytes_in_ram() / len(index),
-            "disk": index.bytes_on_disk() / len(index),
-            "qps": len(queries) / float(np.median(batch)),
-            "p50_ms": 1e3 * float(np.median(single)),
-            "p99_ms": 1e3 * float(np.quantile(single, 0.99)),
-            "build_s": built,
-        }
-
-
-def seconds(index: embedkit.Index, queries: np.ndarray) -> float:
-    start = time.perf_counter()
-    index.search(queries, k=10, documents=False)
-    return time.perf_counter() - start
+        served = measure(index, queries, list(task.qrels.values()))
+    return {"coarse": coarse, "documents": len(index), "build_s": built, **asdict(served)}
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
@@ -83,9 +59,10 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     ]
     for row in rows:
         low, high = row["interval"]
+        ram, disk = (row[name] / row["documents"] for name in ("bytes_in_ram", "bytes_on_disk"))
         lines.append(
-            f"| `{row['coarse']}` | {row['ndcg']:.4f} | {low:.4f} to {high:.4f} | {row['ram']:.0f} | {row['disk']:.0f} "
-            f"| {row['qps']:,.0f} | {row['p50_ms']:.2f} | {row['p99_ms']:.2f} | {row['build_s']:.1f} |"
+            f"| `{row['coarse']}` | {row['ndcg']:.4f} | {low:.4f} to {high:.4f} | {ram:.0f} | {disk:.0f} "
+            f"| {row['queries_per_second']:,.0f} | {row['p50_ms']:.2f} | {row['p99_ms']:.2f} | {row['build_s']:.1f} |"
         )
     return lines
 
@@ -101,7 +78,7 @@ def main() -> None:
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
     for coarse in LEVELS:
         if coarse not in {row["coarse"] for row in rows}:
-            rows.append(measure(corpus, queries, task, coarse))
+            rows.append(row(corpus, queries, task, coarse))
             with ROWS.open("a") as stream:
                 stream.write(json.dumps(rows[-1]) + "\n")
             print(json.dumps(rows[-1]), flush=True)

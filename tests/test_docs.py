@@ -1,6 +1,6 @@
 """The documentation runs: every python block of a page in one namespace, every embedkit command of its console blocks.
 
-What a command prints is compared with the page, numbers aside: they depend on the machine's arithmetic.
+What a command prints is compared with the page, but for scores and sizes: they depend on the machine's arithmetic.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from embedkit.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-NUMBER = re.compile(r"\d[\d,]*(\.\d+)?")
+NUMBER = re.compile(r"\d+\.\d+|\d+(,\d{3})+")
 
 
 def commands(block: str) -> list[tuple[str, str]]:

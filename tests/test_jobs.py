@@ -13,7 +13,7 @@ import pytest
 
 import embedkit
 from embedkit import jobs
-from embedkit.errors import DataError, ModelMismatch, UsageError
+from embedkit.errors import DataError, ModelError, ModelMismatch, UsageError
 
 TEXTS = ["cat", "dog dog", "red fish swim", "blue bird"]
 ROWS = [{"_id": f"d{i}", "text": text, "n": i} for i, text in enumerate(TEXTS)]
@@ -62,7 +62,7 @@ def test_embed_keeps_a_model_for_the_next_call(tiny_model: Path, monkeypatch: py
     for _ in range(3):
         embedkit.embed("cat", model=tiny_model, dtype="float32")
     embedkit.embed("cat", model=tiny_model, dtype="float32", dim=4)
-    assert opened == [{"dim": None, "dtype": "float32"}, {"dim": 4, "dtype": "float32"}]
+    assert opened == [{"dtype": "float32"}]
 
 
 def test_embed_takes_the_options_of_load(make_model: Callable[..., Path]) -> None:
@@ -219,6 +219,26 @@ def test_a_prompt_name_at_opening_is_for_questions(make_model: Callable[..., Pat
     np.testing.assert_allclose(asked.scores, expected.scores, atol=1e-6)
     with pytest.raises(UsageError, match="no prompt named 'nobody'; it stores fact, web"):
         embedkit.open_index(tmp_path / "x", prompt_name="nobody").search("cat")
+
+
+def test_a_model_that_has_moved_is_asked_for(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(make_model(), tmp_path / "here")
+    index = embedkit.build_index(TEXTS, tmp_path / "x", model=embedkit.load(folder))
+    vector = index.encoder().encode(["cat"])
+    folder.rename(tmp_path / "there")
+    opened = embedkit.open_index(tmp_path / "x")
+    assert opened.search(vector, k=1).ids == index.search("cat", k=1).ids
+    with pytest.raises(ModelError, match=r"names the model .*here, which is not there any more; say where .* --model"):
+        opened.search("cat")
+    assert (
+        embedkit.open_index(tmp_path / "x", tmp_path / "there").search("cat", k=1).ids == index.search("cat", k=1).ids
+    )
+
+
+def test_ids_of_vectors_are_one_line_each(tmp_path: Path) -> None:
+    for wrong in ("a\nb", ""):
+        with pytest.raises(DataError, match=r"ids, row 2: the id .* is empty or holds a line break"):
+            embedkit.build_index(np.ones((2, 3)), tmp_path / "x", ids=["a", wrong])
 
 
 def test_documents_are_a_corpus_too(tmp_path: Path, word_counts: Any) -> None:

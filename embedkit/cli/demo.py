@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from embedkit.cli.options import (
 if TYPE_CHECKING:
     from embedkit.corpus.docstrings import Definition
     from embedkit.encoders import TorchEncoder
-    from embedkit.eval.known_item import Measured
+    from embedkit.eval.serving import Served
     from embedkit.index import Index
     from embedkit.types import Document, Vectors
 
@@ -71,12 +72,14 @@ def demo_command(output: Path | None, as_json: bool, quiet: bool, log: Path | No
     _remark(f"Embedding {len(definitions):,} docstrings ...", quiet or as_json)
     documents = [_document(definition) for definition in definitions]
     vectors = _embedded(documents, encoder, quiet)
+    if folder.exists():
+        shutil.rmtree(folder)  # the last demo's; kept until there is something to put in its place
     index = _build(folder, documents, vectors, _layouts(encoder.dim)["bi-granular"], encoder)
     answers = {question: index.search(question, k=3) for question in QUESTIONS}
     _remark(f"Measuring on {HELD_OUT} held-out docstrings ...", quiet or as_json)
     measured = _measure(definitions, documents, vectors, encoder, quiet)
     if as_json:
-        print_facts({name: row.as_dict() for name, row in measured.items()}, as_json)
+        print_facts({name: asdict(row) for name, row in measured.items()}, as_json)
         return
     for question, hits in answers.items():
         click.echo(f"\n{question}?")
@@ -99,15 +102,15 @@ def _free_folder(output: Path | None) -> Path:
     if output is None and folder.exists():
         if not (folder / MANIFEST).is_file():
             raise UsageError(f"{folder} is there already and holds no index; name another folder with -o.")
-        read_manifest(folder)  # refuses to remove somebody else's
-        shutil.rmtree(folder)
-    check_absent(folder)
+        read_manifest(folder)  # refuses somebody else's
+    else:
+        check_absent(folder)
     return folder
 
 
 def _layouts(dim: int) -> dict[str, str]:
     """Name -> coarse level."""
-    return {"exact": "none", "bi-granular": f"PQ{dim // DIMS_A_CODE}x4fs"}
+    return {"exact": "none", "bi-granular": f"PQ{dim // DIMS_A_CODE}x4fs" if dim % DIMS_A_CODE == 0 else "SQ4"}
 
 
 def _remark(line: str, silent: bool) -> None:
@@ -135,9 +138,9 @@ def _embedded(documents: Sequence[Document], encoder: TorchEncoder, quiet: bool)
 
 def _build(folder: Path, documents: Sequence[Document], vectors: Vectors, coarse: str, encoder: TorchEncoder) -> Index:
     from embedkit.index import Layout, write_index
-    from embedkit.jobs import open_index, source_of
+    from embedkit.jobs import metric_of, open_index, source_of
 
-    write_index(folder, [(documents, vectors)], encoder.dim, Layout(coarse=coarse), source_of(encoder))
+    write_index(folder, [(documents, vectors)], encoder.dim, Layout(metric_of(encoder), coarse), source_of(encoder))
     return open_index(folder, encoder)
 
 
@@ -147,9 +150,9 @@ def _measure(
     vectors: Vectors,
     encoder: TorchEncoder,
     quiet: bool,
-) -> dict[str, Measured]:
+) -> dict[str, Served]:
     """Both layouts over the same documents, the held-out ones without their first sentence."""
-    from embedkit.eval.known_item import measure
+    from embedkit.eval.serving import measure
 
     held_out = _held_out(definitions)
     stripped = [_document(definitions[row], definitions[row].rest) for row in held_out]
@@ -158,7 +161,7 @@ def _measure(
         changed[row] = document
     rows[held_out] = _embedded(stripped, encoder, quiet)
     queries = encoder.encode([definitions[row].summary for row in held_out], kind="query")
-    answers = [documents[row].id for row in held_out]
+    answers = [{documents[row].id: 1} for row in held_out]
     with tempfile.TemporaryDirectory() as scratch:
         return {
             name: measure(_build(Path(scratch) / name, changed, rows, coarse, encoder), queries, answers)
@@ -180,7 +183,7 @@ def _held_out(definitions: Sequence[Definition]) -> list[int]:
     return [fit[position] for position in sorted(chosen)]
 
 
-def _table(measured: dict[str, Measured]) -> str:
+def _table(measured: dict[str, Served]) -> str:
     heads = ("", "nDCG@10", "95 % interval", "queries/s", "p50 ms", "p99 ms", "RAM", "disk")
     rows = [heads]
     for name, row in measured.items():

@@ -31,7 +31,7 @@ class ManyNames(click.Command):
         flag = None
         for arg in args:
             if arg.startswith("-"):
-                flag = arg if arg in MANY else None
+                flag = next((name for name in MANY if arg == name or arg.startswith(f"{name}=")), None)
             elif flag and spread[-1] != flag:
                 spread.append(flag)
             spread.append(arg)
@@ -104,15 +104,15 @@ def eval_command(
     else:
         searched = load(**arguments, **prompt_names(options, "query"))
     reports: dict[str, Report] = {}
-    results = {}
+    results: dict[str, Any] = {}
     for task in judged:
         name = task.name if task.name not in reports else str(task.folder)
         reports[name] = evaluate_retrieval(task, searched, progress=progress_wanted(quiet))
+        write_reports(output, reports, results)  # after each task, so that a later one cannot lose it
     for mteb_task in found:
-        some, result = evaluate_mteb(mteb_task, searched, progress=progress_wanted(quiet))
-        reports.update(some)
-        results[mteb_task.metadata.name] = result
-    write_reports(output, reports, results)
+        some, results[mteb_task.metadata.name] = evaluate_mteb(mteb_task, searched, progress=progress_wanted(quiet))
+        reports.update({name if name not in reports else f"mteb/{name}": report for name, report in some.items()})
+        write_reports(output, reports, results)
     _print_reports(reports, as_json)
     if not as_json and not quiet:
         click.echo(f"Written to {output / 'report.md'} and {output / 'report.json'}", err=True)

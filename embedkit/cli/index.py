@@ -91,7 +91,6 @@ def build_command(
     from embedkit.storage import check_absent
 
     check_absent(output)  # before a model is loaded for nothing
-    check_source(source)
     columns = fields(options)
     arguments = {**load_arguments(options), **prompt_names(options, "document")}
     given: dict[str, Any] = {"coarse": coarse, "fine": fine, "metric": metric, "fields": columns, "limit": limit}
@@ -104,6 +103,7 @@ def build_command(
     elif documents is not None:
         raise UsageError("--documents belongs to VECTORS (a NAME.npy); a corpus brings its own texts.")
     else:
+        check_source(source)
         index = build_index(source, output, model=load(**arguments), progress=progress_wanted(quiet), **given)
     if as_json:
         print_facts(index.info(), as_json)

@@ -80,6 +80,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         if error.filename is None:
             return _defect()
         return _say(f"{error.filename}: {error.strerror}; check the path and its permissions.", WRONG_USE)
+    except MemoryError:
+        return _say(
+            "This machine is out of memory; run it again with fewer --batch-tokens, or --limit.", Stopped.exit_code
+        )
     except Exception:
         return _defect()
     return OK

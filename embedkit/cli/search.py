@@ -58,6 +58,8 @@ def search_command(
         raise click.UsageError("Give either a question or --queries FILE.")
     if output is not None and queries is None:
         raise click.UsageError("-o writes the run of --queries FILE; a single question is printed.")
+    if output is not None and as_json:
+        raise click.UsageError("--json prints the hits, -o writes a TREC run; give one of them.")
     from embedkit.corpus.beir import read_queries
     from embedkit.jobs import open_index
 

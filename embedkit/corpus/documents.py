@@ -16,7 +16,7 @@ from typing import Any
 
 from embedkit.corpus.formats import PlacedRows, file_rows, folder_rows, hub_rows, jsonl_rows, placed
 from embedkit.errors import DataError, UsageError
-from embedkit.types import Document
+from embedkit.types import Document, is_unicode
 
 ID_FIELDS = ("_id", "id", "docid")
 STDIN, HUB = "-", "hf:"
@@ -30,6 +30,10 @@ class Fields:
     id: str | None = None  # "row" numbers the rows from 0
     text: tuple[str, ...] = ("text",)  # several are joined with one space
     title: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.text, str):
+            object.__setattr__(self, "text", (self.text,))
 
     @property
     def known(self) -> frozenset[str]:
@@ -100,7 +104,8 @@ def _open(source: Any) -> tuple[PlacedRows, str]:
 def to_document(row: Any, where: str, fields: Fields, position: int) -> Document:
     """One row as a Document. Raises DataError, opening with `where`, for what is missing or of the wrong type."""
     if isinstance(row, Document):
-        return row
+        row = {"_id": row.id, "title": row.title, "text": row.text, "metadata": row.metadata}
+        fields = Fields()
     if isinstance(row, str):
         return Document(id=str(position), text=_encodable(row, "text", where))
     if not isinstance(row, Mapping):
@@ -134,8 +139,12 @@ def _id(row: Mapping[str, Any], where: str, fields: Fields, position: int) -> st
         raise DataError(
             f"{where}: the id is a {type(value).__name__} ({value!r}); expected a string or a whole number."
         ) from None
-    identifier = _encodable(text, "id", where)
-    if not identifier or any(character in identifier for character in "\r\n\0"):
+    return checked_id(text, where)
+
+
+def checked_id(identifier: str, where: str) -> str:
+    """The id, one line of text. Raises DataError for another."""
+    if not _encodable(identifier, "id", where) or any(character in identifier for character in "\r\n\0"):
         raise DataError(f"{where}: the id {identifier!r} is empty or holds a line break; give each row a one-line id.")
     return identifier
 
@@ -157,13 +166,10 @@ def _string(row: Mapping[str, Any], name: str, where: str, option: str) -> str:
 
 
 def _encodable(text: str, name: str, where: str) -> str:
-    """JSON may escape half of a surrogate pair, which no file and no tokenizer can hold."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
+    if not is_unicode(text):
         raise DataError(
-            f"{where}: the field {name!r} holds {text[error.start]!r}, half of a character; mend or remove it."
-        ) from None
+            f"{where}: the field {name!r} holds half of a character ({ascii(text)[:60]}); mend or remove it."
+        )
     return text
 
 
@@ -180,6 +186,8 @@ def _plain(value: Any, name: str, where: str) -> Any:
     """A metadata value as JSON can hold it; dates and decimals as text, numpy values as Python's own, missing as None."""
     if _missing(value):
         return None
+    if isinstance(value, float) and math.isinf(value):
+        raise DataError(f"{where}: the field {name!r} is infinite, which JSON cannot hold; leave it out or use null.")
     if isinstance(value, (str, bool, int, float)) and type(value).__module__ == "builtins":
         return _encodable(value, name, where) if isinstance(value, str) else value
     if isinstance(value, Mapping):

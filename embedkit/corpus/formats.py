@@ -74,6 +74,11 @@ def delimited_rows(stream: Iterable[bytes], name: str, delimiter: str) -> Placed
             raise DataError(f"{name}, line 1: the header {header} names a column twice; give each a name of its own.")
         number = table.line_num + 1
         for values in table:
+            if delimiter == "\t" and any(_holds_a_row(value, len(header)) for value in values):
+                raise DataError(
+                    f"{name}, lines {number} to {table.line_num}: a quotation mark joins several rows into one; write it twice "
+                    f'inside quotes (""), as spreadsheets do.'
+                )
             if values:
                 if len(values) != len(header):
                     raise DataError(
@@ -86,6 +91,12 @@ def delimited_rows(stream: Iterable[bytes], name: str, delimiter: str) -> Placed
         raise DataError(
             f'{name}, line {number}: {error}; write a quotation mark inside quotes twice (""), as spreadsheets do.'
         ) from None
+
+
+def _holds_a_row(value: str, columns: int) -> bool:
+    """Whether a line inside the value is a whole row: many a tsv is written without quotes, so that a text that begins with
+    a quotation mark would swallow the rows up to the next one."""
+    return columns > 1 and any(line.count("\t") == columns - 1 for line in value.split("\n")[1:])
 
 
 def csv_rows(stream: Iterable[bytes], name: str) -> PlacedRows:
@@ -136,20 +147,23 @@ STREAM_FORMATS: dict[str, Callable[[Iterable[bytes], str], PlacedRows]] = {
 
 
 def file_rows(path: Path) -> PlacedRows:
-    """The rows of one file, by its suffix."""
+    """The rows of one file, by its suffix. An unknown one is refused at once, before anything is read."""
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if read := STREAM_FORMATS.get(suffix):
-        with open_bytes(path) as stream:
-            yield from read(stream, str(path))
-    elif path.suffix == ".parquet":
-        yield from parquet_rows(path)
-    elif suffix in TEXT_SUFFIXES:
-        yield from text_rows(path.parent, [path])
-    else:
-        known = ", ".join([*STREAM_FORMATS, *TEXT_SUFFIXES])
-        raise UsageError(
-            f"{path}: files ending in {suffix or 'nothing'!r} are not read; expected {known}, any of these as .gz, or .parquet."
-        )
+        return _streamed(path, read)
+    if path.suffix == ".parquet":
+        return parquet_rows(path)
+    if suffix in TEXT_SUFFIXES:
+        return text_rows(path.parent, [path])
+    known = ", ".join([*STREAM_FORMATS, *TEXT_SUFFIXES])
+    raise UsageError(
+        f"{path}: files ending in {suffix or 'nothing'!r} are not read; expected {known}, any of these as .gz, or .parquet."
+    )
+
+
+def _streamed(path: Path, read: Callable[[Iterable[bytes], str], PlacedRows]) -> PlacedRows:
+    with open_bytes(path) as stream:
+        yield from read(stream, str(path))
 
 
 def folder_rows(folder: Path) -> PlacedRows:
@@ -164,14 +178,21 @@ def folder_rows(folder: Path) -> PlacedRows:
         )
     if (folder / "state.json").exists():
         return saved_dataset_rows(folder)
-    if parquet := sorted(folder.glob("*.parquet")):
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
+    if parquet := [path for path in files if path.suffix == ".parquet"]:
         return (row for path in parquet for row in parquet_rows(path))
-    if texts := sorted(p for p in folder.rglob("*") if p.suffix in TEXT_SUFFIXES and p.is_file()):
+    if tables := [path for path in files if path.suffix in STREAM_FORMATS]:
+        raise UsageError(f"{folder} holds {tables[0].name} and is no BEIR folder; name the file itself: {tables[0]}.")
+    if texts := [path for path in files if path.suffix in TEXT_SUFFIXES]:
         return text_rows(folder, texts)
     raise UsageError(
         f"{folder} holds no corpus: looked for corpus.jsonl (BEIR), state.json (a saved datasets folder), *.parquet, "
         f"and text files ({', '.join(TEXT_SUFFIXES)})."
     )
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def saved_dataset_rows(folder: Path) -> PlacedRows:

@@ -38,12 +38,13 @@ def load(
     prompts: Mapping[str, str] | None = None,
     prompt_names: Mapping[Kind, str] | None = None,
 ) -> TorchEncoder:
-    """Opens a model: a SentenceTransformer folder or hub id, or a plain Hugging Face encoder (mean pooling, said in a log line).
+    """Opens a SentenceTransformer folder or hub id, or a plain Hugging Face encoder (mean pooling, said in a log line).
 
     model: None is the default model, all-MiniLM-L6-v2: the package of the extra `offline`, else the local hub cache, else the hub.
     revision: of a hub id. device: "auto" or torch's name. backend: "auto" or "torch". dtype: "auto" takes bfloat16 where
-    this CPU multiplies it faster than float32, or the GPU has units for it; "float32" means float32. threads: of torch, for the whole process.
-    batch_tokens: padded tokens a batch. max_tokens: longer inputs are cut there (the model's own limit when left out).
+    this CPU multiplies it faster than float32, or the GPU has units for it; "float32" means float32. threads: of torch,
+    for the whole process. batch_tokens: padded tokens a batch. max_tokens: longer inputs are cut there (the model's own
+    limit when left out).
     dim: keep the first so many columns, at unit length again where rows are unit. prompts: name -> literal prompt,
     beside or instead of those the model stores. prompt_names: kind -> which of them that kind takes.
     Raises ModelError when the model cannot be opened, UsageError for a setting that it cannot have. Weights are read from

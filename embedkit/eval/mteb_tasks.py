@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from embedkit.encoder import Encoder
-from embedkit.errors import DataError, EmbedkitError, MissingDependency, UsageError
+from embedkit.errors import DataError, MissingDependency, UsageError
 from embedkit.eval.mteb_model import MtebModel
 from embedkit.eval.retrieval import describe_encoder
 from embedkit.types import Report
@@ -48,20 +48,20 @@ def evaluate_mteb(task: Any, encoder: Encoder, *, progress: bool = False) -> tup
     """One mteb task: reports by name ("STS22/en" where it has several subsets), and mteb's own result to write beside.
 
     Scores are those of the task's evaluation splits, averaged where it has several. mteb keeps no values by query, so
-    there are no intervals. Raises DataError when mteb cannot get or run the task.
+    there are no intervals. Raises DataError when mteb cannot get its data.
     """
     import mteb
 
-    options: dict[str, Any] = {"show_progress_bar": progress}
     try:
-        result = mteb.evaluate(MtebModel(encoder), task, cache=None, encode_kwargs=options, show_progress_bar=progress)
-    except EmbedkitError:
-        raise
-    except Exception as error:  # datasets, the hub and every task fail in their own ways
+        task.load_data()
+    except Exception as error:  # datasets and the hub fail in their own ways
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's: a full disk, no permission
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"mteb could not run {task.metadata.name}: {reason.rstrip('.')}; its data come from the hub, check the network."
+            f"The data of {task.metadata.name} cannot be had: {reason.rstrip('.')}; they come from the hub, check the network."
         ) from error
+    result = mteb.evaluate(MtebModel(encoder), task, cache=None, show_progress_bar=progress)
     outcome = result.task_results[0]
     own = outcome.to_dict()
     return _reports(own, encoder), own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from embedkit.encoder import Encoder
 from embedkit.engine import embed_documents
 from embedkit.errors import DataError, UsageError
 from embedkit.eval.metrics import DEPTH, Run, retrieval_scores
+from embedkit.eval.serving import as_run
 from embedkit.index import Index
 from embedkit.index.fine import exact_shortlist
 from embedkit.statistics import bootstrap_interval
 from embedkit.storage import file_record
-from embedkit.types import Kind, Report, Vectors
+from embedkit.types import Hits, Kind, Report
 from embedkit.vectors import unit_rows
 from embedkit.version import __version__
 
@@ -119,9 +120,7 @@ def _run_index(task: Retrieval, index: Index) -> Run:
     judged = {document for grades in task.qrels.values() for document in grades}
     if not judged & {document for found in hits.ids for document in found}:
         logger.warning("No judged document of %s was found through %s: is it of this corpus?", task.name, index.path)
-    return {
-        query: _scored(found, scores) for query, found, scores in zip(task.queries, hits.ids, hits.scores, strict=True)
-    }
+    return as_run(list(task.queries), hits)
 
 
 def _run_exact(task: Retrieval, encoder: Encoder, progress: bool) -> Run:
@@ -136,12 +135,5 @@ def _run_exact(task: Retrieval, encoder: Encoder, progress: bool) -> Run:
     elif encoder.similarity != "dot":
         raise UsageError(f"The model compares by {encoder.similarity}; retrieval is evaluated by cosine or dot.")
     candidates, scores = exact_shortlist(queries, rows, DEPTH)
-    run = {}
-    for query, found, score in zip(task.queries, candidates, scores, strict=True):
-        real = found >= 0
-        run[query] = _scored([ids[row] for row in found[real]], score[real])
-    return run
-
-
-def _scored(ids: Sequence[str], scores: Vectors) -> dict[str, float]:
-    return {document: float(score) for document, score in zip(ids, scores, strict=False)}
+    found = [[ids[row] for row in best if row >= 0] for best in candidates]
+    return as_run(list(task.queries), Hits(found, scores, None))

@@ -20,7 +20,7 @@ from embedkit.types import Rows, Vectors
 
 EXACT_UP_TO = 50_000  # rows; below, exact search answers a query in milliseconds
 TRAINING_PER_LIST = 64  # faiss warns under 39 rows a centroid and uses no more than 256
-TRAINING_AT_LEAST = 65_536
+TRAINING_AT_LEAST, TRAINING_AT_MOST = 65_536, 524_288
 # Inverted lists that a query visits: at least 48, else an eighth. The neighbours of a question are spread over many lists:
 # on SciFact's training queries 16 of 64 lists lose 0.028 nDCG@10 against all of them, 32 lose 0.004, 48 lose 0.001.
 PROBED_AT_LEAST, PROBED_SHARE = 48, 1 / 8
@@ -66,7 +66,7 @@ def training_rows(factory: str, dim: int, count: int) -> int:
     """How many rows are drawn to train on: a bounded sample, whatever the count."""
     ivf = inverted_lists(_new(factory, dim))
     lists = ivf.nlist if ivf is not None else 0
-    return min(count, max(TRAINING_AT_LEAST, TRAINING_PER_LIST * lists))
+    return min(count, TRAINING_AT_MOST, max(TRAINING_AT_LEAST, TRAINING_PER_LIST * lists))
 
 
 def build_coarse(factory: str, dim: int, sample: Vectors, blocks: Iterable[Vectors]) -> Any:
@@ -79,10 +79,14 @@ def build_coarse(factory: str, dim: int, sample: Vectors, blocks: Iterable[Vecto
         index.train(sample)
     except RuntimeError as error:
         raise DataError(
-            f"{factory!r} cannot be trained on {len(sample)} rows ({_reason(error)}); choose fewer lists or centroids, or --coarse none."
+            f"{factory!r} cannot be trained on {len(sample)} rows ({_reason(error)}); choose fewer lists or centroids, or "
+            f"--coarse none."
         ) from None
-    for block in blocks:
-        index.add(block)
+    try:
+        for block in blocks:
+            index.add(block)
+    except RuntimeError as error:
+        raise UsageError(f"faiss adds no rows to an index of {factory!r} ({_reason(error)}); choose another.") from None
     if (ivf := inverted_lists(index)) is not None:
         ivf.nprobe = min(ivf.nlist, max(PROBED_AT_LEAST, round(ivf.nlist * PROBED_SHARE)))
     return index

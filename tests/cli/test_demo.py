@@ -110,16 +110,17 @@ def test_json_gives_the_measurements_alone(run: Run) -> None:
 
 def test_held_out_docstrings_do_not_hold_their_question(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     """The first sentence is taken out of the document that it should find; otherwise the task would be no task."""
-    from embedkit.eval import known_item
+    from embedkit.eval import serving
 
     seen: list[tuple[Any, Any]] = []
-    measure = known_item.measure
+    measure = serving.measure
 
     def spy(index: Any, queries: Any, answers: Any) -> Any:
-        seen.append(([document.text for document in index.get(answers)], list(answers)))
+        ids = [next(iter(relevant)) for relevant in answers]
+        seen.append(([document.text for document in index.get(ids)], ids))
         return measure(index, queries, answers)
 
-    monkeypatch.setattr(known_item, "measure", spy)
+    monkeypatch.setattr(serving, "measure", spy)
     assert run("demo", "-q").code == 0
     assert len(seen) == 2
     for texts, answers in seen:

@@ -70,7 +70,7 @@ def test_the_report_holds_what_is_needed_to_repeat_it(
     assert (context["model"], context["compute"]["dtype"]) == (str(tiny_model), "float32")
     assert (context["data"]["name"], context["data"]["split"]) == ("small", "test")
     assert set(context["data"]["sha256"]) == {"corpus.jsonl", "queries.jsonl", "test.tsv"}
-    assert (context["first query"], context["first document"]) == (QUESTION, "cat red run")
+    assert (context["first_query"], context["first_document"]) == (QUESTION, "cat red run")
     assert task["per_query"]["mrr@10"] == {"q1": 1.0, "q2": 0.5}
     for metric, score in task["scores"].items():
         low, high = task["intervals"][metric]

@@ -124,14 +124,14 @@ def test_info_gives_the_facts_of_an_index(run: Run, index: Path, tiny_model: Pat
         "documents": len(ROWS),
         "dim": 32,
         "metric": "cosine",
-        "unit rows": True,
+        "unit_rows": True,
         "coarse": None,
         "fine": "float32",
         "texts": True,
         "model": str(tiny_model),
         "fingerprint": load(tiny_model).fingerprint,
-        "bytes in RAM": 4 * 32 * len(ROWS),
-        "bytes on disk": sum(sizes.values()) - sizes["manifest.json"],
+        "bytes_in_ram": 4 * 32 * len(ROWS),
+        "bytes_on_disk": sum(sizes.values()) - sizes["manifest.json"],
     }
     assert {name: facts[name] for name in expected} == expected
 
@@ -139,9 +139,9 @@ def test_info_gives_the_facts_of_an_index(run: Run, index: Path, tiny_model: Pat
 def test_info_prints_the_same_facts_as_lines(run: Run, index: Path) -> None:
     facts = run("index", "info", index, "--json").facts
     lines = dict(line.split("  ", 1) for line in run("index", "info", index).out.splitlines())
-    assert {name.strip() for name in lines} == set(facts)
+    assert [name.strip() for name in lines] == [name.replace("_", " ") for name in facts]
     shown = {name.strip(): value.strip().replace(",", "") for name, value in lines.items()}
-    assert shown == {name: str(value) for name, value in facts.items()}
+    assert shown == {name.replace("_", " "): "none" if value is None else str(value) for name, value in facts.items()}
 
 
 def test_build_answers_with_the_facts_as_json(run: Run, vectors: Path, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_the_metric_decides_whether_length_counts(run: Run, tmp_path: Path, metr
     kept = rows if metric == "dot" else np.array([[0.6, 0.8], [0.6, 0.8]])
     np.testing.assert_allclose(np.load(tmp_path / "x" / "fine.npy"), kept, atol=1e-6)
     facts = run("index", "info", tmp_path / "x", "--json").facts
-    assert (facts["metric"], facts["unit rows"]) == (metric, metric == "cosine")
+    assert (facts["metric"], facts["unit_rows"]) == (metric, metric == "cosine")
 
 
 def test_verify_says_what_it_found_intact(run: Run, index: Path) -> None:

@@ -41,7 +41,7 @@ WRONG_USE = {  # the call -> words of the sentence that answers it
     "embed {corpus} -o {tmp}/x.npy --model {model} --kind sentence": "'sentence' is not one of 'query', 'document'",
     "embed {corpus} -o {tmp}/x.npy --model {model} --dim 33": "dim=33",
     "embed {corpus} -o {tmp}/x.npy --model {model} --dim 0": "dim=0",
-    "embed {corpus} -o {tmp}/x.npy --model {model} --limit 0": "limit=0",
+    "embed {corpus} -o {tmp}/x.npy --model {model} --limit 0": "0 is not in the range",
     "embed {corpus} -o {tmp}/x.npy --model {model} --limit many": "'many' is not a valid integer",
     "embed {corpus} -o {tmp}/x.npy --model {model} --dtype float8": "dtype='float8'",
     "embed {corpus} -o {tmp}/x.npy --model {model} --backend abacus": "'abacus' is not one of",
@@ -50,7 +50,7 @@ WRONG_USE = {  # the call -> words of the sentence that answers it
     "embed {corpus} -o {tmp}/x.npy --model {model} --threads 0": "threads=0",
     "embed {corpus} -o {tmp}/x.npy --model {model} --batch-tokens -1": "batch_tokens=-1",
     "embed {corpus} -o {tmp}/x.npy --model {model} --max-tokens 0": "max_tokens=0",
-    "embed {corpus} -o {tmp}/x.npy --model {model} --max-tokens 100000": "positions for 64 tokens",
+    "embed {corpus} -o {tmp}/x.npy --model {model} --max-tokens 100000": "takes 64 tokens",
     "index": "Build, describe and verify an index",
     "index build {corpus} -o {index} --model {model}": "tiny.index is there already",
     "index build {corpus} -o {tmp}/x --model {model} --metric manhattan": "'manhattan' is not one of",
@@ -108,7 +108,8 @@ def test_numbers_that_cannot_be_are_wrong_use_everywhere(
     run: Run, place: Callable[[str], list[str]], line: str
 ) -> None:
     flag, number = line.split()[-2:]
-    assert f"{flag.strip('-').replace('-', '_')}={number}" in run(*place(line)).sentence(2)
+    said = run(*place(line)).sentence(2)
+    assert number in said and (flag in said or flag.strip("-").replace("-", "_") in said)
 
 
 @pytest.mark.parametrize(

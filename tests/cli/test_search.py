@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import pytrec_eval
 
+import embedkit
 from embedkit.cli.search import trec_run
 from embedkit.types import Hits
 
@@ -148,5 +149,18 @@ def test_the_model_is_found_elsewhere_when_it_is_named(run: Run, tmp_path: Path,
 def test_prompt_name_chooses_the_prompt_of_the_question(run: Run, tmp_path: Path, prompted_model: Path) -> None:
     source = write_jsonl(tmp_path / "c.jsonl", ROWS)
     run("index", "build", source, "-o", tmp_path / "x", "--model", prompted_model)
-    done = run("search", tmp_path / "x", "cat", "-k", 1, "--prompt-name", "colour", "--json")
-    assert done.code == 0
+    done = run("search", tmp_path / "x", "cat", "-k", 5, "--prompt-name", "colour", "--json")
+    encoder = embedkit.load(prompted_model)
+    vector = encoder.encode(encoder.stored_prompts["colour"] + "cat", prompt="")
+    expected = embedkit.open_index(tmp_path / "x").search(vector, k=5)
+    assert [hit["id"] for hit in done.facts["hits"]] == expected.ids[0]
+    assert [hit["score"] for hit in done.facts["hits"]] == pytest.approx(expected.scores[0].tolist(), abs=1e-3)
+    plain = run("search", tmp_path / "x", "cat", "-k", 5, "--json").facts["hits"]
+    assert [hit["score"] for hit in plain] != [hit["score"] for hit in done.facts["hits"]]
+
+
+def test_a_run_is_written_or_hits_are_printed_not_both(run: Run, tmp_path: Path, index: Path) -> None:
+    queries = write_jsonl(tmp_path / "q.jsonl", [{"_id": "q", "text": "cat"}])
+    done = run("search", index, "--queries", queries, "-o", tmp_path / "run.trec", "--json")
+    assert done.code == 2 and "give one of them" in done.err
+    assert not (tmp_path / "run.trec").exists()

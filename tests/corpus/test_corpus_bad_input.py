@@ -17,6 +17,7 @@ import pytest
 
 from embedkit.corpus import Fields, read_corpus
 from embedkit.errors import DataError, UsageError
+from embedkit.types import Document
 
 USUAL = Fields()
 GOOD = '{"_id": "d1", "text": "fine"}'
@@ -66,7 +67,7 @@ BAD_ROWS = [
     (r'{"_id": "a\nb", "text": "a"}', r"the id 'a\nb'" + ONE_LINE_ID),
     (r'{"_id": "a\r", "text": "a"}', r"the id 'a\r'" + ONE_LINE_ID),
     (r'{"_id": "\u0000", "text": "a"}', r"the id '\x00'" + ONE_LINE_ID),
-    (r'{"_id": "a\ud800", "text": "a"}', r"the field 'id' holds '\ud800', half of a character; mend or remove it."),
+    (r'{"_id": "a\ud800", "text": "a"}', r"the field 'id' holds half of a character ('a\ud800'); mend or remove it."),
     ('{"_id": "d1", "text": "a"}', "the id 'd1'" + OF_ITS_OWN),
     # text
     ('{"_id": "d2"}', "the field 'text' is missing (the row has '_id')" + ANOTHER_TEXT),
@@ -79,13 +80,16 @@ BAD_ROWS = [
     ('{"_id": "d2", "text": false}', "the field 'text' is a bool (False); expected a string."),
     ('{"_id": "d2", "text": ["a"]}', "the field 'text' is a list (['a']); expected a string."),
     (f'{{"_id": "d2", "text": {"7" * 41}}}', f"the field 'text' is a int ({'7' * 40}); expected a string."),
-    (r'{"_id": "d2", "text": "a\udfff"}', r"the field 'text' holds '\udfff', half of a character; mend or remove it."),
+    (
+        r'{"_id": "d2", "text": "a\udfff"}',
+        r"the field 'text' holds half of a character ('a\udfff'); mend or remove it.",
+    ),
     # title
     ('{"_id": "d2", "text": "a", "title": 5}', "the field 'title' is a int (5); expected a string."),
     ('{"_id": "d2", "text": "a", "title": false}', "the field 'title' is a bool (False); expected a string."),
     (
         r'{"_id": "d2", "text": "a", "title": "\ud83d"}',
-        r"the field 'title' holds '\ud83d', half of a character; mend or remove it.",
+        r"the field 'title' holds half of a character ('\ud83d'); mend or remove it.",
     ),
     # JSON
     ("[]", "a JSON list came, one object a line was expected."),
@@ -323,11 +327,39 @@ def test_an_empty_text_file_is_a_document_all_the_same(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_refused_with_what_was_looked_for(tmp_path: Path) -> None:
     written(tmp_path / "paper.pdf", "x")
-    written(tmp_path / "deep/c.jsonl", GOOD)
+    written(tmp_path / ".git/notes.txt", "hidden")
     assert refusal(tmp_path, kind=UsageError) == (
         f"{tmp_path} holds no corpus: looked for corpus.jsonl (BEIR), state.json (a saved datasets folder), *.parquet, "
         "and text files (.txt, .md, .rst)."
     )
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "deep/c.csv", "deep/c.tsv"])
+def test_a_table_in_a_folder_is_not_passed_over_for_its_readme(name: str, tmp_path: Path) -> None:
+    written(tmp_path / "README.md", "about the table")
+    path = written(tmp_path / name, GOOD)
+    assert refusal(tmp_path, kind=UsageError) == (
+        f"{tmp_path} holds {path.name} and is no BEIR folder; name the file itself: {path}."
+    )
+
+
+def test_rows_that_a_quotation_mark_joins_are_not_lost_in_silence(tmp_path: Path) -> None:
+    path = written(tmp_path / "c.tsv", 'id\ttext\n1\t"He said hi\n2\tfoo"\n3\tbar\n')
+    assert refusal(path).startswith(f"{path}, lines 2 to 3: a quotation mark joins several rows into one; ")
+
+
+def test_metadata_that_json_cannot_hold_is_refused() -> None:
+    for value in (float("inf"), [1, float("-inf")], {"a": float("inf")}):
+        assert refusal([{"id": 1, "text": "a", "x": value}]).startswith("the rows, row 1: the field 'x' is infinite")
+
+
+def test_documents_are_checked_like_other_rows() -> None:
+    for document, reason in (
+        (Document("a\nb", "text"), "the id 'a\\nb' is empty or holds a line break"),
+        (Document("a", "\ud800"), "the field 'text' holds half of a character"),
+        (Document("a", "b", metadata={"s": {1, 2}}), "the field 'metadata' is a set"),
+    ):
+        assert refusal([document]).startswith(f"the rows, row 1: {reason}")
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "missing", "missing/c.jsonl"])

@@ -184,6 +184,8 @@ def test_tables_come_back_with_the_lines_on_which_their_rows_begin(delimiter: st
         if rng.random() < 0.2:
             text.write(line_end)
         fields = ["".join(rng.choices(pieces, k=rng.randrange(6))) for _ in header]
+        if delimiter == "\t":  # a line of three fields inside a field is taken for a swallowed row, and refused
+            fields = [field.replace("\t", "", max(0, field.count("\t") - 1)) for field in fields]
         line = 1 + text.getvalue().count("\n")
         expected.append((f"t, line {line}", dict(zip(header, fields, strict=True))))
         writer.writerow(fields)
@@ -432,3 +434,20 @@ def test_an_empty_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="An empty name is not there"):
         read_corpus("")
+
+
+def test_hidden_folders_are_not_a_corpus_and_parquet_lies_where_the_hub_puts_it(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "d.txt").write_text("hidden")
+    (tmp_path / "README.md").write_text("about")
+    assert [document.id for document in read_corpus(tmp_path)] == ["README.md"]
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "data").mkdir()
+    pyarrow.parquet.write_table(pyarrow.table({"id": ["a"], "text": ["cat"]}), tmp_path / "data" / "train.parquet")
+    assert [document.id for document in read_corpus(tmp_path)] == ["a"]
+
+
+def test_one_text_field_may_be_given_as_a_string() -> None:
+    assert next(read_corpus([{"id": 1, "body": "cat"}], Fields(text="body"))).text == "cat"  # type: ignore[arg-type]

@@ -95,16 +95,18 @@ def test_the_tokenizer_is_in_it(tiny_model: Path, reference: str, tmp_path: Path
     assert load(copy).fingerprint != reference
 
 
-@pytest.mark.model
-def test_a_hub_folder_and_the_offline_package_of_one_model_agree(default_encoder: Any, tmp_path: Path) -> None:
-    from embedkit.encoders.default_model import default_model_folder
+def test_what_no_row_depends_on_is_not_in_it(tiny_model: Path, reference: str, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_model, tmp_path / "dropout")
+    config = json.loads((copy / "config.json").read_text())
+    config.update(hidden_dropout_prob=0.3, initializer_range=0.5, id2label={"0": "x"}, label2id={"x": 0})
+    (copy / "config.json").write_text(json.dumps(config))
+    assert load(copy).fingerprint == reference
 
-    folder = default_model_folder()
-    assert folder is not None
-    hub = shutil.copytree(folder, tmp_path / "models--sentence-transformers--all-MiniLM-L6-v2")
-    for extra in ("data_config.json", ".gitattributes", "README.md", "vocab.txt"):  # what a copy need not have
-        (hub / extra).unlink(missing_ok=True)
-    assert load(hub).fingerprint == default_encoder.fingerprint
+
+@pytest.mark.model
+def test_that_of_the_default_model_is_known(default_encoder: Any) -> None:
+    """Pinned: a library that changes it would make every index refuse its own model."""
+    assert default_encoder.fingerprint == "7aad8f21956cf196306cd3dfcf19b1022ac746c39b7ae461a4834e0d43f1a7cc"
 
 
 @pytest.mark.model

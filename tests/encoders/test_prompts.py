@@ -35,3 +35,8 @@ def test_an_unknown_name_lists_the_known() -> None:
         named_prompt({"b": "1", "a": "2", "empty": ""}, "web")
     with pytest.raises(UsageError, match="it stores none"):
         named_prompt({}, "web")
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(UsageError, match="A prompt for 'querry' came; inputs are of the kinds 'query' and 'document'"):
+        resolve_prompts({"a": "b"}, None, {"querry": "a"})  # type: ignore[dict-item]

@@ -13,7 +13,7 @@ import torch
 
 from embedkit.encoders import TorchEncoder, load
 from embedkit.encoders import torch_encoder as module
-from embedkit.errors import ModelError, UsageError
+from embedkit.errors import ModelError, Stopped, UsageError
 
 SHORT, LONG = "cat", "red blue dog " * 20
 MANY = [" ".join(["cat", "dog", "swim", "a", "b"][: i % 5 + 1]) for i in range(40)]
@@ -204,3 +204,57 @@ def test_the_default_model_agrees_with_sentence_transformers(default_encoder: To
     expected = SentenceTransformer(str(default_model_folder()), device="cpu").encode(texts)
     assert (default_encoder.encode(texts) * expected).sum(axis=1).min() > 0.99999
     assert (load(dtype="bfloat16").encode(texts) * expected).sum(axis=1).min() > 0.999
+
+
+def test_a_text_without_any_token_is_a_zero_row(tiny_model: Path) -> None:
+    """Tokenizers of many decoders add nothing to an empty text; pooling over no token would be NaN or an error."""
+    encoder = load(tiny_model, dtype="float32")
+    tokenizer = encoder._model.tokenizer
+    tokenizer.backend_tokenizer.post_processor = None  # no [CLS], no [SEP]
+    rows = encoder.encode(["", "cat", ""])
+    np.testing.assert_array_equal(rows[[0, 2]], 0)
+    np.testing.assert_allclose(rows[1:2], encoder.encode("cat"), atol=1e-6)
+    assert encoder.encode([""]).shape == (1, 32)
+    tokenizer.backend_tokenizer.post_processor = None
+
+
+def test_a_model_without_a_limit_has_none(tiny_model: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(tiny_model), device="cpu")
+    model.max_seq_length = int(1e30)
+    encoder = TorchEncoder(model, name="tiny", dtype=torch.float32, batch_tokens=64)
+    assert encoder.max_tokens is None
+    assert encoder.encode(["cat dog"]).shape == (1, 32)
+
+
+def test_half_a_character_is_named_by_its_position(encoder: TorchEncoder) -> None:
+    with pytest.raises(UsageError, match=r"Input 1 holds half of a character \('a.ud800'\)"):
+        encoder.encode(["cat", "a\ud800"])
+
+
+def test_out_of_memory_asks_for_smaller_batches(encoder: TorchEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(encoder._model, "forward", full)
+    with pytest.raises(
+        Stopped, match=r"out of memory with 4096 tokens a batch; run it again with fewer \(--batch-tokens"
+    ):
+        encoder.encode("cat")
+
+
+def test_no_columns_are_refused(encoder: TorchEncoder) -> None:
+    with pytest.raises(UsageError, match="dim=0"):
+        encoder.encode("cat", truncate_dim=0)
+
+
+@pytest.mark.model
+def test_in_bfloat16_a_row_hardly_depends_on_its_batch(default_encoder: TorchEncoder) -> None:
+    """What the README says: within 1e-6 in float32, a cosine of 0.9999 in bfloat16."""
+    texts = ["The quick brown fox. " * n for n in (1, 3, 9, 27)]
+    half = load(dtype="bfloat16")
+    alone = np.concatenate([half.encode(text) for text in texts])
+    assert (half.encode(texts) * alone).sum(axis=1).min() > 0.9999
+    exact = np.concatenate([default_encoder.encode(text) for text in texts])
+    np.testing.assert_allclose(default_encoder.encode(texts), exact, atol=1e-6)

@@ -11,6 +11,7 @@ import pytest
 
 from embedkit.engine import embed_documents
 from embedkit.engine import run as module
+from embedkit.errors import ModelError
 from embedkit.types import Document
 
 DOCUMENTS = [Document(str(i), "cat " * i, title="dog") for i in range(7)]
@@ -66,3 +67,19 @@ def test_every_window_is_logged_with_the_count_so_far(
     with caplog.at_level(logging.DEBUG, logger="embedkit"):
         list(embed_documents(DOCUMENTS, word_counts))
     assert [record.rows for record in caplog.records] == [3, 6, 7]  # type: ignore[attr-defined]
+
+
+def test_a_document_that_the_model_fails_at_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def encode(self, inputs: list[str], *, kind: str) -> np.ndarray:
+            position = next((i for i, text in enumerate(inputs) if text == "dog cat cat"), None)
+            if position is not None or len(inputs) == 1:
+                raise ModelError("NaN.", position=position)
+            return np.ones((len(inputs), 1), np.float32)
+
+    monkeypatch.setattr(module, "WINDOW", 2)
+    broken: Any = Broken()
+    with pytest.raises(ModelError, match=r"^At the document '2': NaN\.$"):
+        list(embed_documents(DOCUMENTS, broken))
+    with pytest.raises(ModelError, match=r"^NaN\.$"):
+        list(embed_documents(DOCUMENTS[:1], broken))

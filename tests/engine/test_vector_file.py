@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 
 from embedkit.engine import open_vectors, write_vectors
 from embedkit.errors import DataError, IntegrityError, UsageError
+from embedkit.storage import file_record
 from embedkit.types import Document
 
 TEXTS = ["cat", "dog dog", "", "red fish"]
@@ -133,3 +137,40 @@ def test_a_newer_format_is_refused(path: Path) -> None:
     write_json(manifest, {**read_json(manifest), "version": 2})
     with pytest.raises(IntegrityError, match="has another format than embedkit-vectors 1"):
         open_vectors(path)
+
+
+@pytest.mark.parametrize("call", range(10))
+def test_a_fault_at_any_moment_of_an_overwrite_never_mixes_old_and_new(
+    path: Path, word_counts: Any, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """Every fsync, rename and hash in turn fails: afterwards the old vectors open, or the new ones, or an error says so."""
+    old = open_vectors(path).ids
+    new = [Document(f"n{i}", text) for i, text in enumerate(TEXTS)]  # as many rows as before
+    calls = itertools.count()
+
+    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def once(*arguments: Any, **options: Any) -> Any:
+            if next(calls) == call:
+                raise OSError(errno.EIO, "a fault")
+            return real(*arguments, **options)
+
+        return once
+
+    monkeypatch.setattr("embedkit.storage.os.fsync", failing(os.fsync))
+    monkeypatch.setattr(Path, "replace", failing(Path.replace))
+    monkeypatch.setattr("embedkit.engine.vector_file.file_record", failing(file_record))
+    failed = False
+    try:
+        write_vectors(path, [(new, word_counts.encode(TEXTS))], word_counts, "document", overwrite=True)
+    except OSError:
+        failed = True
+    monkeypatch.undo()
+    assert failed == (call < 9)  # two hashes, three fsyncs, three renames, and the fsync of the folder
+    assert not list(path.parent.glob("*.partial"))
+    try:
+        opened = open_vectors(path)
+    except IntegrityError:
+        assert failed  # torn between two renames, and found out
+    else:
+        assert opened.ids in (old, [document.id for document in new])
+        assert (opened.ids == old) or opened.manifest["files"]["a.ids.txt"]["bytes"] == 3 * 4

@@ -101,7 +101,7 @@ def test_a_task_whose_data_cannot_be_had_is_one_sentence(word_counts: Any, no_ne
 
     task.load_data = load_data
     with pytest.raises(
-        DataError, match="mteb could not run STSBenchmark: no route to the hub; its data come from the hub"
+        DataError, match="The data of STSBenchmark cannot be had: no route to the hub; they come from the hub"
     ):
         evaluate_mteb(task, word_counts)
 

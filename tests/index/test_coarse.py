@@ -62,6 +62,7 @@ def test_the_training_sample_is_bounded() -> None:
     assert coarse.training_rows("IVF16,SQ8", 32, 10**9) == 65_536
     assert coarse.training_rows("PCA16,IVF4096,SQ8", 32, 10**9) == 64 * 4096
     assert coarse.training_rows("SQ8", 32, 10**9) == 65_536
+    assert coarse.training_rows("IVF16384,SQ8", 32, 10**9) == 524_288
 
 
 @pytest.mark.parametrize(
@@ -71,6 +72,11 @@ def test_a_string_that_faiss_refuses_is_one_sentence(factory: str, reason: str) 
     with pytest.raises(UsageError, match=f"faiss makes no index of '{factory}' in 32 dimensions .*{reason}") as caught:
         coarse.check_factory(factory, 32)
     assert "/" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_index_that_takes_no_rows_is_one_sentence(rows: np.ndarray) -> None:
+    with pytest.raises(UsageError, match="faiss adds no rows to an index of 'IDMap,Flat'"):
+        coarse.build_coarse("IDMap,Flat", 32, rows, [rows])
 
 
 def test_too_few_rows_to_train_on_are_one_sentence(rows: np.ndarray) -> None:
