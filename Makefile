@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/embedkit demo
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest $(PYTEST_OPTIONS)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check

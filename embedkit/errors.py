@@ -6,6 +6,7 @@ Every message says what came, what was expected and the next step. The codes are
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 
@@ -60,3 +61,8 @@ class Stopped(EmbedkitError, RuntimeError):
     """Nothing is wrong that running the command again could not mend: another writer, a full disk."""
 
     exit_code = 75
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether the system refused to write for want of space or quota."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -17,11 +16,10 @@ from embedkit.cli.embed import embed_command
 from embedkit.cli.evaluate import eval_command
 from embedkit.cli.index import index_group
 from embedkit.cli.search import search_command
-from embedkit.errors import EmbedkitError, Stopped
+from embedkit.errors import EmbedkitError, Stopped, is_full_disk
 from embedkit.version import __version__
 
 OK, DEFECT, WRONG_USE = 0, 1, 2
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -72,7 +70,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except OSError as error:
-        if error.errno in FULL_DISK:
+        if is_full_disk(error):
             return _say(
                 f"The disk is full ({error.filename or error.strerror}); free some space, then run it again.",
                 Stopped.exit_code,

@@ -15,7 +15,7 @@ import torch
 
 from embedkit.encoders.default_model import DEFAULT_MODEL, check_weights, default_model_folder
 from embedkit.encoders.torch_encoder import TorchEncoder
-from embedkit.errors import ModelError, UsageError
+from embedkit.errors import ModelError, UsageError, is_full_disk
 from embedkit.types import Kind
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,9 +44,8 @@ def load(
     revision: of a hub id. device: "auto" or torch's name. backend: "auto" or "torch". dtype: "auto" takes bfloat16 where
     this CPU multiplies it faster than float32, or the GPU has units for it; "float32" means float32. threads: of torch,
     for the whole process. batch_tokens: padded tokens a batch. max_tokens: longer inputs are cut there (the model's own
-    limit when left out).
-    dim: keep the first so many columns, at unit length again where rows are unit. prompts: name -> literal prompt,
-    beside or instead of those the model stores. prompt_names: kind -> which of them that kind takes.
+    limit when left out). dim: keep the first so many columns, at unit length again where rows are unit. prompts: name ->
+    literal prompt, beside or instead of those the model stores. prompt_names: kind -> which of them that kind takes.
     Raises ModelError when the model cannot be opened, UsageError for a setting that it cannot have. Weights are read from
     safetensors alone, and no code of the model's repository is run.
     """
@@ -57,9 +56,8 @@ def load(
     name = _full_name(model)
     place = _device(device)
     loaded = _open(name, revision, prompts)
-    chosen_dtype = (
-        _dtype(dtype, place) if hasattr(loaded[0], "auto_model") else torch.float32
-    )  # static rows stay as they are
+    has_transformer = hasattr(loaded[0], "auto_model")
+    chosen_dtype = _dtype(dtype, place) if has_transformer else torch.float32  # static rows stay as they are
     _limit_tokens(loaded, max_tokens, name)
     asked = {
         "model": _settled(name),
@@ -113,8 +111,8 @@ def _open(name: str, revision: str | None, prompts: Mapping[str, str] | None) ->
                 trust_remote_code=False,
             )
     except Exception as error:  # every library below has its own way to fail here
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the system's: a full disk, no permission
+        if is_full_disk(error):
+            raise
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(
             f"{name} cannot be opened: {reason.rstrip('.')}. Expected a folder or hub id with a config and safetensors weights "
@@ -124,9 +122,8 @@ def _open(name: str, revision: str | None, prompts: Mapping[str, str] | None) ->
         check_weights(Path(_hub_file(name, "model.safetensors", None) or ""))
     modules = (folder / "modules.json").exists() if folder else _hub_file(name, "modules.json", revision) is not None
     if not modules:
-        logger.warning(
-            "%s has no modules.json: taken as a plain encoder, with %s pooling.", name, loaded[1].pooling_mode
-        )
+        pooling = loaded[1].pooling_mode if len(loaded) > 1 else "its own"
+        logger.warning("%s has no modules.json: taken as a plain encoder, with %s pooling.", name, pooling)
     return loaded
 
 

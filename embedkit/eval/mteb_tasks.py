@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from embedkit.encoder import Encoder
-from embedkit.errors import DataError, MissingDependency, UsageError
+from embedkit.errors import DataError, MissingDependency, UsageError, is_full_disk
 from embedkit.eval.mteb_model import MtebModel
 from embedkit.eval.retrieval import describe_encoder
 from embedkit.types import Report
@@ -55,8 +55,8 @@ def evaluate_mteb(task: Any, encoder: Encoder, *, progress: bool = False) -> tup
     try:
         task.load_data()
     except Exception as error:  # datasets and the hub fail in their own ways
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the system's: a full disk, no permission
+        if is_full_disk(error):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"The data of {task.metadata.name} cannot be had: {reason.rstrip('.')}; they come from the hub, check the network."

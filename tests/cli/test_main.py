@@ -474,3 +474,11 @@ def test_an_unexpected_end_of_a_file_is_no_ctrl_c(
 
     monkeypatch.setattr("embedkit.jobs.embed_corpus", ends)
     assert run("embed", corpus, "-o", tmp_path / "x.npy", "--model", tiny_model).code == 1
+
+
+def test_no_memory_is_told_with_a_way_out(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("embedkit.index.Index", full)
+    assert "out of memory; run it again with fewer --batch-tokens" in run("index", "info", tmp_path).sentence(75)

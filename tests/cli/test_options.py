@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from embedkit.cli.options import progress_wanted
+
 from .conftest import IDS, QUESTION, ROWS, Run, listing, write_jsonl
 
 COMMANDS = {
@@ -141,3 +143,13 @@ def test_the_order_of_options_and_arguments_does_not_matter(
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
     assert (tmp_path / "a.ids.txt").read_text().split() == IDS[:2]
     assert len(listing(tmp_path)) == 6
+
+
+@pytest.mark.parametrize(
+    ("quiet", "terminal", "shown"), [(False, True, True), (True, True, False), (False, False, False)]
+)
+def test_progress_is_shown_on_a_terminal_unless_silence_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, quiet: bool, terminal: bool, shown: bool
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    assert progress_wanted(quiet) is shown

@@ -583,3 +583,8 @@ def test_a_hub_that_fails_without_a_word_is_still_one_sentence(monkeypatch: pyte
 
     monkeypatch.setattr(datasets, "get_dataset_split_names", fail)
     assert refusal("hf:own/set", kind=UsageError).startswith("hf:own/set cannot be read from the hub")
+
+
+def test_a_nested_name_that_is_no_text_is_reported_under_its_field(tmp_path: Path) -> None:
+    path = written(tmp_path / "c.jsonl", r'{"_id": "a", "text": "b", "other": {"x\ud800": 1}}')
+    assert refusal(path).startswith(f"{path}, line 1: the field 'other' holds half of a character ('x\\ud800')")

@@ -50,6 +50,21 @@ def test_mteb_accepts_the_model() -> None:
     assert isinstance(MtebModel(WordCounts()), EncoderProtocol)
 
 
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("owner/model", "owner/model"),
+        ("/a/folder/tiny", "folder/tiny"),
+        (None, "embedkit/encoder"),
+        ("one", "embedkit/one"),
+    ],
+)
+def test_mteb_knows_the_model_by_name_and_fingerprint(word_counts: Any, model: str | None, name: str) -> None:
+    word_counts.settings = {} if model is None else {"model": model}
+    meta = MtebModel(word_counts).mteb_model_meta
+    assert (meta.name, meta.revision, meta.embed_dim) == (name, "f" * 16, 12)
+
+
 def test_sts_runs_offline_and_agrees_with_scipy(word_counts: Any, no_network: None) -> None:
     reports, own = evaluate_mteb(local_task(PAIRS), word_counts)
     left, right = (word_counts.encode([pair[side] for pair in PAIRS]) for side in (0, 1))
