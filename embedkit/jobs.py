@@ -181,7 +181,8 @@ def _document(identifier: str, texts: Iterator[Document] | None) -> Document:
     if document is None or document.id != identifier:
         found = "nothing" if document is None else f"the document {document.id!r}"
         raise DataError(
-            f"Beside the vector of {identifier!r} stands {found}; give the corpus that was embedded, in the same order."
+            f"Beside the vector of {identifier!r} stands {found}; give the corpus that was embedded, in the same order (ids "
+            f"come from NAME.ids.txt beside the vectors, and are row numbers where it is missing)."
         )
     return document
 

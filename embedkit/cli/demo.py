@@ -64,7 +64,9 @@ def demo_command(output: Path | None, as_json: bool, quiet: bool, log: Path | No
     set_up_output(quiet, log)
     from embedkit.corpus.docstrings import installed_definitions
     from embedkit.encoders import load
+    from embedkit.eval.metrics import trec_eval
 
+    trec_eval()
     folder = _free_folder(output)
     _remark("Reading the documentation of the installed packages ...", quiet or as_json)
     definitions = installed_definitions(DOCUMENTS)

@@ -152,11 +152,7 @@ def checked_id(identifier: str, where: str) -> str:
 def _string(row: Mapping[str, Any], name: str, where: str, option: str) -> str:
     value = row.get(name)
     if _missing(value):
-        state = (
-            "is empty of any value (null)"
-            if name in row
-            else f"is missing (the row has {', '.join(map(repr, row)) or 'none'})"
-        )
+        state = "is null" if name in row else f"is missing (the row has {', '.join(map(repr, row)) or 'none'})"
         raise DataError(f"{where}: the field {name!r} {state}; fill it, or name another with {option} FIELD.")
     if not isinstance(value, str):
         raise DataError(

@@ -30,7 +30,7 @@ def retrieval_scores(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
 
 
 def _trec_eval(qrels: Qrels, run: Run, measures: set[str]) -> dict[str, dict[str, float]]:
-    evaluator = _pytrec_eval().RelevanceEvaluator(qrels, measures)
+    evaluator = trec_eval().RelevanceEvaluator(qrels, measures)
     found = evaluator.evaluate({query: scores for query, scores in run.items() if scores})
     return {query: found.get(query, {}) for query in qrels}
 
@@ -40,7 +40,8 @@ def _first(scores: dict[str, float], depth: int) -> dict[str, float]:
     return dict(ranked[:depth])
 
 
-def _pytrec_eval() -> Any:
+def trec_eval() -> Any:
+    """The library; called early, so that its absence is known before hours of embedding."""
     try:
         return importlib.import_module("pytrec_eval")
     except ImportError:

@@ -16,7 +16,7 @@ from embedkit.corpus.beir import Qrels, find, read_qrels, read_queries
 from embedkit.encoder import Encoder
 from embedkit.engine import embed_documents
 from embedkit.errors import DataError, UsageError
-from embedkit.eval.metrics import DEPTH, Run, retrieval_scores
+from embedkit.eval.metrics import DEPTH, Run, retrieval_scores, trec_eval
 from embedkit.eval.serving import as_run
 from embedkit.index import Index
 from embedkit.index.fine import exact_shortlist
@@ -62,6 +62,7 @@ def evaluate_retrieval(task: Retrieval, searched: Encoder | Index, *, progress: 
     Raises DataError where no query has anything relevant, UsageError for a model that compares otherwise than by cosine
     or dot, ModelMismatch where an index opens another model than made its rows.
     """
+    trec_eval()
     start = time.perf_counter()
     encoder = searched.encoder() if isinstance(searched, Index) else searched
     run = _run_index(task, searched) if isinstance(searched, Index) else _run_exact(task, searched, progress)

@@ -137,9 +137,11 @@ class Index:
                 encoder = self._make_encoder()
                 if encoder.fingerprint != source.fingerprint:
                     named = encoder.settings.get("model", "another model")
+                    other = f"{named} with other settings" if named == source.model else named
                     raise ModelMismatch(
                         f"{self.path} was built by {source.fingerprint[:12]} ({source.model}), the query comes from "
-                        f"{encoder.fingerprint[:12]} ({named}); search with --model {source.model} as it was, or build the index again."
+                        f"{encoder.fingerprint[:12]} ({other}); search with the model and settings that built it, or build "
+                        f"the index again."
                     )
                 self._encoder = encoder
         return self._encoder

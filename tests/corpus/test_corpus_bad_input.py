@@ -73,8 +73,8 @@ BAD_ROWS = [
     ('{"_id": "d2"}', "the field 'text' is missing (the row has '_id')" + ANOTHER_TEXT),
     ("{}", "the field 'text' is missing (the row has none)" + ANOTHER_TEXT),
     ('{"body": "", "_id": 2}', "the field 'text' is missing (the row has 'body', '_id')" + ANOTHER_TEXT),
-    ('{"_id": "d2", "text": null}', "the field 'text' is empty of any value (null)" + ANOTHER_TEXT),
-    ('{"_id": "d2", "text": NaN}', "the field 'text' is empty of any value (null)" + ANOTHER_TEXT),
+    ('{"_id": "d2", "text": null}', "the field 'text' is null" + ANOTHER_TEXT),
+    ('{"_id": "d2", "text": NaN}', "the field 'text' is null" + ANOTHER_TEXT),
     ('{"_id": "d2", "text": 5}', "the field 'text' is a int (5); expected a string."),
     ('{"_id": "d2", "text": 0.0}', "the field 'text' is a float (0.0); expected a string."),
     ('{"_id": "d2", "text": false}', "the field 'text' is a bool (False); expected a string."),
@@ -163,7 +163,7 @@ def test_an_array_is_no_id() -> None:
         (
             {"id": "a", "text": "b", "head": None},
             Fields(title="head"),
-            "the field 'head' is empty of any value (null); fill it, or name another with --title FIELD.",
+            "the field 'head' is null; fill it, or name another with --title FIELD.",
         ),
         ({"id": "a", "text": b"b"}, Fields(), "the field 'text' is a bytes (b'b'); expected a string."),
         (5, Fields(), "a int came, a dict or a string was expected."),
@@ -191,7 +191,7 @@ def test_a_bad_row_of_a_table_is_named_by_its_number() -> None:
     import pandas
 
     frame = pandas.DataFrame({"id": [1, 2], "text": ["a", None]}, index=[10, 20])
-    assert refusal(frame) == "the table, row 2: the field 'text' is empty of any value (null)" + ANOTHER_TEXT
+    assert refusal(frame) == "the table, row 2: the field 'text' is null" + ANOTHER_TEXT
 
 
 def test_a_bad_row_of_a_dataset_is_named_by_its_number() -> None:

@@ -217,7 +217,7 @@ def test_parquet_rows_are_numbered_from_one_across_batches(tmp_path: Path) -> No
     documents = read_corpus(write_parquet(tmp_path / "c.parquet", [*rows, {"id": "2100", "text": None}]))
     for row in rows:
         assert next(documents) == Document(id=row["id"], text=row["text"])
-    with pytest.raises(DataError, match=r"c\.parquet, row 2101: the field 'text' is empty"):
+    with pytest.raises(DataError, match=r"c\.parquet, row 2101: the field 'text' is null"):
         next(documents)
 
 

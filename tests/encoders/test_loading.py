@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import shutil
@@ -189,6 +190,20 @@ def test_code_of_a_repository_is_not_run(plain_model: Path, tmp_path: Path) -> N
 def test_bfloat16_is_measured_once() -> None:
     assert bfloat16_is_fast() is bfloat16_is_fast()
     assert bfloat16_is_fast.cache_info().misses == 1
+
+
+@pytest.mark.parametrize(("half", "fast"), [(1.0, False), (0.84, False), (0.82, True), (100.0, False)])
+def test_bfloat16_must_be_a_fifth_faster_at_its_best(half: float, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that a multiplication moves on by its dtype's seconds, and some of them by ten times that."""
+    clock, calls = [0.0], itertools.count(1)
+
+    def multiply(left: torch.Tensor, _: torch.Tensor) -> None:
+        seconds = half if left.dtype == torch.bfloat16 else 1.0
+        clock[0] += seconds * (10 if next(calls) % 5 else 1)
+
+    monkeypatch.setattr("embedkit.encoders.loading.torch.nn.functional.linear", multiply)
+    monkeypatch.setattr("embedkit.encoders.loading.time.perf_counter", lambda: clock[0])
+    assert bfloat16_is_fast.__wrapped__() is fast
 
 
 @pytest.mark.model
