@@ -140,8 +140,8 @@ class Index:
                     other = f"{named} with other settings" if named == source.model else named
                     raise ModelMismatch(
                         f"{self.path} was built by {source.fingerprint[:12]} ({source.model}), the query comes from "
-                        f"{encoder.fingerprint[:12]} ({other}); search with the model and settings that built it, or build "
-                        f"the index again."
+                        f"{encoder.fingerprint[:12]} ({other}); search with --model {source.model} and the settings that "
+                        f"built it, or build the index again."
                     )
                 self._encoder = encoder
         return self._encoder
