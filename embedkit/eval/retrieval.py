@@ -125,6 +125,8 @@ def _run_index(task: Retrieval, index: Index) -> Run:
 
 
 def _run_exact(task: Retrieval, encoder: Encoder, progress: bool) -> Run:
+    if encoder.similarity not in ("cosine", "dot"):
+        raise UsageError(f"The model compares by {encoder.similarity}; retrieval is evaluated by cosine or dot.")
     ids: list[str] = []
     blocks = []
     for documents, block in embed_documents(read_corpus(task.folder), encoder, progress=progress):
@@ -133,8 +135,6 @@ def _run_exact(task: Retrieval, encoder: Encoder, progress: bool) -> Run:
     rows, queries = np.concatenate(blocks), encoder.encode(list(task.queries.values()), kind="query")
     if encoder.similarity == "cosine":
         rows, queries = unit_rows(rows), unit_rows(queries)
-    elif encoder.similarity != "dot":
-        raise UsageError(f"The model compares by {encoder.similarity}; retrieval is evaluated by cosine or dot.")
     candidates, scores = exact_shortlist(queries, rows, DEPTH)
     found = [[ids[row] for row in best if row >= 0] for best in candidates]
     return as_run(list(task.queries), Hits(found, scores, None))
