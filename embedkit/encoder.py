@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from embedkit.types import Kind, Vectors
+import numpy as np
+
+from embedkit.types import Kind, Rows, Vectors
+
+OnLong = Literal["truncate", "chunk", "error"]
 
 
 class Encoder(Protocol):
@@ -42,4 +47,38 @@ class Encoder(Protocol):
 
     def encode(self, inputs: Sequence[Any], *, kind: Kind = "document") -> Vectors:
         """float32 (len(inputs), dim), in input order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The rows of one window of inputs, and what became of each input."""
+
+    rows: Vectors  # (m, dim), of all inputs that were not set aside, in input order
+    inputs: Rows  # (m,) the position of the input that each row is of, ascending; long inputs may have several rows
+    spans: Rows | None = None  # (m, 2) the characters of the input that each row covers; None: each covers its input
+    failed: Mapping[int, str] = field(default_factory=dict)  # position -> why the input was set aside
+    truncated: Sequence[int] = ()  # positions of inputs that were cut at the model's limit
+    halvings: int = 0  # how often a batch was halved because memory ran out
+
+    @classmethod
+    def whole(cls, rows: Vectors) -> Encoded:
+        """One row an input, and nothing else to say."""
+        return cls(rows, np.arange(len(rows)))
+
+
+@runtime_checkable
+class WindowEncoder(Protocol):
+    """What an Encoder may offer beside `encode`: windows one after the other, the next one prepared while one is computed."""
+
+    def encode_windows(
+        self, windows: Iterable[Sequence[Any]], *, kind: Kind = "document", on_long: OnLong = "truncate"
+    ) -> Iterator[Encoded]:
+        """One Encoded a window, in order. A batch that does not fit in memory is halved, down to one input, which is then
+        set aside; order and dtype stay. Raises ModelError with the position inside its window of an input whose row is NaN
+        or infinite even in float32, and, with on_long="error", of one that is longer than the model takes."""
+        ...
+
+    def first_input(self, text: str, kind: Kind) -> str:
+        """The literal input that the model reads for this text, its prompt in front."""
         ...
