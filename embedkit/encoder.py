@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -72,11 +72,17 @@ class WindowEncoder(Protocol):
     """What an Encoder may offer beside `encode`: windows one after the other, the next one prepared while one is computed."""
 
     def encode_windows(
-        self, windows: Iterable[Sequence[Any]], *, kind: Kind = "document", on_long: OnLong = "truncate"
+        self,
+        windows: Iterable[Sequence[Any]],
+        *,
+        kind: Kind = "document",
+        on_long: OnLong = "truncate",
+        on_batch: Callable[[int, Sequence[int]], None] | None = None,
     ) -> Iterator[Encoded]:
         """One Encoded a window, in order. A batch that does not fit in memory is halved, down to one input, which is then
         set aside; order and dtype stay. Raises ModelError with the position inside its window of an input whose row is NaN
-        or infinite even in float32, and, with on_long="error", of one that is longer than the model takes."""
+        or infinite even in float32, and, with on_long="error", of one that is longer than the model takes.
+        on_batch: called before each batch with the number of its window, from 0, and the positions of its inputs."""
         ...
 
     def first_input(self, text: str, kind: Kind) -> str:
