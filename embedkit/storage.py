@@ -4,12 +4,16 @@ A file or folder is written under `NAME.partial` in the same folder, its bytes a
 after which the folder itself is fsynced: a crash leaves the old state or the new one, and at most a `.partial` that the
 next writer clears away. The `.partial` carries an advisory lock (flock) that dies with its owner, so two writers of one
 name cannot meet. Cost: two fsyncs a file, one read of it for its checksum.
+
+A job that must survive its own death writes in steps of its own instead, with `PositionalFile`, `sealed_partial`, `rename`
+and `remove`; what it may assume after a crash is only what it had fsynced, file or folder.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -32,17 +36,18 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
     Raises Stopped while another process writes the same path, UsageError where a device or pipe stands there.
     """
-    with atomic_files(path) as (stream,):
+    target = writable(path)
+    with _partial_file(target) as stream:
         yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+        Path(stream.name).replace(target)
+        sync_folder(target.parent)
 
 
 @contextmanager
 def atomic_files(*paths: Path) -> Iterator[tuple[IO[bytes], ...]]:
-    """Several files that belong together. All are durable before the first is renamed, and they are renamed in the order
-    given: put the one that vouches for the others first, then a crash between two renames shows as a checksum that does not
-    fit, never as a mixture that passes. Raises what `atomic_file` raises.
-    """
-    targets = [_writable(path) for path in paths]
+    targets = [writable(path) for path in paths]
     with ExitStack() as stack:
         streams = [stack.enter_context(_partial_file(target)) for target in targets]
         yield tuple(streams)
@@ -55,7 +60,7 @@ def atomic_files(*paths: Path) -> Iterator[tuple[IO[bytes], ...]]:
             sync_folder(folder)
 
 
-def _writable(path: Path) -> Path:
+def writable(path: Path) -> Path:
     """Where a file under this name lies, its links followed and its folder made."""
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
@@ -68,7 +73,7 @@ def _writable(path: Path) -> Path:
 def _partial_file(target: Path) -> Iterator[IO[bytes]]:
     """An empty, locked file beside the target, gone at the end unless it was renamed."""
     partial = target.with_name(target.name + SUFFIX)
-    with _lock(partial, os.O_RDWR | os.O_CREAT) as descriptor:
+    with _lock(partial, os.O_RDWR | os.O_CREAT, target) as descriptor:
         os.ftruncate(descriptor, 0)  # what a crashed writer left
         identity = os.fstat(descriptor).st_ino
         try:
@@ -111,13 +116,13 @@ def check_absent(path: Path) -> None:
 @contextmanager
 def _folder_lock(folder: Path) -> Iterator[None]:
     folder.mkdir(exist_ok=True)
-    with _lock(folder, os.O_RDONLY | os.O_DIRECTORY):
+    with _lock(folder, os.O_RDONLY | os.O_DIRECTORY, folder.with_suffix("")):
         yield
 
 
 @contextmanager
-def _lock(path: Path, flags: int) -> Iterator[int]:
-    """Holds `path` against other processes for the length of the block; the kernel lets go when its owner dies."""
+def _lock(path: Path, flags: int, output: Path) -> Iterator[int]:
+    """Holds `path` against other writers of `output` for the length of the block; the kernel lets go when its owner dies."""
     descriptor = os.open(path, flags, 0o666)
     try:
         try:
@@ -126,9 +131,7 @@ def _lock(path: Path, flags: int) -> Iterator[int]:
         except (BlockingIOError, FileNotFoundError):
             still_there = False  # held by another process, or published by it between the open and the lock
         if not still_there:
-            raise Stopped(
-                f"Another process is writing {path.with_suffix('')}; wait for it to end, then run this again."
-            )
+            raise Stopped(f"Another process is writing {output}; wait for it to end, then run this again.")
         yield descriptor
     finally:
         os.close(descriptor)
@@ -169,6 +172,107 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+class PositionalFile:
+    """A file that is written and read at positions, without a buffer. An OSError of it names the file."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path, self._descriptor = path, descriptor
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self._descriptor).st_size
+
+    def write(self, position: int, data: bytes | memoryview) -> None:
+        """All of `data`, in as many calls as the system makes of it."""
+        rest = memoryview(data).cast("B")
+        with _named(self.path):
+            while rest:
+                written = os.pwrite(self._descriptor, rest, position)
+                rest, position = rest[written:], position + written
+
+    def read(self, position: int, length: int) -> bytes:
+        """`length` bytes, or those up to the end of the file."""
+        parts = []
+        with _named(self.path):
+            while length and (part := os.pread(self._descriptor, length, position)):
+                parts.append(part)
+                position, length = position + len(part), length - len(part)
+        return b"".join(parts)
+
+    def truncate(self, size: int) -> None:
+        with _named(self.path):
+            os.ftruncate(self._descriptor, size)
+
+    def sync(self) -> None:
+        """What was written so far outlives a crash of the machine, once this returns."""
+        with _named(self.path):
+            os.fsync(self._descriptor)
+
+
+@contextmanager
+def positional_file(path: Path) -> Iterator[PositionalFile]:
+    """Opens the file at `path`, or makes an empty one; its name is durable once its folder is fsynced."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield PositionalFile(path, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked_file(path: Path, output: Path) -> Iterator[PositionalFile]:
+    """As `positional_file`, held against other writers of `output`: for these it raises Stopped."""
+    with _lock(path, os.O_RDWR | os.O_CREAT, output) as descriptor:
+        yield PositionalFile(path, descriptor)
+
+
+@contextmanager
+def sealed_partial(path: Path) -> Iterator[IO[bytes]]:
+    """A new stream into `path`, replacing what is there; all of it is fsynced when the block ends without an error."""
+    with positional_file(path) as file:
+        file.truncate(0)
+        with _Appender(file) as raw:  # closed before the descriptor: what is still in the buffer after an error goes nowhere
+            stream = io.BufferedWriter(raw, 1 << 20)
+            yield stream
+            stream.flush()
+            file.sync()
+
+
+class _Appender(io.RawIOBase):
+    def __init__(self, file: PositionalFile) -> None:
+        self._file, self._end = file, 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._end
+
+    def write(self, data: Any) -> int:
+        self._file.write(self._end, data)
+        self._end += len(data)
+        return len(data)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Calls on a descriptor raise an OSError that does not say of which file."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def rename(source: Path, target: Path) -> None:
+    """Durable once the folder is fsynced."""
+    os.replace(source, target)  # noqa: PTH105
+
+
+def remove(path: Path) -> None:
+    """Also where there is nothing. Durable once the folder is fsynced."""
+    path.unlink(missing_ok=True)
+
+
 class NpyWriter:
     """Appends blocks of rows to a `.npy` file whose number of rows is not known in advance."""
 
@@ -186,11 +290,16 @@ class NpyWriter:
 
     def finish(self) -> None:
         """Writes the header that makes the bytes an array (n, dim)."""
-        fields = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.count, self.dim)}
-        text = repr(fields).encode("ascii")
         self._stream.seek(0)
-        self._stream.write(b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + text.ljust(HEADER - 11) + b"\n")
+        self._stream.write(npy_header(self.count, self.dim, self.dtype))
         self._stream.seek(0, os.SEEK_END)
+
+
+def npy_header(count: int, dim: int, dtype: np.dtype[Any]) -> bytes:
+    """HEADER bytes that make what follows them an array (count, dim)."""
+    fields = {"descr": dtype.str, "fortran_order": False, "shape": (count, dim)}
+    text = repr(fields).encode("ascii")
+    return b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + text.ljust(HEADER - 11) + b"\n"
 
 
 def file_record(path: Path) -> dict[str, Any]:
@@ -227,7 +336,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def sealed_json(content: Mapping[str, Any]) -> bytes:
-    """`content` as JSON, with its own checksum under "checksum"."""
+    """`content` as JSON, with its own checksum under "checksum". Its block "times" is left out of that, so that two runs
+    of the same work, at other times, have the same checksum."""
     if "checksum" in content:
         raise ValueError("The field 'checksum' is the file's own.")
     body = json.loads(json.dumps(content, allow_nan=False))  # as read_json will see it: names are strings
@@ -248,4 +358,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _checksum(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+    lasting = {key: value for key, value in body.items() if key != "times"}
+    return hashlib.sha256(json.dumps(lasting, sort_keys=True, ensure_ascii=True).encode()).hexdigest()

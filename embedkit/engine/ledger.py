@@ -1,0 +1,99 @@
+"""What a job has done, so that it can go on after any end: an append-only file of records beside its output.
+
+A record is MAGIC, the length of its content, a CRC-32 of the content, a CRC-32 of these twelve bytes, and the content, a
+JSON object. The first is the head (what the rows are made with), then comes one a finished window, in order, written
+after its vectors are durable, and at last one that says what is renamed to what. Each is fsynced before the job goes on,
+so a crash can tear the last record only: that one is cut off. Bytes that are no record and have one behind them are damage.
+
+Reading streams, one record in memory at a time; a window's takes some 16 bytes a row and its ids.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from embedkit.errors import IntegrityError, UsageError
+from embedkit.storage import PositionalFile
+
+MAGIC = b"\xf5EKL"
+FRAME = struct.Struct("<4sIII")  # MAGIC, length, CRC-32 of the content, CRC-32 of what stands before
+BLOCK = 1 << 20  # bytes looked through at once for a record behind a damaged one
+
+Record = Mapping[str, Any]
+
+
+class Ledger:
+    """The records of one file. Opening reads it once: a torn tail is told from a damaged middle, and left out.
+
+    Raises IntegrityError where the file is damaged, UsageError where it is not a ledger at all.
+    """
+
+    def __init__(self, file: PositionalFile) -> None:
+        self._file = file
+        self.end, size = 0, file.size  # the end of the last whole record
+        while (found := self._read(self.end)) is not None:
+            self.end = found[1]
+        if self.end < size:
+            self._refuse_damage(size)
+
+    def __iter__(self) -> Iterator[tuple[int, Record]]:
+        """(where it begins, content) of every record."""
+        position = 0
+        while position < self.end and (found := self._read(position)) is not None:
+            yield position, found[0]
+            position = found[1]
+
+    @property
+    def head(self) -> Record | None:
+        """The first record; None where there is none."""
+        return next((record for _, record in self), None)
+
+    def append(self, record: Record) -> None:
+        """Durable when this returns."""
+        content = json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
+        start = FRAME.pack(MAGIC, len(content), zlib.crc32(content), 0)[:-4]
+        self._file.write(self.end, start + struct.pack("<I", zlib.crc32(start)) + content)
+        self._file.sync()
+        self.end += FRAME.size + len(content)
+
+    def cut(self, position: int | None = None) -> None:
+        """Ends the file there, or behind its last whole record, durably."""
+        self.end = self.end if position is None else position
+        if self._file.size != self.end:
+            self._file.truncate(self.end)
+            self._file.sync()
+
+    def _read(self, position: int) -> tuple[Record, int] | None:
+        """The record that begins there, and where it ends; None where there is no whole one."""
+        frame = self._file.read(position, FRAME.size)
+        if len(frame) < FRAME.size or frame[:4] != MAGIC or zlib.crc32(frame[:-4]) != FRAME.unpack(frame)[3]:
+            return None
+        _, length, checksum, _ = FRAME.unpack(frame)
+        content = self._file.read(position + FRAME.size, length)
+        if len(content) < length or zlib.crc32(content) != checksum:
+            return None
+        return json.loads(content), position + FRAME.size + length
+
+    def _refuse_damage(self, size: int) -> None:
+        path = self._file.path
+        beginning = self._file.read(0, len(MAGIC))
+        if self.end == 0 and beginning.strip(b"\0") and not MAGIC.startswith(beginning):
+            raise UsageError(
+                f"{path} is there and is no ledger of embedkit; move it away, or choose another output name."
+            )
+        position = self.end + 1
+        while position < size:
+            block = self._file.read(position, BLOCK + len(MAGIC) - 1)
+            found = block.find(MAGIC)
+            if found < 0:
+                position += BLOCK
+                continue
+            if self._read(position + found) is not None:
+                raise IntegrityError(
+                    f"{path} is damaged at byte {self.end}, before its last record; start again with --overwrite."
+                )
+            position += found + 1
