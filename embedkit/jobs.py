@@ -13,7 +13,7 @@ import numpy as np
 from embedkit.corpus import Fields, read_corpus
 from embedkit.corpus.documents import checked_id
 from embedkit.encoder import Encoder
-from embedkit.encoders import TorchEncoder, load
+from embedkit.encoders import TextEncoder, load
 from embedkit.engine import embed_documents, open_vectors, write_vectors
 from embedkit.engine.vector_file import check_free
 from embedkit.errors import DataError, ModelError, UsageError
@@ -46,7 +46,7 @@ def embed(
         model = _loaded(None if model is None else str(model), json.dumps(options, sort_keys=True))
     elif options:
         raise UsageError(f"{', '.join(options)} came beside a model that is loaded already; give them to load().")
-    if isinstance(model, TorchEncoder):
+    if isinstance(model, TextEncoder):
         return model.encode(inputs, kind=kind, prompt=prompt, truncate_dim=dim)
     if prompt is not None or dim is not None:
         raise UsageError("prompt and dim are for models that embedkit loads; give them to the encoder itself.")
@@ -54,7 +54,7 @@ def embed(
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(model: str | None, options: str) -> TorchEncoder:
+def _loaded(model: str | None, options: str) -> TextEncoder:
     """options: as JSON, for prompts are dicts and a cache needs keys that can be hashed."""
     return load(model, **json.loads(options))
 

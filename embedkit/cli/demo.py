@@ -23,7 +23,7 @@ from embedkit.cli.options import (
 
 if TYPE_CHECKING:
     from embedkit.corpus.docstrings import Definition
-    from embedkit.encoders import TorchEncoder
+    from embedkit.encoders import TextEncoder
     from embedkit.eval.serving import Served
     from embedkit.index import Index
     from embedkit.types import Document, Vectors
@@ -129,7 +129,7 @@ def _document(definition: Definition, text: str | None = None) -> Document:
     )
 
 
-def _embedded(documents: Sequence[Document], encoder: TorchEncoder, quiet: bool) -> Vectors:
+def _embedded(documents: Sequence[Document], encoder: TextEncoder, quiet: bool) -> Vectors:
     import numpy as np
 
     from embedkit.engine import embed_documents
@@ -138,7 +138,7 @@ def _embedded(documents: Sequence[Document], encoder: TorchEncoder, quiet: bool)
     return np.concatenate([rows for _, rows in windows])
 
 
-def _build(folder: Path, documents: Sequence[Document], vectors: Vectors, coarse: str, encoder: TorchEncoder) -> Index:
+def _build(folder: Path, documents: Sequence[Document], vectors: Vectors, coarse: str, encoder: TextEncoder) -> Index:
     from embedkit.index import Layout, write_index
     from embedkit.jobs import metric_of, open_index, source_of
 
@@ -150,7 +150,7 @@ def _measure(
     definitions: Sequence[Definition],
     documents: Sequence[Document],
     vectors: Vectors,
-    encoder: TorchEncoder,
+    encoder: TextEncoder,
     quiet: bool,
 ) -> dict[str, Served]:
     """Both layouts over the same documents, the held-out ones without their first sentence."""

@@ -2,6 +2,6 @@
 
 from embedkit.encoders.default_model import DEFAULT_MODEL
 from embedkit.encoders.loading import load
-from embedkit.encoders.torch_encoder import TorchEncoder
+from embedkit.encoders.text_encoder import TextEncoder
 
-__all__ = ["DEFAULT_MODEL", "TorchEncoder", "load"]
+__all__ = ["DEFAULT_MODEL", "TextEncoder", "load"]

@@ -1,8 +1,9 @@
 """The name of a vector space: a hash of everything that decides which row an input gets.
 
-It is taken from the loaded model, not from its files, so another path, a sharded copy or the offline package of the same
-model agree; and from the weights as they are stored, before any cast to a compute dtype. Cost: one SHA-256 pass over the
-weights, on all cores (about 0.1 s for 90 MB).
+It is taken from what the model computes with, not from its files' bytes, so another path, a sharded copy or the offline
+package of the same model agree; and from the weights as they are stored, before any cast to a compute dtype. A model of a
+family that embedkit runs by itself is described from its files whichever backend runs it, any other from the loaded
+modules. Cost: one SHA-256 pass over the weights, on all cores (about 0.1 s for 90 MB).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import torch
+import numpy as np
+
+from embedkit.encoders.model_files import ModelFiles
 
 # of a Hugging Face config: what says where it came from or how it is run, not what it computes
 COSMETIC = {
@@ -21,6 +24,16 @@ COSMETIC = {
     "initializer_range", "label2id", "name_or_path", "output_attentions", "output_hidden_states", "problem_type",
     "torch_dtype", "transformers_version", "use_cache",
 }  # fmt: skip
+# of the config of a family that embedkit runs by itself: all that its rows depend on
+COMPUTING = (
+    "model_type",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "hidden_size",
+    "hidden_act",
+    "layer_norm_eps",
+    "pad_token_id",
+)
 
 
 def fingerprint(space: Mapping[str, Any]) -> str:
@@ -50,6 +63,22 @@ def _describe(module: Any) -> dict[str, Any]:
     return described
 
 
+def describe_files(files: ModelFiles) -> dict[str, Any]:
+    """What a model that was read as files computes; the tokenizer's padding and truncation are left out, as above."""
+    heads = [
+        (head.activation, tensors_digest({"weight": head.weight} | ({} if head.bias is None else {"bias": head.bias})))
+        for head in files.heads
+    ]
+    return {
+        "config": {key: files.config.get(key) for key in COMPUTING},
+        "tensors": tensors_digest(files.tensors),
+        "tokenizer": _describe_tokenizer(files.tokenizer),
+        "pooling": [files.pooling, files.pool_prompt],
+        "heads": heads,
+        "normalize": files.normalize,
+    }
+
+
 def _cosmetic(key: str) -> bool:
     return key in COSMETIC or "dropout" in key  # nothing is dropped where nothing is trained
 
@@ -63,18 +92,24 @@ def _describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
     return {key: value for key, value in rules.items() if key not in ("padding", "truncation")}
 
 
-def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over name, dtype, shape and bytes of every tensor, in the order of their names."""
+def tensors_digest(tensors: Mapping[str, Any]) -> str:
+    """SHA-256 over name, dtype, shape and bytes of every tensor, torch's or numpy's, in the order of their names."""
     names = sorted(tensors)
     with ThreadPoolExecutor() as pool:  # hashlib lets go of the interpreter lock
-        digests = list(pool.map(lambda name: _tensor_digest(tensors[name]), names))
+        digests = list(pool.map(lambda name: hashlib.sha256(_bytes(tensors[name])).hexdigest(), names))
     whole = hashlib.sha256()
     for name, digest in zip(names, digests, strict=True):
         tensor = tensors[name]
-        whole.update(f"{name} {tensor.dtype} {list(tensor.shape)} {digest}\n".encode())
+        kind = str(tensor.dtype).removeprefix("torch.")
+        whole.update(f"{name} {kind} {list(tensor.shape)} {digest}\n".encode())
     return whole.hexdigest()
 
 
-def _tensor_digest(tensor: torch.Tensor) -> str:
+def _bytes(tensor: Any) -> memoryview:
+    if isinstance(tensor, np.ndarray):
+        return np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data
+    import torch
+
     plain = tensor.detach().cpu().contiguous().reshape(-1)
-    return hashlib.sha256(plain.view(torch.uint8).numpy().data).hexdigest()
+    content: memoryview = plain.view(torch.uint8).numpy().data
+    return content

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from embedkit.encoder import Encoder
-from embedkit.encoders import TorchEncoder
+from embedkit.encoders import TextEncoder
 from embedkit.types import Vectors
 from embedkit.vectors import unit_rows
 
@@ -37,7 +37,7 @@ class MtebModel:
         STS: they get the model's default prompt or none, as sentence-transformers does."""
         texts = [text for batch in inputs for text in batch["text"]]
         role = getattr(prompt_type, "value", prompt_type)
-        if role is None and isinstance(self.encoder, TorchEncoder):
+        if role is None and isinstance(self.encoder, TextEncoder):
             return self.encoder.encode(texts, prompt=self.encoder.default_prompt)
         return self.encoder.encode(texts, kind="query" if role == "query" else "document")
 

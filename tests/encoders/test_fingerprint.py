@@ -106,7 +106,7 @@ def test_what_no_row_depends_on_is_not_in_it(tiny_model: Path, reference: str, t
 @pytest.mark.model
 def test_that_of_the_default_model_is_known(default_encoder: Any) -> None:
     """Pinned: a library that changes it would make every index refuse its own model."""
-    assert default_encoder.fingerprint == "7aad8f21956cf196306cd3dfcf19b1022ac746c39b7ae461a4834e0d43f1a7cc"
+    assert default_encoder.fingerprint == "f04f3e6b9bf08e0a6d668b83edda5a1f400299cfae48cd991f11b93a2ae06983"
 
 
 @pytest.mark.model

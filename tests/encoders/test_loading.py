@@ -16,8 +16,9 @@ import torch
 
 from embedkit.encoders import default_model, load
 from embedkit.encoders.default_model import DEFAULT_MODEL, check_weights, default_model_folder
-from embedkit.encoders.loading import bfloat16_is_fast
-from embedkit.errors import IntegrityError, ModelError, UsageError
+from embedkit.encoders.timing import quickest
+from embedkit.encoders.torch_backend import bfloat16_is_fast
+from embedkit.errors import IntegrityError, MissingDependency, ModelError, UsageError
 
 
 def test_a_folder_of_sentence_transformers_gives_its_rows(tiny_model: Path) -> None:
@@ -76,28 +77,50 @@ def test_a_relative_path_is_remembered_as_an_absolute_one(tiny_model: Path, monk
 
 
 def test_compute_names_backend_dtype_threads_and_versions(tiny_model: Path) -> None:
-    compute = load(tiny_model, dtype="bfloat16", threads=1).compute
+    compute = load(tiny_model, dtype="bfloat16", threads=1, backend="torch").compute
     torch.set_num_threads(2)
-    assert (compute["backend"], compute["dtype"], compute["threads"], compute["device"]) == (
-        "torch",
-        "bfloat16",
-        "1",
-        "cpu",
-    )
-    assert compute["torch"] == torch.__version__
+    assert {name: compute[name] for name in ("backend", "dtype", "threads", "device", "batch_tokens", "torch")} == {
+        "backend": "torch",
+        "dtype": "bfloat16",
+        "threads": "1",
+        "device": "cpu",
+        "batch_tokens": "1024",
+        "torch": torch.__version__,
+    }
+    openvino = pytest.importorskip("openvino")
+    compute = load(tiny_model, dtype="float32", threads=1, batch_tokens=99).compute
+    assert (compute["backend"], compute["dtype"], compute["threads"]) == ("openvino", "float32", "1")
+    assert (compute["batch_tokens"], openvino.__version__.startswith(compute["openvino"])) == ("99", True)
 
 
 @pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("backend", ["openvino", "torch"])
 def test_auto_takes_bfloat16_only_where_it_is_faster(
-    tiny_model: Path, fast: bool, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, backend: str, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("embedkit.encoders.loading.bfloat16_is_fast", lambda: fast)
-    assert load(tiny_model, device="cpu").compute["dtype"] == ("bfloat16" if fast else "float32")
+    pytest.importorskip(backend)
+    monkeypatch.setattr(f"embedkit.encoders.{backend}_backend.bfloat16_is_fast", lambda *_: fast)
+    encoder = load(tiny_model, device="cpu", backend=backend)
+    assert encoder.compute["dtype"] == ("bfloat16" if fast else "float32")
+
+
+def test_without_openvino_torch_runs_the_model(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedkit.encoders.loading.importlib.util.find_spec", lambda name: None)
+    assert load(tiny_model).compute["backend"] == "torch"
+    with pytest.raises(MissingDependency, match=r"pip install 'embedkit\[cpu\]'"):
+        load(tiny_model, backend="openvino")
+
+
+def test_a_gpu_is_torchs(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr("embedkit.encoders.loading.GPU_PLACES", (str(tmp_path),))
+    assert load(tiny_model).compute["backend"] == "torch"
+    assert load(tiny_model, device="cpu").compute["backend"] == "openvino"
 
 
 def test_the_transformer_is_cast_and_the_rest_stays_in_float32(tiny_model: Path) -> None:
-    encoder = load(tiny_model, dtype="bfloat16")
-    assert {parameter.dtype for parameter in encoder._model[0].parameters()} == {torch.bfloat16}
+    encoder = load(tiny_model, dtype="bfloat16", backend="torch")
+    assert {parameter.dtype for parameter in encoder._opened.backend._model[0].parameters()} == {torch.bfloat16}
     exact = load(tiny_model, dtype="float32").encode(["cat dog red"])
     rows = encoder.encode(["cat dog red"])
     assert rows.dtype == np.float32
@@ -108,7 +131,11 @@ def test_the_transformer_is_cast_and_the_rest_stays_in_float32(tiny_model: Path)
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ({"backend": "tpu"}, "backend='tpu' came; expected 'auto' or 'torch'"),
+        ({"backend": "tpu"}, "backend='tpu' came; expected auto, openvino, torch"),
+        (
+            {"backend": "openvino", "dtype": "float16"},
+            "backend='openvino' runs BERT and its kin in float32 or bfloat16",
+        ),
         ({"dtype": "int3"}, "dtype='int3' came; expected auto, float32, bfloat16, float16"),
         ({"device": "cuda:99"}, "device='cuda:99' cannot be used here"),
         ({"device": "nonsense"}, "device='nonsense' cannot be used here"),
@@ -193,17 +220,21 @@ def test_bfloat16_is_measured_once() -> None:
 
 
 @pytest.mark.parametrize(("half", "fast"), [(1.0, False), (0.84, False), (0.82, True), (100.0, False)])
-def test_bfloat16_must_be_a_fifth_faster_at_its_best(half: float, fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that a multiplication moves on by its dtype's seconds, and some of them by ten times that."""
+def test_the_quicker_must_be_a_fifth_faster_at_its_best(
+    half: float, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that each way moves on by its seconds, and some of them by ten times that."""
     clock, calls = [0.0], itertools.count(1)
 
-    def multiply(left: torch.Tensor, _: torch.Tensor) -> None:
-        seconds = half if left.dtype == torch.bfloat16 else 1.0
-        clock[0] += seconds * (10 if next(calls) % 5 else 1)
+    def way(seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            clock[0] += seconds * (10 if next(calls) % 5 else 1)
 
-    monkeypatch.setattr("embedkit.encoders.loading.torch.nn.functional.linear", multiply)
-    monkeypatch.setattr("embedkit.encoders.loading.time.perf_counter", lambda: clock[0])
-    assert bfloat16_is_fast.__wrapped__() is fast
+        return run
+
+    monkeypatch.setattr("embedkit.encoders.timing.time.perf_counter", lambda: clock[0])
+    ways = {"float32": way(1.0), "bfloat16": way(half)}
+    assert (quickest(ways, handicap=1.2) == "bfloat16") is fast
 
 
 @pytest.mark.model
@@ -302,7 +333,7 @@ def test_a_full_disk_is_not_a_bad_model(tiny_model: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("sentence_transformers.SentenceTransformer", full)
     with pytest.raises(OSError, match="No space left"):
-        load(tiny_model)
+        load(tiny_model, backend="torch")
 
 
 @pytest.mark.parametrize("family", ["Bert", "Roberta", "MPNet", "DistilBert", "ModernBert", "Llama", "T5"])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,32 +14,44 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import processors
 
-from embedkit.encoders import TorchEncoder, load
-from embedkit.encoders import torch_encoder as module
-from embedkit.errors import ModelError, Stopped, UsageError
+from embedkit.encoders import TextEncoder, load
+from embedkit.encoders import text_encoder as module
+from embedkit.encoders.torch_backend import cast
+from embedkit.errors import ModelError, UsageError
+from tests.conftest import TINY_VOCABULARY
 
 SHORT, LONG = "cat", "red blue dog " * 20
 MANY = [" ".join(["cat", "dog", "swim", "a", "b"][: i % 5 + 1]) for i in range(40)]
 
 
+@pytest.fixture(scope="module", params=["openvino", "torch"])
+def backend(request: pytest.FixtureRequest) -> str:
+    if request.param == "openvino":
+        pytest.importorskip("openvino")
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def encoder(tiny_model: Path) -> TorchEncoder:
-    return load(tiny_model, dtype="float32")
+def encoder(tiny_model: Path, backend: str) -> TextEncoder:
+    return load(tiny_model, dtype="float32", backend=backend)
 
 
 def test_rows_come_in_input_order_whatever_the_batches(
-    encoder: TorchEncoder, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: TextEncoder, tiny_model: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = np.concatenate([encoder.encode([text]) for text in MANY])
     np.testing.assert_allclose(encoder.encode(MANY), alone, atol=1e-6)
     np.testing.assert_allclose(encoder.encode(MANY, batch_size=3), alone, atol=1e-6)
-    np.testing.assert_allclose(load(tiny_model, dtype="float32", batch_tokens=5).encode(MANY), alone, atol=1e-6)
+    np.testing.assert_allclose(
+        load(tiny_model, dtype="float32", backend=backend, batch_tokens=5).encode(MANY), alone, atol=1e-6
+    )
     monkeypatch.setattr(module, "WINDOW", 7)
     np.testing.assert_allclose(encoder.encode(MANY), alone, atol=1e-6)
 
 
-def test_padding_changes_nothing(encoder: TorchEncoder) -> None:
+def test_padding_changes_nothing(encoder: TextEncoder) -> None:
     """A text alone and beside a longer one has the same row: the mask reaches attention and pooling."""
     np.testing.assert_allclose(encoder.encode([SHORT]), encoder.encode([SHORT, LONG])[:1], atol=1e-6)
 
@@ -44,14 +60,14 @@ def test_padding_changes_nothing(encoder: TorchEncoder) -> None:
     ("inputs", "count"),
     [([], 0), ("cat", 1), ([""], 1), (("a", "b"), 2), ((t for t in "abc"), 3), ({"a": 1}.keys(), 1)],
 )
-def test_any_number_of_texts_gives_a_float32_matrix(encoder: TorchEncoder, inputs: Any, count: int) -> None:
-    rows = encoder.encode(inputs)
+def test_any_number_of_texts_gives_a_float32_matrix(encoder: TextEncoder, inputs: Any, count: int) -> None:
+    rows = encoder.encode(inputs())
     assert (rows.shape, rows.dtype) == ((count, 32), np.float32)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("inputs", [b"bytes", 3, None, {"text": "a"}])
-def test_what_is_no_text_is_refused(encoder: TorchEncoder, inputs: Any) -> None:
+def test_what_is_no_text_is_refused(encoder: TextEncoder, inputs: Any) -> None:
     with pytest.raises(
         UsageError, match=f"A {type(inputs).__name__} came; expected a string or an iterable of strings"
     ):
@@ -59,12 +75,12 @@ def test_what_is_no_text_is_refused(encoder: TorchEncoder, inputs: Any) -> None:
 
 
 @pytest.mark.parametrize("wrong", [None, 3.5, b"x", ["a"]])
-def test_an_item_that_is_no_string_is_named_by_its_position(encoder: TorchEncoder, wrong: Any) -> None:
+def test_an_item_that_is_no_string_is_named_by_its_position(encoder: TextEncoder, wrong: Any) -> None:
     with pytest.raises(UsageError, match=rf"Input 2 is a {type(wrong).__name__} \("):
         encoder.encode(["a", "b", wrong])
 
 
-def test_truncated_rows_are_the_first_columns_at_unit_length(encoder: TorchEncoder, tiny_model: Path) -> None:
+def test_truncated_rows_are_the_first_columns_at_unit_length(encoder: TextEncoder, tiny_model: Path) -> None:
     full = encoder.encode(MANY)
     expected = full[:, :8] / np.linalg.norm(full[:, :8], axis=1, keepdims=True)
     np.testing.assert_allclose(encoder.encode(MANY, truncate_dim=8), expected, atol=1e-6)
@@ -105,7 +121,7 @@ def test_a_prompt_stands_in_front_of_the_text(make_model: Callable[..., Path]) -
     np.testing.assert_allclose(prompted.encode("cat", prompt_name="web"), bare.encode("red cat"), atol=1e-6)
 
 
-def test_prompts_that_cannot_be_are_refused(encoder: TorchEncoder) -> None:
+def test_prompts_that_cannot_be_are_refused(encoder: TextEncoder) -> None:
     with pytest.raises(UsageError, match="Both prompt and prompt_name"):
         encoder.encode("cat", prompt="a", prompt_name="b")
     with pytest.raises(UsageError, match="no prompt named 'web'"):
@@ -127,7 +143,7 @@ def test_a_model_without_a_query_prompt_says_so_once(tiny_model: Path, caplog: p
     ]
 
 
-def test_other_keywords_are_refused_by_name(encoder: TorchEncoder) -> None:
+def test_other_keywords_are_refused_by_name(encoder: TextEncoder) -> None:
     with pytest.raises(TypeError, match="'precision'"):
         encoder.encode("cat", precision="int8")  # type: ignore[call-arg]
     with pytest.raises(UsageError, match="batch_size=0 came"):
@@ -135,7 +151,7 @@ def test_other_keywords_are_refused_by_name(encoder: TorchEncoder) -> None:
     assert encoder.encode("cat", batch_size=1).shape == (1, 32)
 
 
-def test_tensors_are_given_where_asked_for(encoder: TorchEncoder) -> None:
+def test_tensors_are_given_where_asked_for(encoder: TextEncoder) -> None:
     rows = encoder.encode(["cat", "dog"])
     for keywords in ({"convert_to_tensor": True}, {"convert_to_numpy": False}):
         tensor: Any = encoder.encode(["cat", "dog"], **keywords)
@@ -143,25 +159,48 @@ def test_tensors_are_given_where_asked_for(encoder: TorchEncoder) -> None:
         np.testing.assert_array_equal(tensor.numpy(), rows)
 
 
-def test_the_progress_bar_counts_texts(encoder: TorchEncoder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_progress_bar_counts_texts(encoder: TextEncoder, capsys: pytest.CaptureFixture[str]) -> None:
     encoder.encode(MANY)
     assert capsys.readouterr().err == ""
     encoder.encode(MANY, show_progress_bar=True)
     assert "40/40" in capsys.readouterr().err
 
 
-def test_a_row_that_is_not_finite_is_an_error_that_names_it(tiny_model: Path) -> None:
-    encoder = load(tiny_model, dtype="float32")
-    cat = encoder._model.tokenizer.convert_tokens_to_ids("cat")
-    with torch.no_grad():
-        encoder._model[0].auto_model.embeddings.word_embeddings.weight[cat] = float("inf")
+@pytest.fixture
+def broken_model(tiny_model: Path, tmp_path: Path) -> Path:
+    """The tiny model, but the word "cat" has no finite embedding."""
+    from safetensors.numpy import load_file, save_file
+
+    copy = shutil.copytree(tiny_model, tmp_path / "broken")
+    tensors = load_file(copy / "model.safetensors")
+    tensors["embeddings.word_embeddings.weight"][TINY_VOCABULARY.index("cat")] = np.inf
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
+
+
+def test_a_row_that_is_not_finite_is_an_error_that_names_it(broken_model: Path, backend: str) -> None:
+    encoder = load(broken_model, backend=backend)
     assert encoder.encode(["dog"]).shape == (1, 32)
-    with pytest.raises(ModelError, match=r"NaN or infinity for 2 of 3 inputs, first input 1 \('a cat'\) in float32"):
-        encoder.encode(["dog", "a cat", "cat"])
+    with pytest.raises(ModelError, match="NaN or infinity for the text 'a cat', in float32 too; mend") as caught:
+        encoder.encode(["dog", "red", "a cat", "cat"])
+    assert caught.value.position == 2
 
 
-def test_max_tokens_cuts_the_text(tiny_model: Path) -> None:
-    short = load(tiny_model, max_tokens=4, dtype="float32")  # [CLS] two words [SEP]
+def test_what_overflows_in_float16_is_computed_again_in_float32(tiny_model: Path, tmp_path: Path) -> None:
+    """Activations of some models pass 65,504, the largest number of float16; float32 holds them."""
+    from safetensors.numpy import load_file, save_file
+
+    copy = shutil.copytree(tiny_model, tmp_path / "large")
+    tensors = load_file(copy / "model.safetensors")
+    tensors["encoder.layer.0.intermediate.dense.weight"] *= 30_000
+    tensors["encoder.layer.0.output.dense.weight"] *= 1_000
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    exact = load(copy, dtype="float32", backend="torch")
+    np.testing.assert_allclose(load(copy, dtype="float16").encode(MANY), exact.encode(MANY), atol=1e-6)
+
+
+def test_max_tokens_cuts_the_text(tiny_model: Path, backend: str) -> None:
+    short = load(tiny_model, max_tokens=4, dtype="float32", backend=backend)  # [CLS] two words [SEP]
     np.testing.assert_allclose(short.encode("cat dog red fish"), short.encode("cat dog"), atol=1e-6)
     assert np.abs(short.encode("cat dog") - short.encode("cat red")).max() > 1e-3
 
@@ -171,7 +210,7 @@ def test_what_a_model_keeps_in_float32_stays_so(tiny_model: Path) -> None:
 
     model = SentenceTransformer(str(tiny_model), device="cpu")
     model[0].auto_model._keep_in_fp32_modules = ["pooler"]
-    TorchEncoder(model, name="tiny", dtype=torch.bfloat16, batch_tokens=64)
+    cast(model, torch.bfloat16)
     dtypes = {name.split(".")[0]: parameter.dtype for name, parameter in model[0].auto_model.named_parameters()}
     assert dtypes == {"embeddings": torch.bfloat16, "encoder": torch.bfloat16, "pooler": torch.float32}
 
@@ -195,66 +234,109 @@ def test_static_embeddings_are_models_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.model
-def test_the_default_model_agrees_with_sentence_transformers(default_encoder: TorchEncoder) -> None:
+def test_the_default_model_agrees_with_sentence_transformers(default_encoder: TextEncoder, backend: str) -> None:
     from sentence_transformers import SentenceTransformer
 
     from embedkit.encoders.default_model import default_model_folder
 
-    texts = ["a", "", "🐈", "Grüße, 世界, привет", "The quick brown fox. " * 100, "two words"]
+    texts = [
+        "a",
+        "",
+        " ",
+        "\n",
+        "🐈",
+        "🐈‍⬛🏴‍☠️",
+        "Grüße, 世界, привет",
+        "नमस्ते שלום",
+        "The quick brown fox. " * 100,
+        "two words",
+    ]
     expected = SentenceTransformer(str(default_model_folder()), device="cpu").encode(texts)
-    assert (default_encoder.encode(texts) * expected).sum(axis=1).min() > 0.99999
-    assert (load(dtype="bfloat16").encode(texts) * expected).sum(axis=1).min() > 0.999
+    assert (load(dtype="float32", backend=backend).encode(texts) * expected).sum(axis=1).min() > 0.99999
+    assert (load(dtype="bfloat16", backend=backend).encode(texts) * expected).sum(axis=1).min() > 0.999
 
 
-def test_a_text_without_any_token_is_a_zero_row(tiny_model: Path) -> None:
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"])
+def test_poolings_give_the_rows_of_sentence_transformers(make_model: Callable[..., Path], pooling: str) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = make_model(pooling=pooling, normalize=False, similarity="dot")
+    expected = SentenceTransformer(str(folder), device="cpu").encode(MANY)
+    np.testing.assert_allclose(load(folder, dtype="float32").encode(MANY), expected, atol=1e-5)
+    np.testing.assert_allclose(load(folder, dtype="float32", backend="torch").encode(MANY), expected, atol=1e-5)
+
+
+def test_both_backends_give_the_same_rows_on_either_padding_side(
+    tiny_model: Path, encoder: TextEncoder, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(tiny_model, tmp_path / "left")
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "tokenizer_config.json").write_text(json.dumps({**settings, "padding_side": "left"}))
+    left = load(copy, dtype="float32", backend="torch").encode(MANY)
+    np.testing.assert_allclose(encoder.encode(MANY), left, atol=1e-6)
+
+
+def test_a_text_without_any_token_is_a_zero_row(tiny_model: Path, tmp_path: Path, backend: str) -> None:
     """Tokenizers of many decoders add nothing to an empty text; pooling over no token would be NaN or an error."""
-    encoder = load(tiny_model, dtype="float32")
-    tokenizer = encoder._model.tokenizer
-    tokenizer.backend_tokenizer.post_processor = None  # no [CLS], no [SEP]
+    copy = shutil.copytree(tiny_model, tmp_path / "bare")
+    rules = json.loads((copy / "tokenizer.json").read_text())
+    (copy / "tokenizer.json").write_text(json.dumps({**rules, "post_processor": None}))  # no [CLS], no [SEP]
+    encoder = load(copy, dtype="float32", backend=backend)
+    if backend == "torch":  # transformers puts the family's own post-processor back
+        encoder._opened.tokenization._cutting.post_processor = processors.Sequence([])
     rows = encoder.encode(["", "cat", ""])
     np.testing.assert_array_equal(rows[[0, 2]], 0)
     np.testing.assert_allclose(rows[1:2], encoder.encode("cat"), atol=1e-6)
     assert encoder.encode([""]).shape == (1, 32)
-    tokenizer.backend_tokenizer.post_processor = None
 
 
-def test_a_model_without_a_limit_has_none(tiny_model: Path) -> None:
-    from sentence_transformers import SentenceTransformer
-
-    model = SentenceTransformer(str(tiny_model), device="cpu")
-    model.max_seq_length = int(1e30)
-    encoder = TorchEncoder(model, name="tiny", dtype=torch.float32, batch_tokens=64)
-    assert encoder.max_tokens is None
-    assert encoder.encode(["cat dog"]).shape == (1, 32)
-
-
-def test_half_a_character_is_named_by_its_position(encoder: TorchEncoder) -> None:
+def test_half_a_character_is_named_by_its_position(encoder: TextEncoder) -> None:
     with pytest.raises(UsageError, match=r"Input 1 holds half of a character \('a.ud800'\)"):
         encoder.encode(["cat", "a\ud800"])
 
 
-def test_out_of_memory_asks_for_smaller_batches(encoder: TorchEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(encoder._model, "forward", full)
-    with pytest.raises(
-        Stopped, match=r"out of memory with 4096 tokens a batch; run it again with fewer \(--batch-tokens"
-    ):
-        encoder.encode("cat")
-
-
-def test_no_columns_are_refused(encoder: TorchEncoder) -> None:
+def test_no_columns_are_refused(encoder: TextEncoder) -> None:
     with pytest.raises(UsageError, match="dim=0"):
         encoder.encode("cat", truncate_dim=0)
 
 
 @pytest.mark.model
-def test_in_bfloat16_a_row_hardly_depends_on_its_batch(default_encoder: TorchEncoder) -> None:
+def test_a_row_hardly_depends_on_its_batch(default_encoder: TextEncoder, backend: str) -> None:
     """What the README says: within 1e-6 in float32, a cosine of 0.9999 in bfloat16."""
     texts = ["The quick brown fox. " * n for n in (1, 3, 9, 27)]
-    half = load(dtype="bfloat16")
+    half, exact = load(dtype="bfloat16", backend=backend), load(dtype="float32", backend=backend)
     alone = np.concatenate([half.encode(text) for text in texts])
     assert (half.encode(texts) * alone).sum(axis=1).min() > 0.9999
-    exact = np.concatenate([default_encoder.encode(text) for text in texts])
-    np.testing.assert_allclose(default_encoder.encode(texts), exact, atol=1e-6)
+    alone = np.concatenate([exact.encode(text) for text in texts])
+    np.testing.assert_allclose(exact.encode(texts), alone, atol=1e-6)
+
+
+def test_texts_that_are_cut_are_told_of_once(encoder: TextEncoder, caplog: pytest.LogCaptureFixture) -> None:
+    encoder._said.clear()
+    with caplog.at_level(logging.WARNING):
+        encoder.encode([SHORT, LONG])
+        encoder.encode([LONG, LONG, LONG])
+    assert [r.getMessage() for r in caplog.records] == ["1 of 2 texts are longer than 32 tokens and were cut."]
+
+
+def test_equal_texts_are_computed_once(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[str] = []
+    run = encoder._opened.backend.run
+
+    def watched(batches: Any) -> Any:
+        return run(batch for batch in batches if not computed.extend(piece.text for piece in batch.pieces))
+
+    monkeypatch.setattr(encoder._opened.backend, "run", watched)
+    rows = encoder.encode(["cat", "dog", "cat", "cat"])
+    assert sorted(computed) == ["cat", "dog"]
+    np.testing.assert_array_equal(rows[[0, 0]], rows[[2, 3]])
+
+
+@pytest.mark.model
+def test_the_default_model_opens_without_torch(default_encoder: TextEncoder) -> None:
+    """Importing torch, transformers and sentence-transformers takes seconds, which every cold search would pay."""
+    pytest.importorskip("openvino")
+    heavy = ("torch", "transformers", "sentence_transformers", "huggingface_hub")
+    code = f"import sys, embedkit; embedkit.load(device='cpu').encode('cat'); print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,51 @@
+"""What runs a batch of pieces, and when it ran out of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from embedkit.encoders.pieces import Piece
+from embedkit.types import Vectors
+
+T = TypeVar("T")
+OUT_OF_MEMORY = ("out of memory", "bad_alloc", "can't allocate memory", "cannot allocate memory", "not enough memory")
+
+
+class Batch(NamedTuple, Generic[T]):
+    """Pieces that are computed together, longest first, and what the caller wants to find them by again."""
+
+    pieces: list[Piece]
+    prompt: str
+    kind: str
+    tag: T
+
+
+class Backend(Protocol):
+    """Computes the rows of batches."""
+
+    @property
+    def compute(self) -> Mapping[str, str]:
+        """Backend, device, dtype, threads, token budget and versions."""
+        ...
+
+    def run(self, batches: Iterable[Batch[T]]) -> Iterator[tuple[Batch[T], Vectors | Exception]]:
+        """Each batch, in order, with its rows (len(pieces), width), or with the error that memory ran out."""
+        ...
+
+    def in_float32(self) -> Backend:
+        """The same model, computing in float32."""
+        ...
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """MemoryError, torch's own, and the RuntimeErrors in which allocators of C++ libraries say so."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(phrase in text for phrase in OUT_OF_MEMORY)
+
+
+def compute_settings(**settings: Any) -> dict[str, str]:
+    """Settings as an Encoder states them in `compute`."""
+    return {name: str(value) for name, value in settings.items()}

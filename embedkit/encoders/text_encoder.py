@@ -1,0 +1,201 @@
+"""The Encoder that `load` returns: what a call may ask for, over whichever backend computes the rows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from embedkit.encoder import Encoded, OnLong
+from embedkit.encoders.backend import Backend
+from embedkit.encoders.fingerprint import fingerprint
+from embedkit.encoders.opened import Opened
+from embedkit.encoders.prompts import named_prompt, resolve_prompts
+from embedkit.encoders.windows import Run
+from embedkit.errors import ModelError, UsageError
+from embedkit.types import Kind, Vectors, is_unicode
+from embedkit.vectors import check_dim
+
+WINDOW = 2048  # texts that are tokenized and sorted at once
+logger = logging.getLogger(__name__)
+
+
+class TextEncoder:
+    """What `embedkit.load` returns.
+
+    Attributes that are settled at load: name, dim, max_tokens (None: no limit), similarity, unit (rows have length 1),
+    prompts (kind -> literal prompt), fingerprint, compute, settings.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        opened: Opened,
+        description: Mapping[str, Any],  # what the model computes, for the fingerprint
+        *,
+        dim: int | None = None,
+        prompt_names: Mapping[Kind, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name, self.similarity, self.max_tokens = name, opened.similarity, opened.max_tokens
+        self.unit = opened.normalize or opened.similarity == "cosine"
+        self.stored_prompts = dict(opened.prompts)
+        self.default_prompt = self.stored_prompts.get(opened.default_prompt_name or "", "")  # for inputs without a role
+        self.prompts = resolve_prompts(self.stored_prompts, opened.default_prompt_name, prompt_names or {})
+        if dim is not None:
+            check_dim(dim, opened.width)
+        self.dim: int = dim or opened.width
+        self.compute = dict(opened.backend.compute)
+        self.settings = dict(settings or {})
+        self.fingerprint = fingerprint({**description, **self._space()})
+        self._opened = opened
+        self._float32: Backend | None = None  # opened when a row is no number in the chosen dtype
+        self._said: set[str] = set()
+
+    def _space(self) -> dict[str, Any]:
+        return {
+            "max_tokens": self.max_tokens,
+            "prompts": self.prompts,
+            "unit": self.unit,
+            "similarity": self.similarity,
+            "dim": self.dim,
+        }
+
+    def encode_query(self, inputs: Iterable[str] | str, **options: Any) -> Vectors:
+        """`encode` with kind="query"."""
+        return self.encode(inputs, kind="query", **options)
+
+    def encode_document(self, inputs: Iterable[str] | str, **options: Any) -> Vectors:
+        """`encode` with kind="document"."""
+        return self.encode(inputs, kind="document", **options)
+
+    def encode(
+        self,
+        inputs: Iterable[str] | str,
+        *,
+        kind: Kind = "document",
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        normalize_embeddings: bool | None = None,
+        truncate_dim: int | None = None,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+    ) -> Vectors:
+        """float32 (len(inputs), dim), in input order; one string counts as one text and gives (1, dim).
+
+        The keywords are those of sentence-transformers. prompt: the literal text in front, instead of the kind's own;
+        prompt_name: one that the model stores. batch_size: at most so many texts a batch (the token budget holds as well).
+        normalize_embeddings: None gives unit rows where the model normalises or compares by cosine. truncate_dim: the
+        first so many columns, at unit length again where the rows were. convert_to_tensor, or
+        convert_to_numpy=False: the same rows as one tensor.
+        Raises UsageError for what is not a string, with its position; ModelError when a row comes out as NaN or infinite
+        even in float32, or when a text does not fit in memory on its own.
+        """
+        texts = _texts(inputs)
+        if batch_size is not None and batch_size < 1:
+            raise UsageError(f"batch_size={batch_size} came; expected at least 1.")
+        unit = self.unit if normalize_embeddings is None else normalize_embeddings
+        dim = self.dim if truncate_dim is None else truncate_dim
+        check_dim(dim, self.dim)
+        literal = self._literal_prompt(kind, prompt, prompt_name)
+        run = self._run(kind, literal, batch_size=batch_size, dim=dim, unit=unit)
+        rows = np.zeros((len(texts), dim), dtype=np.float32)
+        windows = [texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW)]
+        start = truncated = 0
+        with tqdm(total=len(texts), unit="text", disable=not show_progress_bar) as bar:
+            for window in run.encoded(windows, lambda _, inputs: bar.update(len(inputs))):
+                if window.failed:
+                    raise ModelError(f"Input {start + min(window.failed)}: {next(iter(window.failed.values()))}")
+                rows[start : start + len(window.rows)] = window.rows
+                start += len(window.rows)
+                truncated += len(window.truncated)
+            bar.update(len(texts) - bar.n)
+        if truncated:
+            self._say_once(
+                f"{truncated:,} of {len(texts):,} texts are longer than {self.max_tokens} tokens and were cut."
+            )
+        if convert_to_tensor or not convert_to_numpy:
+            return _as_tensor(rows)  # type: ignore[no-any-return]
+        return rows
+
+    def encode_windows(
+        self,
+        windows: Iterable[Sequence[Any]],
+        *,
+        kind: Kind = "document",
+        on_long: OnLong = "truncate",
+        on_batch: Callable[[int, Sequence[int]], None] | None = None,
+    ) -> Iterator[Encoded]:
+        """See `embedkit.encoder.WindowEncoder`."""
+        if on_long == "chunk" and self._opened.tokenization is None:
+            raise UsageError(
+                f"{self.name} cannot be read token by token, so its texts cannot be cut into chunks; truncate them."
+            )
+        run = self._run(kind, self._literal_prompt(kind), on_long=on_long, dim=self.dim, unit=self.unit)
+        return run.encoded(windows, on_batch)
+
+    def _run(self, kind: Kind, prompt: str, **settings: Any) -> Run:
+        return Run(
+            name=self.name,
+            backend=self._opened.backend,
+            in_float32=self._in_float32,
+            tokenization=self._opened.tokenization,
+            max_tokens=self.max_tokens,
+            batch_tokens=self._opened.batch_tokens,
+            kind=kind,
+            prompt=prompt,
+            **settings,
+        )
+
+    def _in_float32(self) -> Backend:
+        if self._float32 is None:
+            self._float32 = self._opened.backend.in_float32()
+        return self._float32
+
+    def first_input(self, text: str, kind: Kind) -> str:
+        """The literal input that the model reads for this text, its prompt in front."""
+        return self._literal_prompt(kind) + text
+
+    def _literal_prompt(self, kind: Kind, prompt: str | None = None, prompt_name: str | None = None) -> str:
+        if kind not in ("query", "document"):
+            raise UsageError(f"kind={kind!r} came; expected 'query' or 'document'.")
+        if prompt is not None and prompt_name is not None:
+            raise UsageError("Both prompt and prompt_name came; give one of them.")
+        if prompt is not None:
+            return prompt
+        if prompt_name is not None:
+            return named_prompt(self.stored_prompts, prompt_name)
+        if kind == "query" and not self.prompts["query"]:
+            self._say_once(f"{self.name} stores no prompt for queries: they are embedded as they are.")
+        return self.prompts[kind]
+
+    def _say_once(self, message: str) -> None:
+        about = message.translate({ord(digit): None for digit in "0123456789"})
+        if about not in self._said:
+            self._said.add(about)
+            logger.warning("%s", message)
+
+
+def _texts(inputs: Iterable[str] | str) -> list[str]:
+    if isinstance(inputs, str):
+        return [inputs]
+    if isinstance(inputs, (Mapping, bytes)) or not isinstance(inputs, Iterable):
+        raise UsageError(f"A {type(inputs).__name__} came; expected a string or an iterable of strings.")
+    texts = list(inputs)
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UsageError(f"Input {position} is a {type(text).__name__} ({str(text)[:40]}); expected a string.")
+        if not is_unicode(text):
+            raise UsageError(f"Input {position} holds half of a character ({ascii(text)[:60]}); mend or remove it.")
+    return texts
+
+
+def _as_tensor(rows: Vectors) -> Any:
+    import torch
+
+    return torch.from_numpy(rows)
