@@ -58,7 +58,14 @@ def test_padding_changes_nothing(encoder: TextEncoder) -> None:
 
 @pytest.mark.parametrize(
     ("inputs", "count"),
-    [([], 0), ("cat", 1), ([""], 1), (("a", "b"), 2), ((t for t in "abc"), 3), ({"a": 1}.keys(), 1)],
+    [
+        (list, 0),
+        (lambda: "cat", 1),
+        (lambda: [""], 1),
+        (lambda: ("a", "b"), 2),
+        (lambda: iter("abc"), 3),
+        ({"a": 1}.keys, 1),
+    ],
 )
 def test_any_number_of_texts_gives_a_float32_matrix(encoder: TextEncoder, inputs: Any, count: int) -> None:
     rows = encoder.encode(inputs())
