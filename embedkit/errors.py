@@ -64,5 +64,5 @@ class Stopped(EmbedkitError, RuntimeError):
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether the system refused to write for want of space or quota."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    """Whether the system refused to write for want of space, of quota, or of room in one file."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

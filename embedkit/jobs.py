@@ -6,16 +6,15 @@ import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from embedkit.corpus import Fields, read_corpus
 from embedkit.corpus.documents import checked_id
-from embedkit.encoder import Encoder
+from embedkit.encoder import Encoder, OnLong
 from embedkit.encoders import TextEncoder, load
-from embedkit.engine import embed_documents, open_vectors, write_vectors
-from embedkit.engine.vector_file import check_free
+from embedkit.engine import embed_documents, embed_to_file, open_vectors
 from embedkit.errors import DataError, ModelError, UsageError
 from embedkit.index.build import Layout, write_index
 from embedkit.index.index import Index
@@ -62,23 +61,53 @@ def _loaded(model: str | None, options: str) -> TextEncoder:
 def embed_corpus(
     corpus: Any,
     path: str | Path,
-    encoder: Encoder,
+    encoder: Encoder | Callable[[], Encoder],
     *,
     kind: Kind = "document",
     fields: Fields = Fields(),  # noqa: B008
     limit: int | None = None,
     overwrite: bool = False,
+    resume: bool = False,
+    on_long: OnLong = "truncate",
+    shard: tuple[int, int] | None = None,
+    workers: int = 1,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Embeds any corpus that `read_corpus` reads into NAME.npy, NAME.ids.txt and NAME.manifest.json; returns the manifest.
+    """Embeds any corpus that `read_corpus` reads into NAME.npy (or NAME.parquet), NAME.ids.txt and NAME.manifest.json, a
+    job that can be killed at any moment and goes on with `resume`; returns the manifest.
 
-    Raises UsageError when the name is taken and `overwrite` is not set, DataError for rows that cannot be used.
+    encoder: from `load`, or a function that opens one. workers: processes, each with a model of its own, opened as this one
+    was, with its share of the threads; a function is called in each as it is. shard: (I, N), the I-th of N parts. on_long:
+    "truncate" counts and lists longer texts, "chunk" gives them several rows, "error" refuses them. Rows that the model
+    cannot take are listed in NAME.quarantine.jsonl and counted in the manifest. Raises what `embed_to_file` raises,
+    DataError for rows that cannot be used.
     """
-    check_free(Path(path), overwrite=overwrite)
-    documents = read_corpus(corpus, fields, limit=limit)
-    return write_vectors(
-        Path(path), embed_documents(documents, encoder, kind, progress=progress), encoder, kind, overwrite=overwrite
+    if workers > 1 and hasattr(encoder, "encode"):
+        encoder = _reopening(cast(Encoder, encoder), workers)
+    return embed_to_file(
+        read_corpus(corpus, fields, limit=limit),
+        Path(path),
+        encoder,
+        kind=kind,
+        on_long=on_long,
+        shard=shard,
+        workers=workers,
+        overwrite=overwrite,
+        resume=resume,
+        progress=progress,
     )
+
+
+def _reopening(encoder: Encoder, workers: int) -> Callable[[], Encoder]:
+    """What opens this model again in another process, with its share of the threads."""
+    if not encoder.settings:
+        raise UsageError(
+            "Several workers open the model themselves; give a function that does, or a model from load()."
+        )
+    computed = {name: encoder.compute[name] for name in ("device", "backend", "dtype") if name in encoder.compute}
+    numbers = {name: int(encoder.compute[name]) for name in ("batch_tokens", "threads") if name in encoder.compute}
+    numbers["threads"] = max(1, numbers.get("threads", 1) // workers)
+    return functools.partial(load, **{**encoder.settings, **computed, **numbers})
 
 
 def build_index(

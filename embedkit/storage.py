@@ -231,7 +231,9 @@ def sealed_partial(path: Path) -> Iterator[IO[bytes]]:
     """A new stream into `path`, replacing what is there; all of it is fsynced when the block ends without an error."""
     with positional_file(path) as file:
         file.truncate(0)
-        with _Appender(file) as raw:  # closed before the descriptor: what is still in the buffer after an error goes nowhere
+        with _Appender(
+            file
+        ) as raw:  # closed before the descriptor: what is still in the buffer after an error goes nowhere
             stream = io.BufferedWriter(raw, 1 << 20)
             yield stream
             stream.flush()

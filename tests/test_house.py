@@ -35,7 +35,7 @@ ROOMS: dict[str, tuple[set[str], set[str] | None]] = {
     "encoder": (TWO, NUMBERS),
     "corpus": (TWO, NUMBERS | {"pyarrow", "datasets"}),
     "encoders": (THREE | {"recipe"}, MODELS),
-    "engine": (THREE | {"recipe"}, MODELS),
+    "engine": (THREE | {"recipe"}, MODELS | {"pyarrow"}),
     "index": (THREE, NUMBERS | {"faiss"}),
     "jobs": (FOUR, NUMBERS | {"tqdm"}),
     "train": (FOUR | {"jobs"}, None),

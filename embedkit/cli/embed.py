@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,12 +20,30 @@ from embedkit.cli.options import (
     prompt_names,
     set_up_output,
 )
+from embedkit.errors import DataError, Stopped
+
+if TYPE_CHECKING:
+    from embedkit.engine.outputs import Names
+
+
+def _shard(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    part, slash, parts = value.partition("/")
+    if slash and part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts):
+        return int(part), int(parts)
+    raise click.BadParameter(f"{value!r} came; expected I/N, for example 1/4 to 4/4.")
 
 
 @click.command("embed")
 @click.argument("source", metavar="INPUT")
 @click.option(
-    "-o", "--output", required=True, metavar="NAME.npy", type=click.Path(path_type=Path), help="Where the vectors go."
+    "-o",
+    "--output",
+    required=True,
+    metavar="NAME.npy|NAME.parquet",
+    type=click.Path(path_type=Path),
+    help="Where the vectors go.",
 )
 @click.option(
     "--kind",
@@ -33,7 +53,23 @@ from embedkit.cli.options import (
     help="Decides the prompt.",
 )
 @click.option("--dim", type=int, help="Keep the first D columns, at unit length again.")
+@click.option(
+    "--on-long",
+    type=click.Choice(["truncate", "chunk", "error"]),
+    default="truncate",
+    show_default=True,
+    help="Texts beyond the model's limit: cut, give several rows, or refuse.",
+)
+@click.option("--resume", is_flag=True, help="Go on where an earlier run of this command ended.")
 @click.option("--overwrite", is_flag=True, help="Replace NAME.npy and what belongs to it.")
+@click.option("--shard", metavar="I/N", callback=_shard, help="Embed the I-th of N parts, for several machines.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes, each with a model and its share of the threads.",
+)
 @corpus_options
 @model_options
 @output_options
@@ -42,7 +78,11 @@ def embed_command(
     output: Path,
     kind: Any,
     dim: int | None,
+    on_long: Any,
+    resume: bool,
     overwrite: bool,
+    shard: tuple[int, int] | None,
+    workers: int,
     limit: int | None,
     as_json: bool,
     quiet: bool,
@@ -54,32 +94,81 @@ def embed_command(
     \b
     embedkit embed corpus.jsonl -o corpus.npy
     embedkit embed table.csv -o table.npy --id sku --text name,description
-    zcat big.jsonl.gz | embedkit embed - -o big.npy --model intfloat/e5-small-v2
+    zcat big.jsonl.gz | embedkit embed - -o big.parquet --model intfloat/e5-small-v2 --resume
 
     INPUT is a file (jsonl, csv, tsv, parquet, also .gz; txt, md, rst), a folder (BEIR, saved datasets, parquet, texts),
-    '-' for jsonl on standard input, or hf:NAME[:SPLIT]. Writes NAME.npy (float32), NAME.ids.txt and NAME.manifest.json.
+    '-' for jsonl on standard input, or hf:NAME[:SPLIT]. Writes NAME.npy (float32), NAME.ids.txt and NAME.manifest.json, or
+    NAME.parquet (id, embedding) and NAME.manifest.json; rows that the model cannot take go to NAME.quarantine.jsonl, and
+    the exit code is 3. However a run ends, the same command with --resume goes on with it.
     """
     set_up_output(quiet, log)
     from embedkit.corpus import check_source
-    from embedkit.encoders import load
-    from embedkit.engine.vector_file import check_free
-    from embedkit.jobs import embed_corpus
+    from embedkit.engine.job import check_free, is_finished
+    from embedkit.engine.outputs import Names
+    from embedkit.storage import read_json
 
-    check_free(output, overwrite=overwrite)  # before a model is loaded for nothing
+    check_free(output, overwrite=overwrite, resume=resume)  # before a model is loaded for nothing
+    names = Names(output)
+    if resume and is_finished(names):
+        _report(read_json(names.manifest), names, as_json)
+        return
     check_source(source)
     columns = fields(options)
-    encoder = load(dim=dim, **load_arguments(options), **prompt_names(options, kind))
-    manifest = embed_corpus(
-        source,
-        output,
-        encoder,
-        kind=kind,
-        fields=columns,
-        limit=limit,
-        overwrite=overwrite,
-        progress=progress_wanted(quiet),
-    )
+    arguments = {**_begun_with(names, workers, resume), **load_arguments(options), **prompt_names(options, kind)}
+    from embedkit.encoders import load
+    from embedkit.jobs import embed_corpus
+
+    opening = functools.partial(load, dim=dim, **arguments)
+    try:
+        manifest = embed_corpus(
+            source,
+            output,
+            opening() if workers == 1 else functools.partial(opening, threads=_share(arguments, workers)),
+            kind=kind,
+            fields=columns,
+            limit=limit,
+            overwrite=overwrite,
+            resume=resume,
+            on_long=on_long,
+            shard=shard,
+            workers=workers,
+            progress=progress_wanted(quiet),
+        )
+    except KeyboardInterrupt:
+        if names.ledger.exists():
+            raise Stopped("Stopped; what is done is kept: run it again with --resume to go on.") from None
+        raise
+    _report(manifest, names, as_json)
+
+
+def _begun_with(names: Names, workers: int, resume: bool) -> dict[str, Any]:
+    """The arguments of `load` with which an unfinished run was begun, to go on with them where none are given."""
+    from embedkit.engine.ledger import head_of
+
+    head = head_of(names.ledger) if resume else None
+    if head is None:
+        return {}
+    known = {**head["compute"], **head["settings"]}
+    texts = {name: known[name] for name in ("backend", "dtype") if name in known}
+    numbers = {name: int(known[name]) for name in ("threads", "batch_tokens", "max_tokens") if name in known}
+    if "threads" in numbers:
+        numbers["threads"] *= workers  # each worker had its share
+    return {**texts, **numbers}
+
+
+def _share(arguments: dict[str, Any], workers: int) -> int:
+    """Threads of one worker."""
+    threads = arguments.get("threads") or len(os.sched_getaffinity(0))
+    return max(1, int(threads) // workers)
+
+
+def _report(manifest: dict[str, Any], names: Names, as_json: bool) -> None:
     if as_json:
         print_facts(manifest, as_json)
     else:
-        click.echo(f"{manifest['count']:,} vectors of {manifest['dim']} dimensions in {output}")
+        click.echo(f"{manifest['count']:,} vectors of {manifest['dim']} dimensions in {names.path}")
+    if manifest.get("set_aside"):
+        raise DataError(
+            f"{manifest['set_aside']:,} rows were set aside, with reasons, in {names.quarantine}; all others are done: mend "
+            f"those and embed them on their own."
+        )

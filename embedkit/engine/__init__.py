@@ -1,6 +1,7 @@
 """How an Encoder meets a million inputs."""
 
+from embedkit.engine.job import embed_to_file
 from embedkit.engine.run import embed_documents
-from embedkit.engine.vector_file import VectorFile, open_vectors, write_vectors
+from embedkit.engine.vector_file import VectorFile, open_vectors
 
-__all__ = ["VectorFile", "embed_documents", "open_vectors", "write_vectors"]
+__all__ = ["VectorFile", "embed_documents", "embed_to_file", "open_vectors"]

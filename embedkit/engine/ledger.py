@@ -14,10 +14,11 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from embedkit.errors import IntegrityError, UsageError
-from embedkit.storage import PositionalFile
+from embedkit.storage import PositionalFile, positional_file
 
 MAGIC = b"\xf5EKL"
 FRAME = struct.Struct("<4sIII")  # MAGIC, length, CRC-32 of the content, CRC-32 of what stands before
@@ -35,22 +36,25 @@ class Ledger:
     def __init__(self, file: PositionalFile) -> None:
         self._file = file
         self.end, size = 0, file.size  # the end of the last whole record
-        while (found := self._read(self.end)) is not None:
+        while (found := _read(self._file, self.end)) is not None:
             self.end = found[1]
         if self.end < size:
             self._refuse_damage(size)
 
+    @classmethod
+    def over(cls, file: PositionalFile) -> Ledger:
+        """An empty ledger, durably, whatever stood in an older one. Raises UsageError for a file that is no ledger."""
+        refuse_others(file)
+        file.truncate(0)
+        file.sync()
+        return cls(file)
+
     def __iter__(self) -> Iterator[tuple[int, Record]]:
         """(where it begins, content) of every record."""
         position = 0
-        while position < self.end and (found := self._read(position)) is not None:
+        while position < self.end and (found := _read(self._file, position)) is not None:
             yield position, found[0]
             position = found[1]
-
-    @property
-    def head(self) -> Record | None:
-        """The first record; None where there is none."""
-        return next((record for _, record in self), None)
 
     def append(self, record: Record) -> None:
         """Durable when this returns."""
@@ -67,17 +71,6 @@ class Ledger:
             self._file.truncate(self.end)
             self._file.sync()
 
-    def _read(self, position: int) -> tuple[Record, int] | None:
-        """The record that begins there, and where it ends; None where there is no whole one."""
-        frame = self._file.read(position, FRAME.size)
-        if len(frame) < FRAME.size or frame[:4] != MAGIC or zlib.crc32(frame[:-4]) != FRAME.unpack(frame)[3]:
-            return None
-        _, length, checksum, _ = FRAME.unpack(frame)
-        content = self._file.read(position + FRAME.size, length)
-        if len(content) < length or zlib.crc32(content) != checksum:
-            return None
-        return json.loads(content), position + FRAME.size + length
-
     def _refuse_damage(self, size: int) -> None:
         path = self._file.path
         beginning = self._file.read(0, len(MAGIC))
@@ -92,8 +85,38 @@ class Ledger:
             if found < 0:
                 position += BLOCK
                 continue
-            if self._read(position + found) is not None:
+            if _read(self._file, position + found) is not None:
                 raise IntegrityError(
                     f"{path} is damaged at byte {self.end}, before its last record; start again with --overwrite."
                 )
             position += found + 1
+
+
+def refuse_others(file: PositionalFile) -> None:
+    """Raises UsageError for a file that no ledger, torn at whatever byte, can be: it belongs to somebody."""
+    beginning = file.read(0, len(MAGIC))
+    if beginning.strip(b"\0") and not MAGIC.startswith(beginning):
+        raise UsageError(
+            f"{file.path} is there and is no ledger of embedkit; move it away, or choose another output name."
+        )
+
+
+def head_of(path: Path) -> Record | None:
+    """The first record of the ledger at `path`; None where there is no file, or no whole record at its beginning."""
+    if not path.is_file():
+        return None
+    with positional_file(path) as file:
+        found = _read(file, 0)
+    return None if found is None else found[0]
+
+
+def _read(file: PositionalFile, position: int) -> tuple[Record, int] | None:
+    """The record that begins there, and where it ends; None where there is no whole one."""
+    frame = file.read(position, FRAME.size)
+    if len(frame) < FRAME.size or frame[:4] != MAGIC or zlib.crc32(frame[:-4]) != FRAME.unpack(frame)[3]:
+        return None
+    _, length, checksum, _ = FRAME.unpack(frame)
+    content = file.read(position + FRAME.size, length)
+    if len(content) < length or zlib.crc32(content) != checksum:
+        return None
+    return json.loads(content), position + FRAME.size + length

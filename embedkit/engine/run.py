@@ -1,19 +1,28 @@
-"""A stream of documents through an Encoder, window by window, with a progress bar."""
+"""A stream of documents through an Encoder, window by window, with a progress bar.
+
+The windows are counted from the first document on and depend on nothing else, so that the same rows are computed in the
+same company in every run: that is what makes a resumed job end with the same bits.
+"""
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
+import numpy as np
 from tqdm import tqdm
 
-from embedkit.encoder import Encoder
-from embedkit.errors import ModelError
+from embedkit.encoder import Encoded, Encoder, OnLong, WindowEncoder
+from embedkit.errors import ModelError, UsageError
 from embedkit.types import Document, Kind, Vectors
 
 logger = logging.getLogger(__name__)
-WINDOW = 512  # documents held at once; the encoder sorts them by length, so padding stays small
+WINDOW = 2048  # documents held at once; the encoder sorts them by length, so padding stays small
+# windows that were taken and are not encoded yet; an encoder may take the next one in a thread of its own
+Held = deque[tuple[int, list[Document]]]
 
 
 def embed_documents(
@@ -29,19 +38,96 @@ def embed_documents(
     Raises ModelError that names the document where the model fails at one. Each window is also a log record of level
     DEBUG with `rows`, the count so far, for machine-readable progress.
     """
-    stream, done = iter(documents), 0
-    with tqdm(total=total, unit="text", desc="embedding", disable=None if progress else True) as bar:
-        while window := list(itertools.islice(stream, WINDOW)):
-            yield window, _encoded(window, encoder, kind)
+    held: Held = deque()
+
+    def texts() -> Iterator[list[str]]:
+        for number, window in windows_of(documents):
+            held.append((number, window))
+            yield [document.full_text for document in window]
+
+    encoded, done = encode_windows(encoder, texts(), kind), 0
+    with progress_bar(total, progress) as bar:
+        while True:
+            with naming_documents(held):
+                found = next(encoded, None)
+            if found is None:
+                return
+            _, window = held.popleft()
+            for position, reason in found.failed.items():
+                raise ModelError(f"At the document {window[position].id!r}: {reason}")
+            yield window, found.rows
             done += len(window)
             bar.update(len(window))
-            logger.debug("%d rows embedded", done, extra={"rows": done})
+            log_rows(done)
 
 
-def _encoded(window: list[Document], encoder: Encoder, kind: Kind) -> Vectors:
+def windows_of(documents: Iterable[Document]) -> Iterator[tuple[int, list[Document]]]:
+    """(number from 0, WINDOW documents); the last window may be shorter."""
+    stream = iter(documents)
+    for number in itertools.count():
+        if not (window := list(itertools.islice(stream, WINDOW))):
+            return
+        yield number, window
+
+
+def encode_windows(
+    encoder: Encoder | WindowEncoder,
+    windows: Iterable[Sequence[str]],
+    kind: Kind,
+    on_long: OnLong = "truncate",
+    on_batch: Callable[[int, Sequence[int]], None] | None = None,
+) -> Iterator[Encoded]:
+    """One Encoded a window, in order, by any Encoder: what WindowEncoder promises is done here for one that is none."""
+    if isinstance(encoder, WindowEncoder):
+        yield from encoder.encode_windows(windows, kind=kind, on_long=on_long, on_batch=on_batch)
+        return
+    if on_long != "truncate":
+        raise UsageError(f"on_long={on_long!r} is for models that embedkit loads; leave it out.")
+    for number, window in enumerate(windows):
+        if on_batch is not None:
+            on_batch(number, range(len(window)))
+        yield _halving(encoder, window, kind)
+
+
+def _halving(encoder: Encoder, texts: Sequence[str], kind: Kind) -> Encoded:
+    """Where memory runs out, both halves are tried, down to one input, which is set aside."""
     try:
-        return encoder.encode([document.full_text for document in window], kind=kind)
+        return Encoded.whole(encoder.encode(texts, kind=kind))
+    except MemoryError:
+        if len(texts) == 1:
+            nothing = np.empty((0, encoder.dim), dtype=np.float32)
+            reason = "memory ran out for this input alone"
+            return Encoded(nothing, np.empty(0, dtype=np.int64), failed={0: reason})
+    middle = len(texts) // 2  # outside the except block, whose traceback would keep the failed attempt in memory
+    left = _halving(encoder, texts[:middle], kind)
+    try:
+        right = _halving(encoder, texts[middle:], kind)
+    except ModelError as error:
+        if error.position is not None:
+            error.position += middle
+        raise
+    return Encoded(
+        np.concatenate([left.rows, right.rows]),
+        np.concatenate([left.inputs, right.inputs + middle]),
+        failed={**left.failed, **{position + middle: reason for position, reason in right.failed.items()}},
+        halvings=left.halvings + right.halvings + 1,
+    )
+
+
+@contextmanager
+def naming_documents(held: Held) -> Iterator[None]:
+    """A block in which a ModelError with a position is one at a document of the first window held, and names it."""
+    try:
+        yield
     except ModelError as error:
         if error.position is None:
             raise
-        raise ModelError(f"At the document {window[error.position].id!r}: {error}") from error
+        raise ModelError(f"At the document {held[0][1][error.position].id!r}: {error}") from error
+
+
+def progress_bar(total: int | None, wanted: bool) -> tqdm:
+    return tqdm(total=total, unit="text", desc="embedding", disable=None if wanted else True)
+
+
+def log_rows(done: int) -> None:
+    logger.debug("%d rows embedded", done, extra={"rows": done})

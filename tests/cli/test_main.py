@@ -36,7 +36,7 @@ WRONG_USE = {  # the call -> words of the sentence that answers it
     "embed {tmp} -o {tmp}/x.npy --model {model}": "holds no corpus",
     "embed {model}/model.safetensors -o {tmp}/x.npy --model {model}": "files ending in '.safetensors' are not read",
     "embed {corpus} -o {vectors} --model {model}": "corpus.npy is there already",
-    "embed {corpus} -o {tmp}/x.parquet --model {model}": "NAME.npy",
+    "embed {corpus} -o {tmp}/x.bin --model {model}": "NAME.npy",
     "embed {corpus} -o {corpus}/x.npy --model {model}": "corpus.jsonl: File exists",
     "embed {corpus} -o {tmp}/x.npy --model {model} --kind sentence": "'sentence' is not one of 'query', 'document'",
     "embed {corpus} -o {tmp}/x.npy --model {model} --dim 33": "dim=33",
@@ -381,7 +381,8 @@ def test_a_second_writer_of_the_same_name_is_told_to_wait(
 ) -> None:
     partial = tmp_path / f"{target}.partial"
     if target.endswith(".npy"):
-        partial.write_bytes(b"of the other")
+        partial = tmp_path / "x.ledger"
+        partial.write_bytes(b"")
         command = ["embed"]
     else:
         partial.mkdir()

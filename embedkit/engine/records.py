@@ -1,0 +1,105 @@
+"""What the ledger of a job says of a window, and what follows from such records: sums, and whether a row has changed.
+
+Everything that is published is a function of the records and the vectors alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from embedkit.encoder import Encoded
+from embedkit.engine.ledger import Record
+from embedkit.errors import DataError
+from embedkit.types import Document
+
+LISTED = 10_000  # ids of truncated texts that a manifest lists
+
+
+def window_record(
+    number: int, row: int, window: Sequence[Document], found: Encoded, content: bytes, *, chunked: bool
+) -> Record:
+    """row: where the window begins in the corpus. content: the bytes of its vectors. Positions are those in the window."""
+    inputs, spans = found.inputs.tolist(), None
+    if chunked:
+        whole = [(0, len(window[place].full_text)) for place in inputs]
+        spans = whole if found.spans is None else found.spans.tolist()
+    return {
+        "window": number,
+        "row": row,
+        "documents": len(window),
+        "vectors": len(inputs),
+        "hashes": base64.b64encode(b"".join(map(row_hash, window))).decode(),
+        "vectors_hash": digest(content),
+        "ids": [document.id for document in window],
+        "inputs": None if inputs == list(range(len(window))) and not chunked else inputs,
+        "spans": spans,
+        "failed": {str(place): reason for place, reason in sorted(found.failed.items())},
+        "truncated": sorted(map(int, found.truncated)),
+        "empty": sum(not document.full_text for document in window),
+        "halvings": found.halvings,
+    }
+
+
+@dataclass
+class Totals:
+    """Sums over the records of windows, the same whether they were written just now or read from a ledger."""
+
+    vectors: int = 0
+    documents: int = 0
+    empty: int = 0
+    set_aside: int = 0
+    truncated: int = 0
+    truncated_ids: list[str] = field(default_factory=list)
+    first_input: str | None = None
+    seconds: float = 0.0
+
+    def add(self, record: Record) -> None:
+        self.vectors += record["vectors"]
+        self.documents += record["documents"]
+        self.empty += record["empty"]
+        self.set_aside += len(record["failed"])
+        self.truncated += len(record["truncated"])
+        room = LISTED - len(self.truncated_ids)
+        self.truncated_ids += [record["ids"][place] for place in record["truncated"][:room]]
+        self.first_input = record.get("first_input", self.first_input)
+        self.seconds += record["seconds"]
+
+
+def differences(then: Record, now: Record) -> str:
+    """ "threads: 2 then, 4 now"; empty where there are none."""
+    old, new = ({**one, **one["compute"], **one["settings"]} for one in (then, now))
+    names = [name for name in {**old, **new} if name not in ("compute", "settings")]
+    return ", ".join(
+        f"{name}: {old.get(name)} then, {new.get(name)} now" for name in names if old.get(name) != new.get(name)
+    )
+
+
+def row_hash(document: Document) -> bytes:
+    content = f"{document.id}\0{document.full_text}".encode()
+    return hashlib.blake2b(content, digest_size=8).digest()
+
+
+def digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def check_rows(record: Record, window: Sequence[Document]) -> None:
+    """Raises DataError at the first row that is not the one that was embedded."""
+    hashes = base64.b64decode(record["hashes"])
+    for place, then in enumerate(record["ids"]):
+        now = window[place] if place < len(window) else None
+        if now is not None and row_hash(now) == hashes[8 * place : 8 * place + 8]:
+            continue
+        if now is None:
+            state = "is missing"
+        elif now.id == then:
+            state = "has another text"
+        else:
+            state = f"has given place to {now.id!r}"
+        raise DataError(
+            f"Row {record['row'] + place + 1}: the document {then!r} {state} since it was embedded; give the corpus as it was "
+            f"(rows may be appended), or start again with --overwrite."
+        )
