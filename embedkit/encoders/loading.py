@@ -1,13 +1,12 @@
 """From a name to an Encoder: any SentenceTransformer folder or hub id, and any plain Hugging Face encoder.
 
-A folder of a family that `model_files` reads is run by OpenVINO where that is installed, without importing torch or
-sentence-transformers, whose import takes seconds. Every other model, and every model on a GPU, is opened by
-sentence-transformers and run by torch.
+On a CPU OpenVINO runs the model where it is installed. A folder of a family that `model_files` reads needs neither torch nor
+sentence-transformers for that, whose import takes seconds; any other model is opened by sentence-transformers and
+converted. Models on a GPU, and those that cannot be converted, are run by torch.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from embedkit.encoders.fingerprint import describe_files
 from embedkit.encoders.hub_cache import cached_folder
 from embedkit.encoders.model_files import ModelFiles, position_limit, read_model_files
 from embedkit.encoders.opened import Opened, limited, positive
+from embedkit.encoders.openvino_backend import open_bert, openvino_installed
 from embedkit.encoders.pieces import Tokenization
 from embedkit.encoders.text_encoder import TextEncoder
 from embedkit.errors import MissingDependency, ModelError, UsageError
@@ -47,12 +47,12 @@ def load(
 
     model: None is the default model, all-MiniLM-L6-v2: the package of the extra `offline`, else the local hub cache, else the hub.
     A hub id that the cache holds whole is opened from there, without asking the hub.
-    revision: of a hub id. device: "auto" or torch's name. backend: "auto", "torch", or "openvino" (BERT and its kin, on the
-    CPU). dtype: "auto" takes bfloat16 where this CPU multiplies it faster than float32, or the GPU has units for it;
-    "float32" means float32. threads: of the backend; torch's are set for the whole process. batch_tokens: padded tokens a
-    batch. max_tokens: longer inputs are cut there (the model's own limit when left out). dim: keep the first so many
-    columns, at unit length again where rows are unit. prompts: name -> literal prompt, beside or instead of those the
-    model stores. prompt_names: kind -> which of them that kind takes.
+    revision: of a hub id. device: "auto" or torch's name. backend: "auto" (OpenVINO on the CPU where it is installed and
+    agrees with torch), "openvino" or "torch". dtype: "auto" takes bfloat16 where this CPU multiplies it faster than
+    float32, or the GPU has units for it; "float32" means float32. threads: of the backend; torch's are set for the whole
+    process. batch_tokens: padded tokens a batch. max_tokens: longer inputs are cut there (the model's own limit when left
+    out). dim: keep the first so many columns, at unit length again where rows are unit. prompts: name -> literal prompt,
+    beside or instead of those the model stores. prompt_names: kind -> which of them that kind takes.
     Raises ModelError when the model cannot be opened, UsageError for a setting that it cannot have. Weights are read from
     safetensors alone, and no code of the model's repository is run.
     """
@@ -64,13 +64,9 @@ def load(
     name = _full_name(model)
     folder = _local_folder(name, revision)
     files = read_model_files(folder) if folder else None
-    if files and _takes_openvino(backend, device, dtype):
+    _check_backend(backend, device, dtype)
+    if files and backend != "torch" and dtype != "float16" and _on_cpu(device) and openvino_installed():
         opened = _open_files(files, name, dtype, threads, batch_tokens, max_tokens, prompts)
-    elif backend == "openvino":
-        raise UsageError(
-            f"backend='openvino' runs BERT and its kin in float32 or bfloat16 on the CPU, not {name} with device={device!r} "
-            f"and dtype={dtype!r}; leave the backend to 'auto'."
-        )
     else:
         from embedkit.encoders.sentence_transformer import open_sentence_transformer
 
@@ -79,6 +75,7 @@ def load(
             folder,
             revision=revision,
             device=device,
+            backend=backend,
             dtype=dtype,
             threads=threads,
             batch_tokens=batch_tokens,
@@ -135,18 +132,21 @@ def _local_folder(name: str, revision: str | None) -> Path | None:
     return cached_folder(name, revision)
 
 
-def _takes_openvino(backend: str, device: str, dtype: str) -> bool:
-    """Whether OpenVINO runs a model that it can run. Raises MissingDependency where it was asked for and is absent."""
-    if backend == "torch" or device not in ("auto", "cpu") or dtype == "float16":
-        return False
-    installed = importlib.util.find_spec("openvino") is not None
+def _check_backend(backend: str, device: str, dtype: str) -> None:
     if backend == "openvino":
-        if not installed:
+        if not openvino_installed():
             raise MissingDependency(
                 "backend='openvino' needs the package openvino; install it: pip install 'embedkit[cpu]'."
             )
-        return True
-    return installed and (device == "cpu" or not any(Path(place).exists() for place in GPU_PLACES))
+        if dtype == "float16" or device not in ("auto", "cpu"):
+            raise UsageError(
+                f"backend='openvino' computes in float32 or bfloat16 on the CPU; dtype={dtype!r} and device={device!r} came."
+            )
+
+
+def _on_cpu(device: str) -> bool:
+    """Told without torch, whose import takes a second: a GPU shows in the system's device files."""
+    return device == "cpu" or (device == "auto" and not any(Path(place).exists() for place in GPU_PLACES))
 
 
 def _open_files(
@@ -158,15 +158,10 @@ def _open_files(
     max_tokens: int | None,
     prompts: Mapping[str, str] | None,
 ) -> Opened:
-    from embedkit.encoders.openvino_backend import OpenVinoBackend, available_threads, bfloat16_is_fast
-
-    used = threads or available_threads()
-    if dtype == "auto":
-        dtype = "bfloat16" if bfloat16_is_fast(used) else "float32"
     budget = batch_tokens or OPENVINO_BATCH_TOKENS
     tokens = limited(max_tokens, files.max_tokens, position_limit(files.config), name)
     return Opened(
-        backend=OpenVinoBackend(files, dtype=dtype, threads=used, batch_tokens=budget),
+        backend=open_bert(files, dtype=dtype, threads=threads, batch_tokens=budget),
         tokenization=Tokenization(files.tokenizer, tokens, pool_prompt=files.pool_prompt),
         description={},
         max_tokens=tokens,

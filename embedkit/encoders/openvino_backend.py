@@ -7,16 +7,19 @@ on the batch at hand, for a question on its own. Each is compiled when first nee
 from __future__ import annotations
 
 import functools
+import importlib.util
+import itertools
 import os
 import platform
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
-from embedkit.encoders.backend import Batch, compute_settings, is_out_of_memory
+from embedkit.encoders.backend import Backend, Batch, compute_settings, is_out_of_memory
 from embedkit.encoders.model_files import Dense, ModelFiles
 from embedkit.encoders.pooling import POOLINGS
 from embedkit.encoders.timing import quickest
@@ -38,46 +41,65 @@ def import_openvino() -> Any:
     return openvino
 
 
+def openvino_installed() -> bool:
+    return importlib.util.find_spec("openvino") is not None
+
+
 def available_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class OpenVinoBackend:
-    """A model of the families that `model_files` reads."""
+@dataclass(frozen=True)
+class Graph:
+    """A model as OpenVINO runs it."""
 
-    def __init__(self, files: ModelFiles, *, dtype: str, threads: int | None, batch_tokens: int) -> None:
-        openvino = import_openvino()
-        self._files, self._dtype, self._batch_tokens = files, dtype, batch_tokens
-        self._threads = threads or available_threads()
+    model: Any  # openvino.Model
+    inputs: Callable[[Batch[Any]], Mapping[str, Array]]  # a batch -> what the model reads
+    rows: Callable[[Batch[Any], Array], Vectors]  # the model's output -> rows (len(pieces), width)
+
+
+class OpenVinoBackend:
+    """A graph, compiled for the CPU."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        dtype: str,
+        threads: int,
+        batch_tokens: int,
+        in_float32: Callable[[], Backend],  # the same model once more, in float32
+        versions: Mapping[str, str] | None = None,  # of other libraries that take part
+    ) -> None:
+        self._graph, self._dtype, self._threads = graph, dtype, threads
+        self._reopened = in_float32
+        self._models: dict[str, Any] = {}
         self._idle: dict[str, deque[Any]] = {"LATENCY": deque(), "THROUGHPUT": deque()}
         self.compute = compute_settings(
             backend="openvino",
             device="cpu",
             dtype=dtype,
-            threads=self._threads,
+            threads=threads,
             batch_tokens=batch_tokens,
-            openvino=openvino.__version__.partition("-")[0],
+            openvino=import_openvino().__version__.partition("-")[0],
             python=platform.python_version(),
+            **(versions or {}),
         )
 
-    def in_float32(self) -> OpenVinoBackend:
-        if self._dtype == "float32":
-            return self
-        return OpenVinoBackend(self._files, dtype="float32", threads=self._threads, batch_tokens=self._batch_tokens)
+    def in_float32(self) -> Backend:
+        """See Backend."""
+        return self if self._dtype == "float32" else self._reopened()
 
     def run(self, batches: Iterable[Batch[T]]) -> Iterator[tuple[Batch[T], Vectors | Exception]]:
         """See Backend. Which of the two compiled models runs depends on whether there is a second batch, so on the rows alone."""
         stream = iter(batches)
-        first, second = next(stream, None), next(stream, None)
-        if first is None:
+        first = list(itertools.islice(stream, 2))
+        if not first:
             return
-        hint = "LATENCY" if second is None else "THROUGHPUT"
+        hint = "LATENCY" if len(first) == 1 else "THROUGHPUT"
+        most = int(self._compiled(hint).get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + WAITING
         flying: deque[tuple[Batch[T], Any]] = deque()
-        most = self._streams(hint) + WAITING
-        for batch in (first, second):
-            if batch is not None:
-                flying.append((batch, self._start(batch, hint)))
-        for batch in stream:
+        for batch in itertools.chain(first, stream):
             if len(flying) >= most:
                 yield self._finish(*flying.popleft(), hint)
             flying.append((batch, self._start(batch, hint)))
@@ -85,13 +107,11 @@ class OpenVinoBackend:
             yield self._finish(*flying.popleft(), hint)
 
     def _start(self, batch: Batch[Any], hint: str) -> Any:
-        idle = self._idle[hint]
         try:
-            request = idle.popleft()
+            request = self._idle[hint].popleft()
         except IndexError:
             request = self._compiled(hint).create_infer_request()
-        ids, mask, weights = padded(batch, self._files.pooling)
-        request.start_async({"ids": ids, "mask": mask, "weights": weights}, share_inputs=False)
+        request.start_async(self._graph.inputs(batch), share_inputs=False)
         return request
 
     def _finish(self, batch: Batch[T], request: Any, hint: str) -> tuple[Batch[T], Vectors | Exception]:
@@ -101,24 +121,40 @@ class OpenVinoBackend:
             if is_out_of_memory(error):
                 return batch, error
             raise
-        pooled = np.array(request.get_output_tensor(0).data)
+        output = np.array(request.get_output_tensor(0).data)
         self._idle[hint].append(request)
-        return batch, head(pooled, self._files.heads, normalize=self._files.normalize)
-
-    @functools.cached_property
-    def _graph(self) -> Any:
-        from embedkit.encoders.bert_graph import bert_graph
-
-        return bert_graph(self._files)
+        return batch, self._graph.rows(batch, output)
 
     def _compiled(self, hint: str) -> Any:
-        cache: dict[str, Any] = self.__dict__.setdefault("_models", {})
-        if hint not in cache:
-            cache[hint] = compiled(self._graph, self._dtype, self._threads, hint)
-        return cache[hint]
+        if hint not in self._models:
+            self._models[hint] = compiled(self._graph.model, self._dtype, self._threads, hint)
+        return self._models[hint]
 
-    def _streams(self, hint: str) -> int:
-        return int(self._compiled(hint).get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+
+def open_bert(files: ModelFiles, *, dtype: str, threads: int | None, batch_tokens: int) -> OpenVinoBackend:
+    """A model of the families that `model_files` reads."""
+    from embedkit.encoders.bert_graph import bert_graph
+
+    threads = threads or available_threads()
+
+    def inputs(batch: Batch[Any]) -> Mapping[str, Array]:
+        ids, mask, weights = padded(batch, files.pooling)
+        return {"ids": ids, "mask": mask, "weights": weights}
+
+    return OpenVinoBackend(
+        Graph(bert_graph(files), inputs, lambda _, pooled: head(pooled, files.heads, normalize=files.normalize)),
+        dtype=chosen_dtype(dtype, threads),
+        threads=threads,
+        batch_tokens=batch_tokens,
+        in_float32=lambda: open_bert(files, dtype="float32", threads=threads, batch_tokens=batch_tokens),
+    )
+
+
+def chosen_dtype(dtype: str, threads: int) -> str:
+    """float32 or bfloat16, for "auto" the faster."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if bfloat16_is_fast(threads) else "float32"
 
 
 def compiled(graph: Any, dtype: str, threads: int, hint: str) -> Any:

@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 
+from embedkit.encoders.conversion import convert
 from embedkit.encoders.default_model import DEFAULT_MODEL
 from embedkit.encoders.fingerprint import describe_modules
 from embedkit.encoders.model_files import NO_LIMIT
 from embedkit.encoders.opened import Opened, limited
+from embedkit.encoders.openvino_backend import openvino_installed
 from embedkit.encoders.pieces import Tokenization
-from embedkit.encoders.torch_backend import TorchBackend, default_dtype
+from embedkit.encoders.torch_backend import TorchBackend, default_dtype, fast_tokenizer
 from embedkit.errors import ModelError, UsageError, is_full_disk
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
@@ -28,6 +30,7 @@ def open_sentence_transformer(
     *,
     revision: str | None,
     device: str,
+    backend: str,
     dtype: str,
     threads: int | None,
     batch_tokens: int | None,
@@ -41,21 +44,27 @@ def open_sentence_transformer(
     attention = _attention(place, dtype)
 
     def opened() -> Any:
-        return _open(name, folder, revision, prompts, attention)
+        return _open(name, folder, revision, prompts, attention).to(place)
 
     model = opened()
     tokens = _limit_tokens(model, max_tokens, name)
-    description = {"modules": describe_modules(model)}
-    has_transformer = hasattr(model[0], "auto_model")  # static rows stay as they are
-    chosen = (default_dtype(place) if dtype == "auto" else dtype) if has_transformer else "float32"
-    budget = batch_tokens or BATCH_TOKENS.get(place.type, BATCH_TOKENS["cpu"])
-    backend = TorchBackend(model.to(place), dtype=chosen, batch_tokens=budget, reopen=opened)
     pooling = next((module for module in model.children() if type(module).__name__ == "Pooling"), None)
-    pool_prompt = getattr(pooling, "include_prompt", True)
-    tokenizer = backend.tokenizer
+    tokenizer = fast_tokenizer(model)
+    tokenization = (
+        Tokenization(tokenizer, tokens, pool_prompt=getattr(pooling, "include_prompt", True)) if tokenizer else None
+    )
+    description = {"modules": describe_modules(model)}  # before the weights are cast
+    budget = batch_tokens or BATCH_TOKENS.get(place.type, BATCH_TOKENS["cpu"])
+    converted = None
+    if place.type == "cpu" and tokenization and backend != "torch" and dtype != "float16" and openvino_installed():
+        converted = convert(model, tokenization, name, dtype=dtype, threads=threads, batch_tokens=budget, reopen=opened)
+    if backend == "openvino" and converted is None:
+        raise UsageError(
+            f"backend='openvino' cannot run {name} with device={device!r} and dtype={dtype!r}; leave it to 'auto'."
+        )
     return Opened(
-        backend=backend,
-        tokenization=None if tokenizer is None else Tokenization(tokenizer, tokens, pool_prompt=pool_prompt),
+        backend=converted or TorchBackend(model, dtype=_dtype(dtype, model), batch_tokens=budget, reopen=opened),
+        tokenization=tokenization,
         description=description,
         max_tokens=tokens,
         prompts=dict(model.prompts),
@@ -66,6 +75,12 @@ def open_sentence_transformer(
         batch_tokens=budget,
         pooling=str(getattr(pooling, "pooling_mode", "its own")),
     )
+
+
+def _dtype(dtype: str, model: Any) -> str:
+    if not hasattr(model[0], "auto_model"):
+        return "float32"  # static rows stay as they are
+    return default_dtype(model.device) if dtype == "auto" else dtype
 
 
 def _open(

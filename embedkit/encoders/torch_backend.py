@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,7 +38,15 @@ class TorchBackend:
         self._model, self._dtype, self._batch_tokens, self._reopen = model.eval(), dtype, batch_tokens, reopen
         self.tokenizer = fast_tokenizer(model)
         cast(model, DTYPES[dtype])
-        self.compute = _compute(dtype, model.device, batch_tokens)
+        self.compute = compute_settings(
+            backend="torch",
+            device=model.device.type,
+            dtype=dtype,
+            threads=torch.get_num_threads(),
+            batch_tokens=batch_tokens,
+            python=platform.python_version(),
+            **versions(),
+        )
 
     def in_float32(self) -> TorchBackend:
         if self._dtype == "float32":
@@ -155,18 +163,13 @@ def bfloat16_is_fast() -> bool:
     return quickest(ways, handicap=BFLOAT16_GAIN) == "bfloat16"
 
 
-def _compute(dtype: str, place: torch.device, batch_tokens: int) -> Mapping[str, str]:
+def versions() -> dict[str, str]:
+    """Of the libraries that open and run a model here."""
     import sentence_transformers
     import transformers
 
-    return compute_settings(
-        backend="torch",
-        device=place.type,
-        dtype=dtype,
-        threads=torch.get_num_threads(),
-        batch_tokens=batch_tokens,
-        torch=torch.__version__,
-        transformers=transformers.__version__,
-        **{"sentence-transformers": sentence_transformers.__version__},
-        python=platform.python_version(),
-    )
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "sentence-transformers": sentence_transformers.__version__,
+    }
