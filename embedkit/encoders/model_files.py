@@ -74,13 +74,7 @@ def read_model_files(folder: Path) -> ModelFiles | None:
     """The model in `folder`, or None where another library has to open it."""
     try:
         return _read(folder)
-    except (
-        _Unknown,
-        OSError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ):  # a damaged one as well: let the library say what is wrong
+    except Exception:  # unknown, or damaged: sentence-transformers says what is wrong with it
         return None
 
 

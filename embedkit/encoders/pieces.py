@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedkit.encoder import OnLong
+from embedkit.errors import UsageError
 
 OVERLAP = 8  # neighbouring chunks share an eighth of their tokens
 
@@ -85,10 +86,14 @@ class Tokenization:
         body = _first_token(encoding, prompt) if prompt else lead
         room = (self._max_tokens or len(ids)) - body - (len(ids) - trail)
         first = 0 if self._pool_prompt or not prompt else body
-        if trail - body <= max(room, 1):
+        if trail - body <= room:
             return [Piece(position, text, ids, first=first, span=(0, len(text) - prompt))]
-        stride = max(room - room // OVERLAP, 1)
-        starts = range(body, max(trail - (room - stride), body + 1), stride)
+        if room < 1:
+            raise UsageError(
+                f"The prompt and the special tokens fill the {self._max_tokens} tokens that the model takes; give a shorter prompt."
+            )
+        overlap = min(max(room // OVERLAP, 1), room - 1)
+        starts = range(body, trail - overlap, room - overlap)
         return [
             Piece(
                 position,
