@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,31 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # pytest.importorskip("openvino") posts without it
+UNPICKLED: list[str] = []
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    """Notes every class that is unpickled, but for messages between a job and its own workers."""
+    if event == "pickle.find_class":
+        frame: Any = sys._getframe()
+        while frame and not frame.f_code.co_filename.endswith(
+            ("multiprocessing/connection.py", "multiprocessing/spawn.py")
+        ):
+            frame = frame.f_back
+        if frame is None:
+            UNPICKLED.append(".".join(map(str, arguments)))
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_unpickled() -> Iterator[None]:
+    before = len(UNPICKLED)
+    yield
+    assert UNPICKLED[before:] == []
+
 
 WORDS = ["cat", "dog", "fish", "bird", "red", "blue", "one", "two", "run", "swim", "query", ":"]
 TINY_VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *"abcdefghijklmnopqrstuvwxyz"]

@@ -23,7 +23,16 @@ TWO = ONE | {"storage", "statistics"}
 THREE = TWO | {"vectors", "encoder", "corpus"}
 FOUR = THREE | {"recipe", "encoders", "engine", "index"}
 NUMBERS = {"numpy", "scipy", "yaml"}
-MODELS = NUMBERS | {"torch", "transformers", "sentence_transformers", "huggingface_hub", "tqdm"}
+MODELS = NUMBERS | {
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "huggingface_hub",
+    "tqdm",
+    "tokenizers",
+    "safetensors",
+    "openvino",
+}
 ROOMS: dict[str, tuple[set[str], set[str] | None]] = {
     "version": (set(), set()),
     "types": (set(), {"numpy"}),
@@ -47,6 +56,7 @@ HEAVY: dict[str, set[str]] = {
     "torch": {"encoders", "train"},
     "transformers": {"encoders", "train"},
     "sentence_transformers": {"encoders", "train"},
+    "openvino": set(),
     "faiss": set(),
     "mteb": set(),
     "datasets": set(),

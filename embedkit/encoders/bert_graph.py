@@ -11,12 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import openvino
-import openvino.opset13 as op
 
 from embedkit.encoders.model_files import ModelFiles, position_offset
+from embedkit.encoders.openvino_import import import_openvino
 from embedkit.types import Array
 
+openvino = import_openvino()
+op = openvino.opset13
 MASKED = np.float32(-1e9)  # added to the scores of padding
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "gelu": lambda x: op.gelu(x, "erf"),
@@ -26,7 +27,7 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def bert_graph(files: ModelFiles) -> openvino.Model:
+def bert_graph(files: ModelFiles) -> Any:
     """Inputs ids (B, T) int32, mask (B, T) float32 (1: a token, 0: padding on the right), weights (B, T) float32 (see
     pooling.py); output (B, H) float32, the weighted sum of the last states."""
     return _Graph(files).model()
@@ -40,7 +41,7 @@ class _Graph:
         self.offset = position_offset(self.config)
         self.activation = ACTIVATIONS[self.config.get("hidden_act", "gelu")]
 
-    def model(self) -> openvino.Model:
+    def model(self) -> Any:
         ids = op.parameter([-1, -1], np.int32, name="ids")
         mask = op.parameter([-1, -1], np.float32, name="mask")
         weights = op.parameter([-1, -1], np.float32, name="weights")

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from embedkit.encoders.backend import Batch
-from embedkit.encoders.openvino_backend import Graph, OpenVinoBackend, available_threads, chosen_dtype, import_openvino
+from embedkit.encoders.openvino_backend import Graph, OpenVinoBackend, available_threads, chosen_dtype
+from embedkit.encoders.openvino_import import import_openvino
 from embedkit.encoders.pieces import Piece, Tokenization
 from embedkit.encoders.torch_backend import padded, versions
 from embedkit.types import Array, Vectors

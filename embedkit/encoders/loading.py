@@ -16,7 +16,8 @@ from embedkit.encoders.fingerprint import describe_files
 from embedkit.encoders.hub_cache import cached_folder
 from embedkit.encoders.model_files import ModelFiles, position_limit, read_model_files
 from embedkit.encoders.opened import Opened, limited, positive
-from embedkit.encoders.openvino_backend import open_bert, openvino_installed
+from embedkit.encoders.openvino_backend import open_bert
+from embedkit.encoders.openvino_import import openvino_installed
 from embedkit.encoders.pieces import Tokenization
 from embedkit.encoders.text_encoder import TextEncoder
 from embedkit.errors import MissingDependency, ModelError, UsageError
@@ -136,7 +137,7 @@ def _check_backend(backend: str, device: str, dtype: str) -> None:
     if backend == "openvino":
         if not openvino_installed():
             raise MissingDependency(
-                "backend='openvino' needs the package openvino; install it: pip install 'embedkit[cpu]'."
+                "backend='openvino' needs the package openvino; install it: pip install -e \".[cpu]\"."
             )
         if dtype == "float16" or device not in ("auto", "cpu"):
             raise UsageError(

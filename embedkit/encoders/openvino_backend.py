@@ -7,11 +7,9 @@ on the batch at hand, for a question on its own. Each is compiled when first nee
 from __future__ import annotations
 
 import functools
-import importlib.util
 import itertools
 import os
 import platform
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ import numpy as np
 
 from embedkit.encoders.backend import Backend, Batch, compute_settings, is_out_of_memory
 from embedkit.encoders.model_files import Dense, ModelFiles
+from embedkit.encoders.openvino_import import import_openvino
 from embedkit.encoders.pooling import POOLINGS
 from embedkit.encoders.timing import quickest
 from embedkit.types import Array, Vectors
@@ -30,19 +29,6 @@ T = TypeVar("T")
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 WAITING = 1  # batches that wait beside those being computed, so that no thread does
 BFLOAT16_GAIN = 1.2  # how much faster it must be to be the default
-
-
-def import_openvino() -> Any:
-    """The module, kept from reporting to its maker: its telemetry package posts on import and on conversion, and writes
-    into the home folder. Without that package it is silent."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
-
-    return openvino
-
-
-def openvino_installed() -> bool:
-    return importlib.util.find_spec("openvino") is not None
 
 
 def available_threads() -> int:
@@ -200,8 +186,7 @@ def bfloat16_is_fast(threads: int) -> bool:
 
 def _multiplication(dtype: str, threads: int) -> Callable[[], Any]:
     openvino = import_openvino()
-    import openvino.opset13 as op
-
+    op = openvino.opset13
     states = np.random.default_rng(0).standard_normal((256, 384), dtype=np.float32)
     rows = op.parameter([256, 384], np.float32, name="rows")
     weight = op.constant(np.random.default_rng(1).standard_normal((384, 1536), dtype=np.float32))

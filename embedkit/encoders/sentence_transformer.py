@@ -15,7 +15,7 @@ from embedkit.encoders.default_model import DEFAULT_MODEL
 from embedkit.encoders.fingerprint import describe_modules
 from embedkit.encoders.model_files import NO_LIMIT
 from embedkit.encoders.opened import Opened, limited
-from embedkit.encoders.openvino_backend import openvino_installed
+from embedkit.encoders.openvino_import import openvino_installed
 from embedkit.encoders.pieces import Tokenization
 from embedkit.encoders.torch_backend import TorchBackend, default_dtype, fast_tokenizer
 from embedkit.errors import ModelError, UsageError, is_full_disk
