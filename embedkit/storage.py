@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,21 +43,6 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         os.fsync(stream.fileno())
         Path(stream.name).replace(target)
         sync_folder(target.parent)
-
-
-@contextmanager
-def atomic_files(*paths: Path) -> Iterator[tuple[IO[bytes], ...]]:
-    targets = [writable(path) for path in paths]
-    with ExitStack() as stack:
-        streams = [stack.enter_context(_partial_file(target)) for target in targets]
-        yield tuple(streams)
-        for stream in streams:
-            stream.flush()
-            os.fsync(stream.fileno())
-        for stream, target in zip(streams, targets, strict=True):
-            Path(stream.name).replace(target)
-        for folder in dict.fromkeys(target.parent for target in targets):
-            sync_folder(folder)
 
 
 def writable(path: Path) -> Path:

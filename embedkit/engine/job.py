@@ -14,8 +14,8 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, cast
@@ -84,11 +84,12 @@ def embed_to_file(
     if workers < 1:
         raise UsageError(f"workers={workers} came; expected at least 1.")
     writable(path)
+    begun = names.ledger.exists()
     with _told_when_full(names), locked_file(names.ledger, path) as file:
         ledger = Ledger.over(file) if overwrite else Ledger(file)
         try:
             check_free(path, overwrite=overwrite, resume=resume)  # another may have been faster to the lock
-            if resume and is_finished(names):
+            if resume and not begun and names.manifest.exists():
                 _clear_if_nothing_is_done(names, ledger)
                 return read_json(names.manifest)
             if not (published := _last_words(ledger)):
@@ -121,8 +122,8 @@ def check_free(path: Path, *, overwrite: bool, resume: bool = False) -> None:
 
 
 def is_finished(names: Names) -> bool:
-    """Whether an output is published whole."""
-    return names.manifest.exists() and head_of(names.ledger) is None
+    """Whether an output is published whole. A ledger, even one without a head, says that a run was to replace it."""
+    return names.manifest.exists() and not names.ledger.exists()
 
 
 class _Job:
@@ -167,11 +168,12 @@ class _Job:
             windows = (found for found in windows_of(documents) if found[0] % self.parts == self.part - 1)
             left = self._pass_over_done(windows, ledger, rows)
             bar.update(self.totals.documents)
-            for record in self._finished(left, rows):
-                ledger.append(record)
-                self.totals.add(record)
-                bar.update(record["documents"])
-                log_rows(self.totals.documents)
+            with closing(self._finished(left, rows)) as finished:  # at once: an encoder may have a thread of its own
+                for record in finished:
+                    ledger.append(record)
+                    self.totals.add(record)
+                    bar.update(record["documents"])
+                    log_rows(self.totals.documents)
             if self.totals.truncated:
                 logger.warning("%d texts are longer than the model takes; see the manifest.", self.totals.truncated)
             return seal(self.names, rows, ledger, self._manifest())
@@ -211,7 +213,9 @@ class _Job:
             self.totals.add(record)
         return windows
 
-    def _finished(self, windows: Iterator[tuple[int, list[Document]]], rows: PositionalFile) -> Iterator[Record]:
+    def _finished(
+        self, windows: Iterator[tuple[int, list[Document]]], rows: PositionalFile
+    ) -> Generator[Record, None, None]:
         """The record of each window, once its vectors are durable."""
         first = next(windows, None)
         if first is None:
@@ -224,24 +228,26 @@ class _Job:
                 held.append((number, window))
                 yield [document.full_text for document in window]
 
-        encoded = encode_windows(self.encoder, texts(), self.kind, self.on_long)
-        while True:
-            with naming_documents(held):
-                found = next(encoded, None)
-            if found is None:
-                return
-            number, window = held.popleft()
-            content = self._bytes(found)
-            rows.write(self._place(self.totals.vectors), content)
-            rows.sync()
-            spent, self.clock = time.monotonic() - self.clock, time.monotonic()
-            record = window_record(number, number * run.WINDOW, window, found, content, chunked=self.on_long == "chunk")
-            yield {
-                **record,
-                "seconds": round(spent, 3),
-                **({} if first_input is None else {"first_input": first_input}),
-            }
-            first_input = None
+        with closing(encode_windows(self.encoder, texts(), self.kind, self.on_long)) as encoded:
+            while True:
+                with naming_documents(held):
+                    found = next(encoded, None)
+                if found is None:
+                    return
+                number, window = held.popleft()
+                content = self._bytes(found)
+                rows.write(self._place(self.totals.vectors), content)
+                rows.sync()
+                spent, self.clock = time.monotonic() - self.clock, time.monotonic()
+                record = window_record(
+                    number, number * run.WINDOW, window, found, content, chunked=self.on_long == "chunk"
+                )
+                yield {
+                    **record,
+                    "seconds": round(spent, 3),
+                    **({} if first_input is None else {"first_input": first_input}),
+                }
+                first_input = None
 
     def _first_input(self, document: Document) -> str:
         text = document.full_text

@@ -212,7 +212,8 @@ def _write_parquet(stream: IO[bytes], rows: PositionalFile, windows: Iterator[Re
     position, width = HEADER, dim * FLOAT32.itemsize
     with pyarrow.parquet.ParquetWriter(stream, schema, compression="none", use_dictionary=False) as writer:
         while several := list(itertools.islice(windows, GROUP)):
-            group = [row for window in several for row in rows_of(window)]
+            if not (group := [row for window in several for row in rows_of(window)]):
+                continue  # all of them were set aside
             numbers = np.frombuffer(rows.read(position, len(group) * width), dtype=FLOAT32)
             position += len(group) * width
             embedding = pa.FixedSizeListArray.from_arrays(pa.array(numbers), dim)

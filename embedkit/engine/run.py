@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 
 import numpy as np
 from tqdm import tqdm
@@ -45,8 +45,8 @@ def embed_documents(
             held.append((number, window))
             yield [document.full_text for document in window]
 
-    encoded, done = encode_windows(encoder, texts(), kind), 0
-    with progress_bar(total, progress) as bar:
+    done = 0
+    with progress_bar(total, progress) as bar, closing(encode_windows(encoder, texts(), kind)) as encoded:
         while True:
             with naming_documents(held):
                 found = next(encoded, None)
@@ -76,8 +76,10 @@ def encode_windows(
     kind: Kind,
     on_long: OnLong = "truncate",
     on_batch: Callable[[int, Sequence[int]], None] | None = None,
-) -> Iterator[Encoded]:
-    """One Encoded a window, in order, by any Encoder: what WindowEncoder promises is done here for one that is none."""
+) -> Generator[Encoded, None, None]:
+    """One Encoded a window, in order, by any Encoder: what WindowEncoder promises is done here for one that is none.
+
+    Close it when it is not read to its end: an encoder may have a thread of its own, which ends with it."""
     if isinstance(encoder, WindowEncoder):
         yield from encoder.encode_windows(windows, kind=kind, on_long=on_long, on_batch=on_batch)
         return

@@ -122,7 +122,9 @@ class _Worker:
         self._process = context.Process(target=_work, args=(theirs, factory), daemon=True)
         try:
             self._process.start()
-        except (AttributeError, TypeError, ValueError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # pickle's own, AttributeError, TypeError, and what the object itself raises
             raise UsageError(
                 f"What opens the model cannot be sent to another process ({error}); give a function of a module."
             ) from None
