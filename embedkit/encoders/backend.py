@@ -9,7 +9,7 @@ from embedkit.encoders.pieces import Piece
 from embedkit.types import Vectors
 
 T = TypeVar("T")
-OUT_OF_MEMORY = ("out of memory", "bad_alloc", "can't allocate memory", "cannot allocate memory", "not enough memory")
+OUT_OF_MEMORY = ("out of memory", "bad_alloc", "failed to allocate", "can't alloc", "cannot allocate memory")
 
 
 class Batch(NamedTuple, Generic[T]):

@@ -93,28 +93,43 @@ class OpenVinoBackend:
             yield self._finish(*flying.popleft(), hint)
 
     def _start(self, batch: Batch[Any], hint: str) -> Any:
+        """A request under way, or the error that memory ran out."""
         try:
-            request = self._idle[hint].popleft()
-        except IndexError:
-            request = self._compiled(hint).create_infer_request()
-        request.start_async(self._graph.inputs(batch), share_inputs=False)
+            request = self._request(hint)
+            request.start_async(self._graph.inputs(batch), share_inputs=False)
+        except (MemoryError, RuntimeError) as error:
+            return _known(error)
         return request
 
+    def _request(self, hint: str) -> Any:
+        """One that is idle, or a new one; several threads may ask."""
+        try:
+            return self._idle[hint].popleft()
+        except IndexError:
+            return self._compiled(hint).create_infer_request()
+
     def _finish(self, batch: Batch[T], request: Any, hint: str) -> tuple[Batch[T], Vectors | Exception]:
+        if isinstance(request, Exception):
+            return batch, request
         try:
             request.wait()
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                return batch, error
-            raise
-        output = np.array(request.get_output_tensor(0).data)
+            rows = self._graph.rows(batch, np.array(request.get_output_tensor(0).data))
+        except (MemoryError, RuntimeError) as error:
+            return batch, _known(error)  # and the request, whose state is unknown, is let go
         self._idle[hint].append(request)
-        return batch, self._graph.rows(batch, output)
+        return batch, rows
 
     def _compiled(self, hint: str) -> Any:
         if hint not in self._models:
             self._models[hint] = compiled(self._graph.model, self._dtype, self._threads, hint)
         return self._models[hint]
+
+
+def _known(error: Exception) -> Exception:
+    """The error, where it says that memory ran out; raised where it says something else."""
+    if not is_out_of_memory(error):
+        raise error
+    return error.with_traceback(None)  # the frames would keep the batch's arrays alive
 
 
 def open_bert(files: ModelFiles, *, dtype: str, threads: int | None, batch_tokens: int) -> OpenVinoBackend:

@@ -164,7 +164,8 @@ class Run:
     def _halve(self, window: _Window, chosen: list[int], error: Exception) -> None:
         if len(chosen) == 1:
             piece = window.pieces[chosen[0]]
-            reason = f"memory does not suffice for it alone, {piece.length} tokens ({str(error).splitlines()[0]})"
+            said = str(error).strip().split("\n")[-1]
+            reason = f"memory does not suffice for it alone, {piece.length} tokens ({said or type(error).__name__})"
             window.failed[piece.input] = reason
             return
         window.halvings += 1

@@ -163,6 +163,7 @@ def test_long_texts_are_cut_and_named_chunked_or_refused() -> None:
             True,
         ),
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("Check 'ptr' failed at cpu_memory.cpp:257:\nFailed to allocate 430848000 bytes of memory"), True),
         (RuntimeError("shape mismatch"), False),
         (ValueError("out of memory"), False),
     ],
