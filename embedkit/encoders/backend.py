@@ -9,7 +9,14 @@ from embedkit.encoders.pieces import Piece
 from embedkit.types import Vectors
 
 T = TypeVar("T")
-OUT_OF_MEMORY = ("out of memory", "bad_alloc", "failed to allocate", "can't alloc", "cannot allocate memory")
+OUT_OF_MEMORY = (
+    "out of memory",
+    "bad_alloc",
+    "failed to allocate",
+    "can't alloc",
+    "cannot allocate memory",
+    "broken promise",  # what OpenVINO says to the requests that waited for the one that failed
+)
 
 
 class Batch(NamedTuple, Generic[T]):

@@ -6,6 +6,7 @@ on the batch at hand, for a question on its own. Each is compiled when first nee
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -13,7 +14,7 @@ import platform
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -59,8 +60,7 @@ class OpenVinoBackend:
     ) -> None:
         self._graph, self._dtype, self._threads = graph, dtype, threads
         self._reopened = in_float32
-        self._models: dict[str, Any] = {}
-        self._idle: dict[str, deque[Any]] = {"LATENCY": deque(), "THROUGHPUT": deque()}
+        self._models: dict[str, _Compiled] = {}
         self.compute = compute_settings(
             backend="openvino",
             device="cpu",
@@ -83,46 +83,72 @@ class OpenVinoBackend:
         if not first:
             return
         hint = "LATENCY" if len(first) == 1 else "THROUGHPUT"
-        most = int(self._compiled(hint).get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")) + WAITING
-        flying: deque[tuple[Batch[T], Any]] = deque()
+        most = self._compiled(hint).streams + WAITING
+        flying: deque[tuple[Batch[T], _Flight]] = deque()
         for batch in itertools.chain(first, stream):
             if len(flying) >= most:
-                yield self._finish(*flying.popleft(), hint)
+                yield self._land(flying, hint)
             flying.append((batch, self._start(batch, hint)))
         while flying:
-            yield self._finish(*flying.popleft(), hint)
+            yield self._land(flying, hint)
 
-    def _start(self, batch: Batch[Any], hint: str) -> Any:
-        """A request under way, or the error that memory ran out."""
+    def _start(self, batch: Batch[Any], hint: str) -> _Flight:
+        model = self._compiled(hint)
         try:
-            request = self._request(hint)
+            request = model.request()
             request.start_async(self._graph.inputs(batch), share_inputs=False)
         except (MemoryError, RuntimeError) as error:
-            return _known(error)
-        return request
+            return _Flight(model, None, _known(error))
+        return _Flight(model, request, None)
 
-    def _request(self, hint: str) -> Any:
-        """One that is idle, or a new one; several threads may ask."""
+    def _land(self, flying: deque[tuple[Batch[T], _Flight]], hint: str) -> tuple[Batch[T], Vectors | Exception]:
+        """The rows of the batch that started first, or the error that memory ran out. After such an error the model is
+        compiled anew and what flies is started again: the graph was left with half its shapes of that batch."""
+        batch, (model, request, error) = flying.popleft()
         try:
-            return self._idle[hint].popleft()
-        except IndexError:
-            return self._compiled(hint).create_infer_request()
-
-    def _finish(self, batch: Batch[T], request: Any, hint: str) -> tuple[Batch[T], Vectors | Exception]:
-        if isinstance(request, Exception):
-            return batch, request
-        try:
+            if error is not None:
+                raise error
             request.wait()
             rows = self._graph.rows(batch, np.array(request.get_output_tensor(0).data))
-        except (MemoryError, RuntimeError) as error:
-            return batch, _known(error)  # and the request, whose state is unknown, is let go
-        self._idle[hint].append(request)
+        except (MemoryError, RuntimeError) as failure:
+            if self._models.get(hint) is model:
+                del self._models[hint]
+            for i, (other, (_, under_way, _)) in enumerate(flying):
+                with contextlib.suppress(RuntimeError, AttributeError):  # None: it was never started
+                    under_way.wait()
+                flying[i] = other, self._start(other, hint)
+            return batch, _known(failure)
+        model.idle.append(request)
         return batch, rows
 
-    def _compiled(self, hint: str) -> Any:
-        if hint not in self._models:
-            self._models[hint] = compiled(self._graph.model, self._dtype, self._threads, hint)
-        return self._models[hint]
+    def _compiled(self, hint: str) -> _Compiled:
+        model = self._models.get(hint)
+        if model is None:
+            model = self._models[hint] = _Compiled(compiled(self._graph.model, self._dtype, self._threads, hint))
+        return model
+
+
+class _Flight(NamedTuple):
+    """A batch under way, or why it could not be started."""
+
+    model: _Compiled
+    request: Any
+    error: Exception | None
+
+
+class _Compiled:
+    """A compiled model and its requests that are free; several threads may use it."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.idle: deque[Any] = deque()
+        self.streams = int(model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+
+    def request(self) -> Any:
+        try:
+            return self.idle.popleft()
+        except IndexError:
+            return self._model.create_infer_request()
 
 
 def _known(error: Exception) -> Exception:
