@@ -1,9 +1,9 @@
 """Windows through several processes on one machine, each with a model of its own.
 
-The parent reads the windows and hands each to the worker with the least to do; a worker holds two at most, so that it can
-prepare one while it computes the other. Results come back through pipes and are given on in order. A worker says which
+The parent reads the windows and hands each to the worker with the least to do; a worker holds three at most, so that it
+can prepare one while it computes another. Results come back through pipes and are given on in order. A worker says which
 inputs it is about to compute, so that its death or silence can be laid to one of them. Cost: one model a process, and the
-windows in flight (two a worker) with their vectors.
+windows in flight (three a worker) with their vectors.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from embedkit.errors import EmbedkitError, ModelError, UsageError
 from embedkit.types import Kind
 
 PATIENCE = 600.0  # seconds without a word from a worker that has work, after which it counts as hung
-HELD = 2  # windows that one worker has at once
+OPENING = 600.0  # seconds that opening the model may take
+HELD = 3  # windows that one worker has at once: one that it computes, one that it prepares, one that is on its way
+END = None  # in place of a window
 Factory = Callable[[], Encoder]
+_CLOSE = object()  # to the thread that sends
 
 
 class Workers:
@@ -74,12 +77,17 @@ class Workers:
         """As WindowEncoder's; on_batch is left to the workers."""
         for worker in self._crew:
             worker.send(("encode", kind, on_long))
-        stream, sent, given = enumerate(windows), 0, 0
+        stream, sent, given, ended = enumerate(windows), 0, 0, False
         results: dict[int, Encoded | EmbedkitError] = {}
         while True:
-            while sent - given < HELD * self._count and (window := next(stream, None)) is not None:
-                min(self._crew, key=lambda worker: len(worker.windows)).take(*window)
-                sent += 1
+            while not ended and sent - given < HELD * self._count:
+                if (window := next(stream, None)) is not None:
+                    min(self._crew, key=lambda worker: len(worker.windows)).take(*window)
+                    sent += 1
+                    continue
+                ended = True
+                for worker in self._crew:  # an encoder may wait for the window behind before it gives one
+                    worker.send(END)
             if given == sent:
                 return
             while given not in results:
@@ -157,7 +165,7 @@ class _Worker:
     def answer(self) -> Any:
         """The answer to a question, of a worker that has nothing else to do. Raises what opening the model raises."""
         try:
-            if not self.pipe.poll(PATIENCE):
+            if not self.pipe.poll(OPENING):
                 raise TimeoutError
             word, content = self.pipe.recv()
         except (EOFError, OSError) as error:
@@ -169,7 +177,7 @@ class _Worker:
     def lost(self, error: Exception) -> ModelError:
         """That it is dead or hung, and where; it is dead afterwards."""
         if isinstance(error, TimeoutError):
-            state = f"said nothing for {PATIENCE:g} seconds"
+            state = f"said nothing for {PATIENCE if self.windows else OPENING:g} seconds"
         else:
             self._process.join(1)
             state = f"died (exit code {self._process.exitcode})"
@@ -199,11 +207,11 @@ class _Worker:
     def end(self) -> None:
         self._process.kill()
         self._process.join()
-        self._outbox.put(None)
+        self._outbox.put(_CLOSE)
 
 
 def _post(pipe: Connection, outbox: queue.SimpleQueue[Any]) -> None:
-    while (message := outbox.get()) is not None:
+    while (message := outbox.get()) is not _CLOSE:
         try:
             pipe.send(message)
         except OSError:
@@ -229,7 +237,7 @@ def _work(pipe: Connection, factory: Factory) -> None:
             say("answer", encoder.first_input(*arguments) if known else arguments[0])  # type: ignore[attr-defined]
             _, *arguments = pipe.recv()
         kind, on_long = arguments
-        windows = iter(pipe.recv, None)
+        windows = iter(pipe.recv, END)
         encoded = encode_windows(
             encoder, windows, kind, on_long, lambda number, batch: say("batch", (number, int(batch[0])))
         )

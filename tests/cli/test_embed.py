@@ -174,3 +174,130 @@ def test_max_tokens_cuts_longer_texts(
     source = write_jsonl(tmp_path / "long.jsonl", [{"_id": "a", "text": "cat dog fish bird"}])
     rows, _ = embed(source, "--max-tokens", 4)  # two words between [CLS] and [SEP]
     np.testing.assert_allclose(rows, reference(["cat dog"]), atol=1e-5)
+
+
+# --- a job that goes on ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def begun(tmp_path: Path, run: Run, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """A command whose first run met a broken line behind two windows of two rows; the line is mended."""
+    monkeypatch.setattr("embedkit.engine.run.WINDOW", 2)
+    source = write_jsonl(tmp_path / "c.jsonl", ROWS[:5])
+    whole = write_jsonl(tmp_path / "whole.jsonl", ROWS).read_text()
+    source.write_text(source.read_text() + "not json\n")
+    command: list[object] = ["embed", source, "-o", tmp_path / "x.npy", "--model", tiny_model]
+    run(*command, "--dtype", "float32", "--threads", "1", "--max-tokens", "16").sentence(3)
+    assert listing(tmp_path) == {"c.jsonl", "whole.jsonl", "x.npy.partial", "x.ledger"}
+    source.write_text(whole)
+    return command
+
+
+def test_resume_goes_on_with_the_settings_it_was_begun_with(begun: list[object], run: Run, tmp_path: Path) -> None:
+    assert run(*begun, "--resume").code == 0
+    options = ["--dtype", "float32", "--threads", "1", "--max-tokens", "16"]
+    assert run("embed", begun[1], "-o", tmp_path / "y.npy", *begun[4:], *options).code == 0
+    assert (tmp_path / "x.npy").read_bytes() == (tmp_path / "y.npy").read_bytes()
+    assert (tmp_path / "x.ids.txt").read_text().splitlines() == IDS
+    manifests = [json.loads((tmp_path / f"{name}.manifest.json").read_text()) for name in "xy"]
+    assert manifests[0]["settings"]["max_tokens"] == 16
+    assert len({json.dumps([m["compute"], m["settings"], m["fingerprint"]]) for m in manifests}) == 1
+
+
+def test_resume_on_a_finished_output_says_the_same_and_does_nothing(
+    begun: list[object], run: Run, tmp_path: Path
+) -> None:
+    first = run(*begun, "--resume")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert run(*begun, "--resume") == first
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_unfinished_run_is_refused_with_both_ways_out(begun: list[object], run: Run) -> None:
+    sentence = run(*begun).sentence(2)
+    assert "--resume" in sentence and "--overwrite" in sentence
+    assert "give one of them" in run(*begun, "--resume", "--overwrite").sentence(2)
+    assert run(*begun, "--overwrite").code == 0
+
+
+def test_other_settings_than_it_was_begun_with_are_named(begun: list[object], run: Run) -> None:
+    assert "(dtype: float32 then, bfloat16 now)" in run(*begun, "--resume", "--dtype", "bfloat16").sentence(2)
+
+
+def test_a_row_that_changed_since_is_bad_data(begun: list[object], run: Run) -> None:
+    write_jsonl(Path(str(begun[1])), [*ROWS[:2], {"_id": "d2", "text": "other"}, *ROWS[3:]])
+    assert "Row 3: the document 'd2' has another text" in run(*begun, "--resume").sentence(3)
+
+
+def test_rows_set_aside_end_with_exit_code_3_after_all_others(
+    run: Run, corpus: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import embedkit.encoders
+    from embedkit.encoders import load
+
+    class Forgetful:
+        """Has no memory for one text, alone or not."""
+
+        def __init__(self, **options: object) -> None:
+            self._encoder = load(**options)  # type: ignore[arg-type]
+            for name in ("dim", "similarity", "fingerprint", "settings", "compute"):
+                setattr(self, name, getattr(self._encoder, name))
+
+        def encode(self, inputs: Sequence[str], *, kind: str = "document") -> np.ndarray:
+            if TEXTS[2] in inputs:
+                raise MemoryError
+            return self._encoder.encode(inputs)
+
+    monkeypatch.setattr(embedkit.encoders, "load", Forgetful)
+    command = ["embed", corpus, "-o", tmp_path / "x.npy", "--model", tiny_model]
+    for options in ([], ["--resume"]):  # the second time there is nothing left to do
+        done = run(*command, *options)
+        assert done.code == 3
+        assert done.out.startswith("6 vectors of 32 dimensions")
+        assert "1 rows were set aside, with reasons, in" in done.remarks[-1]
+        assert str(tmp_path / "x.quarantine.jsonl") in done.remarks[-1]
+    assert (tmp_path / "x.ids.txt").read_text().splitlines() == [*IDS[:2], *IDS[3:]]
+
+
+def test_shards_are_dealt_window_by_window(
+    run: Run, corpus: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedkit.engine.run.WINDOW", 2)
+    for part in (1, 2):
+        name = tmp_path / f"{part}.npy"
+        assert run("embed", corpus, "-o", name, "--model", tiny_model, "--shard", f"{part}/2").code == 0
+    ids = [(tmp_path / f"{part}.ids.txt").read_text().split() for part in (1, 2)]
+    assert ids == [["d0", "d1", "d4", "d5"], ["d2", "d3", "d6"]]
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/2/3", "/"])
+def test_a_shard_that_cannot_be_is_wrong_use(
+    run: Run, corpus: Path, tiny_model: Path, tmp_path: Path, shard: str
+) -> None:
+    done = run("embed", corpus, "-o", tmp_path / "x.npy", "--model", tiny_model, "--shard", shard)
+    assert "expected I/N, for example 1/4 to 4/4" in done.sentence(2)
+    assert listing(tmp_path) == set()
+
+
+def test_two_workers_give_the_rows_of_one(
+    run: Run, corpus: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedkit.engine.run.WINDOW", 2)
+    options = ["--model", tiny_model, "--dtype", "float32", "--threads", "2"]
+    assert run("embed", corpus, "-o", tmp_path / "x.npy", *options, "--workers", "2").code == 0
+    assert run("embed", corpus, "-o", tmp_path / "y.npy", *options).code == 0
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy"), np.load(tmp_path / "y.npy"), atol=1e-6)
+    assert json.loads((tmp_path / "x.manifest.json").read_text())["compute"]["threads"] == "1"
+
+
+def test_parquet_is_read_by_others(
+    run: Run, corpus: Path, tiny_model: Path, tmp_path: Path, reference: Reference
+) -> None:
+    import pyarrow.parquet
+
+    done = run("embed", corpus, "-o", tmp_path / "x.parquet", "--model", tiny_model, "--dtype", "float32")
+    assert done.out == f"7 vectors of 32 dimensions in {tmp_path / 'x.parquet'}\n"
+    assert listing(tmp_path) == {"x.parquet", "x.manifest.json"}
+    table = pyarrow.parquet.read_table(tmp_path / "x.parquet")
+    assert table.column("id").to_pylist() == IDS
+    np.testing.assert_allclose(np.array(table.column("embedding").to_pylist()), reference(TEXTS), atol=1e-5)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Finished, listing
+from .conftest import Finished, Run, listing, write_jsonl
 
 # SIGINT is ignored by what runs in the background of some shells
 CODE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom embedkit.cli.main import main; main()"
-ROWS = 600  # more than one window, so that some are embedded when the signal comes
+ROWS = 3000  # more than one window, so that some are embedded when the signal comes
 PATIENCE = 120  # seconds
 
 
@@ -59,7 +59,7 @@ def finished(
 
 def wait_for_rows(log: Path, process: subprocess.Popen[str]) -> None:
     limit = time.monotonic() + PATIENCE
-    while not (log.exists() and '"rows": 512' in log.read_text()):
+    while not (log.exists() and '"rows": 2048' in log.read_text()):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < limit
         time.sleep(0.05)
@@ -72,12 +72,19 @@ def end(process: subprocess.Popen[str]) -> Finished:
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_stopped_command_ends_with_exit_code_75_and_leaves_nothing(
-    finished: dict[str, tuple[Finished, Path]], name: str
+def test_a_stopped_command_ends_with_exit_code_75_and_goes_on_with_resume(
+    finished: dict[str, tuple[Finished, Path]], name: str, run: Run, tiny_model: Path
 ) -> None:
     done, folder = finished[name]
-    assert "Stopped; nothing half-written is left." in done.sentence(75)
-    assert listing(folder) == {"log"}
+    assert "Stopped; what is done is kept: run it again with --resume to go on." in done.sentence(75)
+    assert listing(folder) == {"log", "x.npy.partial", "x.ledger"}
+    corpus = write_jsonl(folder / "corpus.jsonl", [{"_id": str(row), "text": "cat dog"} for row in range(ROWS)])
+    # threads are those it was begun with, although this process has others
+    again = run("embed", corpus, "-o", folder / "x.npy", "--model", tiny_model, "--resume", "--log", folder / "log")
+    assert again.code == 0, again
+    assert listing(folder) == {"log", "corpus.jsonl", "x.npy", "x.ids.txt", "x.manifest.json"}
+    assert (folder / "x.ids.txt").read_text().split() == [str(row) for row in range(ROWS)]
+    assert json.loads((folder / "x.manifest.json").read_text())["compute"]["threads"] == "1"
 
 
 def test_a_search_whose_reader_went_away_ends_quietly(finished: dict[str, tuple[Finished, Path]]) -> None:

@@ -8,7 +8,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,9 @@ class Windowed(Plain):
             coming = deque([thread.submit(next, stream, None)])
             while (window := coming.popleft().result()) is not None:
                 coming.append(thread.submit(next, stream, None))
-                yield self._window(*window, on_long, on_batch)
+                found = self._window(*window, on_long, on_batch)
+                wait(coming)  # a strict one: it gives a window when it has the next
+                yield found
 
     def _window(self, number: int, texts: Sequence[str], on_long: str, on_batch: Any) -> Encoded:
         parts, inputs, spans, failed, truncated = [], [], [], {}, []
