@@ -111,12 +111,12 @@ class OpenVinoBackend:
             request.wait()
             rows = self._graph.rows(batch, np.array(request.get_output_tensor(0).data))
         except (MemoryError, RuntimeError) as failure:
+            others = [other for other, flight in flying if flight.over()]
+            flying.clear()
             if self._models.get(hint) is model:
                 del self._models[hint]
-            for i, (other, (_, under_way, _)) in enumerate(flying):
-                with contextlib.suppress(RuntimeError, AttributeError):  # None: it was never started
-                    under_way.wait()
-                flying[i] = other, self._start(other, hint)
+            del model, request  # the old model's memory is needed
+            flying.extend((other, self._start(other, hint)) for other in others)
             return batch, _known(failure)
         model.idle.append(request)
         return batch, rows
@@ -134,6 +134,12 @@ class _Flight(NamedTuple):
     model: _Compiled
     request: Any
     error: Exception | None
+
+    def over(self) -> bool:
+        """True, once it has ended, well or not."""
+        with contextlib.suppress(RuntimeError, AttributeError):  # None: it was never started
+            self.request.wait()
+        return True
 
 
 class _Compiled:

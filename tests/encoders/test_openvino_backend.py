@@ -1,0 +1,66 @@
+"""What happens around OpenVINO's requests; that its rows are right is told in test_text_encoder.py and test_model_files.py."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedkit.encoders import load
+
+pytest.importorskip("openvino")
+TEXTS = [" ".join(["cat", "dog", "swim", "a", "b"][: i % 5 + 1] * (i % 3 + 1)) for i in range(30)]
+
+
+class Full:
+    """A request for which memory does not suffice."""
+
+    def start_async(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def wait(self) -> None:
+        raise RuntimeError("Exception from cpu_memory.cpp:257:\nFailed to allocate 430848000 bytes of memory")
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2, 5])
+def test_after_a_failed_allocation_the_model_is_compiled_anew(
+    tiny_model: Path, failing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its graph keeps half the shapes of the batch that failed, so what flies beside it is started again as well."""
+    expected = load(tiny_model, dtype="float32").encode(TEXTS)
+    encoder = load(tiny_model, dtype="float32", batch_tokens=40)
+    backend: Any = encoder._opened.backend
+    first = backend._compiled("THROUGHPUT")
+    make, calls = type(first).request, iter(range(1000))
+    monkeypatch.setattr(type(first), "request", lambda self: Full() if next(calls) == failing else make(self))
+    (encoded,) = encoder.encode_windows([TEXTS])
+    np.testing.assert_allclose(encoded.rows, expected, atol=1e-6)
+    assert (encoded.halvings, encoded.failed) == (1, {})
+    assert backend._compiled("THROUGHPUT") is not first
+
+
+def test_other_errors_of_a_request_are_raised(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load(tiny_model)
+    model: Any = encoder._opened.backend
+    broken = Full()
+    monkeypatch.setattr(broken, "wait", lambda: (_ for _ in ()).throw(RuntimeError("shape mismatch")), raising=False)
+    monkeypatch.setattr(type(model._compiled("LATENCY")), "request", lambda self: broken)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        encoder.encode("cat")
+
+
+def test_several_threads_may_ask_at_once(tiny_model: Path) -> None:
+    encoder = load(tiny_model, dtype="float32", batch_tokens=40)
+    expected = encoder.encode(TEXTS)
+    found: list[np.ndarray] = []
+    threads = [threading.Thread(target=lambda: found.append(encoder.encode(TEXTS))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    for rows in found:
+        np.testing.assert_allclose(rows, expected, atol=1e-6)
