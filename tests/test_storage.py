@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -22,13 +23,18 @@ import embedkit
 from embedkit.errors import DataError, IntegrityError, Stopped, UsageError
 from embedkit.storage import (
     NpyWriter,
+    PositionalFile,
     atomic_file,
     atomic_folder,
     check_absent,
     check_file,
     check_size,
     file_record,
+    locked_file,
+    positional_file,
     read_json,
+    sealed_json,
+    sealed_partial,
     sync_folder,
     write_json,
 )
@@ -716,3 +722,77 @@ def test_an_unchanged_copy_is_as_good(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", CONTENT)
     shutil.copy(tmp_path / "a.json", tmp_path / "b.json")
     assert read_json(tmp_path / "b.json") == CONTENT
+
+
+# --- positional files ---------------------------------------------------------------------------------------------
+
+
+def test_bytes_go_where_they_are_sent_in_however_many_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite, pread = os.pwrite, os.pread
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, at: pwrite(descriptor, bytes(data)[:3], at))
+    monkeypatch.setattr(os, "pread", lambda descriptor, length, at: pread(descriptor, min(length, 2), at))
+    with positional_file(tmp_path / "a") as file:
+        file.write(4, b"0123456789")
+        file.write(0, memoryview(np.arange(1, dtype="<u4")))
+        assert file.read(0, 100) == bytes(4) + b"0123456789"
+        assert (file.read(5, 3), file.read(14, 3), file.size) == (b"123", b"", 14)
+        file.truncate(5)
+    assert (tmp_path / "a").read_bytes() == bytes(4) + b"0"
+
+
+@pytest.mark.parametrize("call", ["pwrite", "pread", "fsync", "ftruncate"])
+def test_an_error_on_a_descriptor_names_the_file(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EIO, "a fault")
+
+    monkeypatch.setattr(os, call, fail)
+    steps: dict[str, Callable[[PositionalFile], Any]] = {
+        "pwrite": lambda file: file.write(0, b"a"),
+        "pread": lambda file: file.read(0, 1),
+        "fsync": lambda file: file.sync(),
+        "ftruncate": lambda file: file.truncate(0),
+    }
+    with positional_file(tmp_path / "a") as file, pytest.raises(OSError) as error:
+        steps[call](file)
+    assert (error.value.errno, error.value.filename) == (errno.EIO, str(tmp_path / "a"))
+
+
+def test_a_locked_file_has_one_writer_and_keeps_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "a.ledger").write_bytes(b"kept")
+    with locked_file(tmp_path / "a.ledger", tmp_path / "a.npy") as file:
+        with (
+            pytest.raises(Stopped, match=r"Another process is writing .*/a\.npy; wait"),
+            locked_file(tmp_path / "a.ledger", tmp_path / "a.npy"),
+        ):
+            raise AssertionError("the block must not begin")
+        assert file.read(0, 9) == b"kept"
+
+
+def test_a_sealed_partial_is_durable_and_keeps_its_name(disk: list[str], tmp_path: Path) -> None:
+    (tmp_path / "a.partial").write_bytes(b"older and longer")
+    with sealed_partial(tmp_path / "a.partial") as stream:
+        stream.write(b"new")
+        stream.write(b"er")
+    assert disk == ["fsync a.partial 5"]
+    assert (tmp_path / "a.partial").read_bytes() == b"newer"
+
+
+def test_after_an_error_what_was_buffered_goes_nowhere(tmp_path: Path) -> None:
+    """Written when the stream is cleared away, it would go to whatever file has its descriptor by then."""
+    kept = []
+    with pytest.raises(KeyError), sealed_partial(tmp_path / "a.partial") as stream:
+        kept.append(stream)
+        stream.write(b"buffered")
+        raise KeyError
+    with (tmp_path / "innocent").open("wb") as other:
+        kept.clear()
+        other.write(b"mine")
+    assert ((tmp_path / "a.partial").read_bytes(), (tmp_path / "innocent").read_bytes()) == (b"", b"mine")
+
+
+def test_the_checksum_leaves_times_out_and_nothing_else(tmp_path: Path) -> None:
+    one, other = ({"a": 1, "times": {"created": when}} for when in ("now", "then"))
+    checksums = [json.loads(sealed_json(content))["checksum"] for content in (one, other, {"a": 1}, {"a": 2})]
+    assert checksums[0] == checksums[1] == checksums[2] != checksums[3]
+    write_json(tmp_path / "a.json", one)
+    assert read_json(tmp_path / "a.json") == one

@@ -408,7 +408,7 @@ WRITING = {
 
 
 @pytest.mark.parametrize("line", WRITING.values(), ids=WRITING)
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT], ids=["full disk", "quota"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG], ids=["full disk", "quota", "file size"])
 def test_a_full_disk_ends_with_exit_code_75_and_leaves_nothing(
     run: Run,
     place: Callable[[str], list[str]],

@@ -17,7 +17,8 @@ from .conftest import Finished, Run, listing, write_jsonl
 
 # SIGINT is ignored by what runs in the background of some shells
 CODE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom embedkit.cli.main import main; main()"
-ROWS = 3000  # more than one window, so that some are embedded when the signal comes
+ROWS = 6500  # three windows, for an encoder reads ahead, so that some are embedded when the signal comes
+CORPUS = [{"_id": str(row), "text": f"cat {row}"} for row in range(ROWS)]
 PATIENCE = 120  # seconds
 
 
@@ -45,11 +46,15 @@ def finished(
         for name in ("SIGINT", "SIGTERM"):
             stdin = processes[name].stdin
             assert stdin is not None
-            stdin.write("".join(json.dumps({"_id": str(row), "text": "cat dog"}) + "\n" for row in range(ROWS)))
-            stdin.flush()  # and it stays open
+            stdin.write("".join(json.dumps(row) + "\n" for row in CORPUS))
+            stdin.flush()  # and it stays open, as of a producer that has not come to its end
         for name in ("SIGINT", "SIGTERM"):
             wait_for_rows(folders[name] / "log", processes[name])
             processes[name].send_signal(getattr(signal, name))
+            stdin = processes[name].stdin
+            assert stdin is not None
+            stdin.close()  # the signal ends the producer, too; an encoder may sit in the midst of reading from it
+            processes[name].stdin = None
         yield {name: (end(process), folders[name]) for name, process in processes.items()}
     finally:
         for process in processes.values():
@@ -66,7 +71,7 @@ def wait_for_rows(log: Path, process: subprocess.Popen[str]) -> None:
 
 
 def end(process: subprocess.Popen[str]) -> Finished:
-    code = process.wait(PATIENCE)  # before standard input is closed
+    code = process.wait(PATIENCE)
     out, err = process.communicate()
     return Finished(code, out or "", err)
 
@@ -78,13 +83,13 @@ def test_a_stopped_command_ends_with_exit_code_75_and_goes_on_with_resume(
     done, folder = finished[name]
     assert "Stopped; what is done is kept: run it again with --resume to go on." in done.sentence(75)
     assert listing(folder) == {"log", "x.npy.partial", "x.ledger"}
-    corpus = write_jsonl(folder / "corpus.jsonl", [{"_id": str(row), "text": "cat dog"} for row in range(ROWS)])
-    # threads are those it was begun with, although this process has others
+    corpus = write_jsonl(folder / "corpus.jsonl", CORPUS)
     again = run("embed", corpus, "-o", folder / "x.npy", "--model", tiny_model, "--resume", "--log", folder / "log")
     assert again.code == 0, again
     assert listing(folder) == {"log", "corpus.jsonl", "x.npy", "x.ids.txt", "x.manifest.json"}
     assert (folder / "x.ids.txt").read_text().split() == [str(row) for row in range(ROWS)]
-    assert json.loads((folder / "x.manifest.json").read_text())["compute"]["threads"] == "1"
+    manifest = json.loads((folder / "x.manifest.json").read_text())
+    assert (manifest["count"], manifest["documents"], manifest["set_aside"]) == (ROWS, ROWS, 0)
 
 
 def test_a_search_whose_reader_went_away_ends_quietly(finished: dict[str, tuple[Finished, Path]]) -> None:
