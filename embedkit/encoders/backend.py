@@ -36,8 +36,14 @@ class Backend(Protocol):
         """Backend, device, dtype, threads, token budget and versions."""
         ...
 
-    def run(self, batches: Iterable[Batch[T]]) -> Iterator[tuple[Batch[T], Vectors | Exception]]:
-        """Each batch, in order, with its rows (len(pieces), width), or with the error that memory ran out."""
+    def run(
+        self, batches: Iterable[Batch[T]], *, hurried: bool = False
+    ) -> Iterator[tuple[Batch[T], Vectors | Exception]]:
+        """Each batch, in order, with its rows (len(pieces), width), or with the error that memory ran out.
+
+        hurried: somebody waits for the answer, so a batch on its own may be computed in another way, and in other bits,
+        than beside others.
+        """
         ...
 
     def in_float32(self) -> Backend:

@@ -1,7 +1,7 @@
 """Batches through OpenVINO on the CPU: several requests in flight, bfloat16 where it pays, float32 rows.
 
 Two compiled models of one graph: one whose streams share the threads out, for many batches, and one whose threads all work
-on the batch at hand, for a question on its own. Each is compiled when first needed (0.1 s for the default model).
+on the one batch that somebody waits for. Each is compiled when first needed (0.1 s for the default model).
 """
 
 from __future__ import annotations
@@ -76,13 +76,15 @@ class OpenVinoBackend:
         """See Backend."""
         return self if self._dtype == "float32" else self._reopened()
 
-    def run(self, batches: Iterable[Batch[T]]) -> Iterator[tuple[Batch[T], Vectors | Exception]]:
-        """See Backend. Which of the two compiled models runs depends on whether there is a second batch, so on the rows alone."""
+    def run(
+        self, batches: Iterable[Batch[T]], *, hurried: bool = False
+    ) -> Iterator[tuple[Batch[T], Vectors | Exception]]:
+        """See Backend."""
         stream = iter(batches)
-        first = list(itertools.islice(stream, 2))
+        first = list(itertools.islice(stream, 2 if hurried else 1))
         if not first:
             return
-        hint = "LATENCY" if len(first) == 1 else "THROUGHPUT"
+        hint = "LATENCY" if hurried and len(first) == 1 else "THROUGHPUT"
         most = self._compiled(hint).streams + WAITING
         flying: deque[tuple[Batch[T], _Flight]] = deque()
         for batch in itertools.chain(first, stream):

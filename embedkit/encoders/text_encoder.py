@@ -103,7 +103,7 @@ class TextEncoder:
         dim = self.dim if truncate_dim is None else truncate_dim
         check_dim(dim, self.dim)
         literal = self._literal_prompt(kind, prompt, prompt_name)
-        run = self._run(kind, literal, batch_size=batch_size, dim=dim, unit=unit)
+        run = self._run(kind, literal, batch_size=batch_size, dim=dim, unit=unit, hurried=True)
         rows = np.zeros((len(texts), dim), dtype=np.float32)
         windows = [texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW)]
         start = truncated = 0

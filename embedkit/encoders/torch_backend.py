@@ -54,7 +54,9 @@ class TorchBackend:
         model = self._reopen().to(self._model.device)
         return TorchBackend(model, dtype="float32", batch_tokens=self._batch_tokens, reopen=self._reopen)
 
-    def run(self, batches: Iterable[Batch[T]]) -> Iterator[tuple[Batch[T], Vectors | Exception]]:
+    def run(
+        self, batches: Iterable[Batch[T]], *, hurried: bool = False
+    ) -> Iterator[tuple[Batch[T], Vectors | Exception]]:
         """See Backend."""
         for batch in batches:
             result: Vectors | Exception

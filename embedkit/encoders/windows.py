@@ -80,6 +80,7 @@ class Run:
     unit: bool
     on_long: OnLong = "truncate"
     batch_size: int | None = None
+    hurried: bool = False  # see Backend; a job is not, whose rows must not depend on where it was resumed
 
     def encoded(self, windows: Iterable[Sequence[str]], on_batch: OnBatch | None = None) -> Iterator[Encoded]:
         """Each window once its last batch is done, while batches of the next are under way. An error from reading the
@@ -98,7 +99,7 @@ class Run:
             except Exception as error:
                 failure.append(error)
 
-        for batch, result in self.backend.run(batches()):
+        for batch, result in self.backend.run(batches(), hurried=self.hurried):
             window, chosen = batch.tag
             self._keep(window, chosen, result)
             window.left -= 1

@@ -64,3 +64,14 @@ def test_several_threads_may_ask_at_once(tiny_model: Path) -> None:
     assert len(found) == 8
     for rows in found:
         np.testing.assert_allclose(rows, expected, atol=1e-6)
+
+
+def test_the_bits_of_a_window_do_not_depend_on_the_windows_before_it(tiny_model: Path) -> None:
+    """A job that is resumed at its last window computes what it would have computed."""
+    encoder = load(tiny_model, dtype="bfloat16")
+    *_, last = encoder.encode_windows(iter([TEXTS, TEXTS[::-1], ["cat"]]))
+    (alone,) = encoder.encode_windows(iter([["cat"]]))
+    np.testing.assert_array_equal(alone.rows, last.rows)
+    assert list(encoder._opened.backend._models) == ["THROUGHPUT"]
+    encoder.encode("cat")
+    assert list(encoder._opened.backend._models) == ["THROUGHPUT", "LATENCY"]

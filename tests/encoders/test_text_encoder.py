@@ -330,7 +330,7 @@ def test_equal_texts_are_computed_once(encoder: TextEncoder, monkeypatch: pytest
     computed: list[str] = []
     run = encoder._opened.backend.run
 
-    def watched(batches: Any) -> Any:
+    def watched(batches: Any, **options: Any) -> Any:
         return run(batch for batch in batches if not computed.extend(piece.text for piece in batch.pieces))
 
     monkeypatch.setattr(encoder._opened.backend, "run", watched)

@@ -25,7 +25,7 @@ class Lengths:
         self.memory, self.broken, self.exact = memory, broken, exact
         self.sizes: list[int] = []
 
-    def run(self, batches: Iterable[Batch[Any]]) -> Iterator[tuple[Batch[Any], Any]]:
+    def run(self, batches: Iterable[Batch[Any]], *, hurried: bool = False) -> Iterator[tuple[Batch[Any], Any]]:
         for batch in batches:
             size = len(batch.pieces) * max(piece.length for piece in batch.pieces)
             self.sizes.append(size)
