@@ -40,7 +40,7 @@ from embedkit.storage import (
 FORMAT, VERSION = "embedkit-vectors", 2
 FORMS = (".npy", ".parquet")
 FLOAT32 = np.dtype("<f4")
-GROUP = 8  # windows in one row group of a parquet file
+GROUP = 4  # windows in one row group of a parquet file
 
 
 class Row(NamedTuple):

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, cast
 
 from embedkit import errors
 from embedkit.encoder import Encoded, Encoder, OnLong, WindowEncoder
@@ -125,7 +125,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.windows: deque[int] = deque()  # numbers of those that it holds, oldest first
-        self.batch: tuple[int, int] = (-1, 0)  # the window and the first position that it announced last
+        self._announced: dict[int, int] = {}  # window -> first position of the last batch of it that was announced
         self._taken: list[int] = []  # number of each window it was ever given
         self._process = context.Process(target=_work, args=(theirs, factory), daemon=True)
         try:
@@ -158,9 +158,12 @@ class _Worker:
         self.heard = time.monotonic()
         if word == "batch":
             order, position = content
-            self.batch = self._taken[order], position
+            self._announced[self._taken[order]] = position
             return None
-        return content if word == "done" else self._error(*content)
+        if word == "failed":
+            return self._error(*content)
+        self._announced.pop(self.windows[0], None)
+        return cast(Encoded, content)
 
     def answer(self) -> Any:
         """The answer to a question, of a worker that has nothing else to do. Raises what opening the model raises."""
@@ -192,8 +195,8 @@ class _Worker:
 
     @property
     def _suspect(self) -> int:
-        window, position = self.batch
-        return position if window == self.windows[0] else 0
+        """The position in its oldest window that is nearest to what it did last."""
+        return self._announced.get(self.windows[0], 0)
 
     def _error(self, name: str, message: str, position: int | None) -> EmbedkitError:
         kind = getattr(errors, name, None)
