@@ -31,7 +31,9 @@ def model_options(command: Command) -> Command:
         ),
         click.option("--revision", help="Commit, tag or branch of a hub id."),
         click.option("--device", help="cpu, cuda, cuda:1, ...  [default: auto]"),
-        click.option("--backend", type=click.Choice(["auto", "openvino", "torch"]), help="What computes.  [default: auto]"),
+        click.option(
+            "--backend", type=click.Choice(["auto", "openvino", "torch"]), help="What computes.  [default: auto]"
+        ),
         click.option("--dtype", help="float32, bfloat16 or float16; auto takes the faster.  [default: auto]"),
         click.option("--threads", type=int, help="CPU threads of the model.  [default: all cores]"),
         click.option("--batch-tokens", type=int, help="Padded tokens a batch.  [default: by device]"),
