@@ -253,3 +253,16 @@ def test_public_names_are_loaded_when_used() -> None:
         assert getattr(embedkit, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         embedkit.nonsense  # noqa: B018
+
+
+def test_several_workers_open_the_model_that_came_with_its_share_of_the_threads(
+    corpus: Path, tmp_path: Path, tiny_model: Path, word_counts: Any
+) -> None:
+    encoder = embedkit.load(tiny_model, dtype="float32", threads=2)
+    alone = jobs.embed_corpus(corpus, tmp_path / "one.npy", encoder)
+    shared = jobs.embed_corpus(corpus, tmp_path / "two.npy", encoder, workers=2)
+    assert (alone["compute"]["threads"], shared["compute"]["threads"]) == ("2", "1")
+    assert shared["fingerprint"] == alone["fingerprint"] == encoder.fingerprint
+    np.testing.assert_allclose(np.load(tmp_path / "two.npy"), np.load(tmp_path / "one.npy"), atol=1e-6)
+    with pytest.raises(UsageError, match="Several workers open the model themselves"):
+        jobs.embed_corpus(corpus, tmp_path / "three.npy", word_counts, workers=2)

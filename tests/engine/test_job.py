@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import tracemalloc
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow.parquet
 import pytest
 
 import embedkit.engine.run as run
+from embedkit.corpus import read_corpus
 from embedkit.engine import embed_to_file, open_vectors
 from embedkit.engine.ledger import Ledger
 from embedkit.errors import DataError, IntegrityError, ModelError, Stopped, UsageError
@@ -540,3 +542,20 @@ def test_a_half_published_output_says_how_to_finish(tmp_path: Path) -> None:
         open_vectors(tmp_path / "x.npy")
     embed_to_file([], tmp_path / "x.npy", Plain(), resume=True)  # the corpus is not read again
     np.testing.assert_array_equal(open_vectors(tmp_path / "x.npy").rows, rows(d.full_text for d in documents(4, "new")))
+
+
+def test_memory_grows_by_sixteen_bytes_a_row_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "WINDOW", 256)
+
+    def peak(count: int) -> int:
+        given = ({"id": f"a longer id, number {n}", "text": f"{n}"} for n in range(count))
+        tracemalloc.start()
+        try:
+            embed_to_file(read_corpus(given), tmp_path / f"{count}.npy", Plain())
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    few, many = 10_000, 40_000
+    peak(256)  # what is imported and cached the first time
+    assert peak(many) - peak(few) <= 16 * (many - few) + 200_000
