@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 
 from embedkit.corpus import Fields, read_corpus
 from embedkit.corpus.documents import checked_id
-from embedkit.encoder import Encoder, OnLong
+from embedkit.encoder import Encoder, OnLong, WindowEncoder
 from embedkit.encoders import TextEncoder, load
 from embedkit.engine import embed_documents, embed_to_file, open_vectors
 from embedkit.errors import DataError, ModelError, UsageError
@@ -150,8 +151,10 @@ def build_index(
     layout = Layout(metric or metric_of(encoder), coarse, fine)  # type: ignore[arg-type]
     layout.check(encoder.dim)
     total = len(source) if hasattr(source, "__len__") and not isinstance(source, str) else None
-    stream = embed_documents(read_corpus(source, fields, limit=limit), encoder, total=total, progress=progress)
-    write_index(target, stream, encoder.dim, layout, source_of(encoder))
+    documents = read_corpus(source, fields, limit=limit)
+    first = next(documents)
+    stream = embed_documents(itertools.chain([first], documents), encoder, total=total, progress=progress)
+    write_index(target, stream, encoder.dim, layout, source_of(encoder, first))
     return open_index(target, encoder)
 
 
@@ -164,9 +167,12 @@ def metric_of(encoder: Encoder) -> Metric:
     return encoder.similarity  # type: ignore[return-value]
 
 
-def source_of(encoder: Encoder) -> Source:
-    """What an index records of the encoder that made its rows."""
-    return Source(encoder.settings.get("model"), encoder.fingerprint, dict(encoder.settings), dict(encoder.compute))
+def source_of(encoder: Encoder, first: Document) -> Source:
+    """What an index records of the encoder that made its rows, and of the first text that it read."""
+    text = first.full_text
+    literal = encoder.first_input(text, "document") if isinstance(encoder, WindowEncoder) else text
+    settings = dict(encoder.settings)
+    return Source(settings.get("model"), encoder.fingerprint, settings, dict(encoder.compute), literal)
 
 
 def _vectors(source: Any, ids: Sequence[str] | None) -> tuple[Vectors, Sequence[str], Source, str]:
@@ -185,7 +191,13 @@ def _vectors(source: Any, ids: Sequence[str] | None) -> tuple[Vectors, Sequence[
     if len(found) != len(rows):
         raise UsageError(f"{len(found)} ids came with {len(rows)} vectors; give one id a vector.")
     settings = manifest.get("settings", {})
-    origin = Source(settings.get("model"), manifest.get("fingerprint"), settings, manifest.get("compute", {}))
+    origin = Source(
+        settings.get("model"),
+        manifest.get("fingerprint"),
+        settings,
+        manifest.get("compute", {}),
+        manifest.get("first_input"),
+    )
     return rows, found, origin, manifest.get("similarity", "cosine")
 
 

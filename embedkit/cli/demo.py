@@ -142,7 +142,13 @@ def _build(folder: Path, documents: Sequence[Document], vectors: Vectors, coarse
     from embedkit.index import Layout, write_index
     from embedkit.jobs import metric_of, open_index, source_of
 
-    write_index(folder, [(documents, vectors)], encoder.dim, Layout(metric_of(encoder), coarse), source_of(encoder))
+    write_index(
+        folder,
+        [(documents, vectors)],
+        encoder.dim,
+        Layout(metric_of(encoder), coarse),
+        source_of(encoder, documents[0]),
+    )
     return open_index(folder, encoder)
 
 

@@ -8,6 +8,7 @@ converted. Models on a GPU, and those that cannot be converted, are run by torch
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,6 +28,7 @@ BACKENDS = ("auto", "openvino", "torch")
 DTYPES = ("float32", "bfloat16", "float16")
 OPENVINO_BATCH_TOKENS = 1024
 GPU_PLACES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dri/renderD128")
+COMMIT = re.compile("[0-9a-f]{40}")
 logger = logging.getLogger(__name__)
 
 
@@ -43,6 +45,7 @@ def load(
     dim: int | None = None,
     prompts: Mapping[str, str] | None = None,
     prompt_names: Mapping[Kind, str] | None = None,
+    trust_remote_code: bool = False,
 ) -> TextEncoder:
     """Opens a SentenceTransformer folder or hub id, or a plain Hugging Face encoder (mean pooling, said in a log line).
 
@@ -53,9 +56,11 @@ def load(
     float32, or the GPU has units for it; "float32" means float32. threads: of the backend; torch's are set for the whole
     process. batch_tokens: padded tokens a batch. max_tokens: longer inputs are cut there (the model's own limit when left
     out). dim: keep the first so many columns, at unit length again where rows are unit. prompts: name -> literal prompt,
-    beside or instead of those the model stores. prompt_names: kind -> which of them that kind takes.
+    beside or instead of those the model stores. prompt_names: kind -> which of them that kind takes. trust_remote_code: run
+    the code that the repository brings, which must be a folder or pinned to a commit by `revision`; it is never stored, so
+    an index of such a model is opened with the model beside it.
     Raises ModelError when the model cannot be opened, UsageError for a setting that it cannot have. Weights are read from
-    safetensors alone, and no code of the model's repository is run.
+    safetensors alone, and no code of the model's repository is run unless it is trusted.
     """
     _check_choice("backend", backend, BACKENDS)
     _check_choice("dtype", dtype, ("auto", *DTYPES))
@@ -63,6 +68,11 @@ def load(
         if value is not None:
             positive(option, value)
     name = _full_name(model)
+    if trust_remote_code and not (Path(name).is_dir() or COMMIT.fullmatch(revision or "")):
+        raise UsageError(
+            f"trust_remote_code came for {name} with revision={revision!r}; pin the code that is trusted: give the commit's "
+            f"40 digits as revision."
+        )
     folder = _local_folder(name, revision)
     files = read_model_files(folder) if folder else None
     _check_backend(backend, device, dtype)
@@ -82,6 +92,7 @@ def load(
             batch_tokens=batch_tokens,
             max_tokens=max_tokens,
             prompts=prompts,
+            trust_remote_code=trust_remote_code,
         )
         folder = folder or _local_folder(name, revision)  # in the hub's cache by now
         files = files or (read_model_files(folder) if folder else None)

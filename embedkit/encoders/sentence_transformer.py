@@ -36,6 +36,7 @@ def open_sentence_transformer(
     batch_tokens: int | None,
     max_tokens: int | None,
     prompts: Mapping[str, str] | None,
+    trust_remote_code: bool,
 ) -> Opened:
     """name: of a hub id, or for messages where there is a local folder. Raises what `load` raises."""
     if threads is not None:
@@ -44,7 +45,7 @@ def open_sentence_transformer(
     attention = _attention(place, dtype)
 
     def opened() -> Any:
-        return _open(name, folder, revision, prompts, attention).to(place)
+        return _open(name, folder, revision, prompts, attention, trust_remote_code).to(place)
 
     model = opened()
     tokens = _limit_tokens(model, max_tokens, name)
@@ -84,7 +85,12 @@ def _dtype(dtype: str, model: Any) -> str:
 
 
 def _open(
-    name: str, folder: Path | None, revision: str | None, prompts: Mapping[str, str] | None, attention: dict[str, str]
+    name: str,
+    folder: Path | None,
+    revision: str | None,
+    prompts: Mapping[str, str] | None,
+    attention: dict[str, str],
+    trust_remote_code: bool,
 ) -> Any:
     """A SentenceTransformer on the CPU, in the dtype of its stored weights."""
     from sentence_transformers import SentenceTransformer
@@ -98,7 +104,7 @@ def _open(
                 device="cpu",
                 prompts=dict(prompts) if prompts else None,
                 model_kwargs={"dtype": "auto", "use_safetensors": True, **attention},
-                trust_remote_code=False,
+                trust_remote_code=trust_remote_code,
             )
     except Exception as error:  # every library below has its own way to fail here
         if is_full_disk(error):

@@ -108,12 +108,17 @@ class TextEncoder:
         windows = [texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW)]
         start = truncated = 0
         with tqdm(total=len(texts), unit="text", disable=not show_progress_bar) as bar:
-            for window in run.encoded(windows, lambda _, inputs: bar.update(len(inputs))):
-                if window.failed:
-                    raise ModelError(f"Input {start + min(window.failed)}: {next(iter(window.failed.values()))}")
-                rows[start : start + len(window.rows)] = window.rows
-                start += len(window.rows)
-                truncated += len(window.truncated)
+            try:
+                for window in run.encoded(windows, lambda _, inputs: bar.update(len(inputs))):
+                    for position, reason in window.failed.items():
+                        raise ModelError(f"Input {start + position}: {reason}", position=position)
+                    rows[start : start + len(window.rows)] = window.rows
+                    start += len(window.rows)
+                    truncated += len(window.truncated)
+            except ModelError as error:
+                if error.position is not None:
+                    error.position += start  # it was counted from the window's first text
+                raise
             bar.update(len(texts) - bar.n)
         if truncated:
             self._say_once(

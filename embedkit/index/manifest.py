@@ -34,6 +34,7 @@ class Source:
         default_factory=dict
     )  # arguments with which embedkit.load opens the model again
     compute: Mapping[str, str] = field(default_factory=dict)
+    first_input: str | None = None  # the literal first text that the model read, its prompt in front
 
 
 @dataclass(frozen=True)

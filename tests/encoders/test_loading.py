@@ -391,3 +391,25 @@ def test_families_give_the_rows_of_sentence_transformers(family: str, plain_mode
     np.testing.assert_allclose(rows, expected, atol=1e-6)
     np.testing.assert_allclose(np.concatenate([encoder.encode(text) for text in texts]), rows, atol=1e-6)
     assert (load(copy, dtype="bfloat16").encode(texts) * rows).sum(axis=1).min() > 0.999
+
+
+@pytest.mark.parametrize("revision", [None, "main", "v1.0", "0123abc"])
+def test_code_is_trusted_only_where_it_is_pinned(revision: str | None, no_network: None) -> None:
+    with pytest.raises(UsageError, match="pin the code that is trusted: give the commit's 40 digits as revision"):
+        load("somebody/something", revision=revision, trust_remote_code=True)
+
+
+def test_trusted_code_is_run_and_the_trust_is_not_stored(plain_model: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """An index keeps the settings that open its model again: opening it must not run code."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    copy = shutil.copytree(plain_model, tmp_path / "remote")
+    (copy / "modeling_own.py").write_text(
+        "from transformers import BertConfig, BertModel\nclass Own(BertModel): pass\n"
+    )
+    config = json.loads((copy / "config.json").read_text())
+    config.update(auto_map={"AutoModel": "modeling_own.Own"})
+    (copy / "config.json").write_text(json.dumps(config))
+    encoder = load(copy, backend="torch", dtype="float32", trust_remote_code=True)
+    assert type(encoder._opened.backend._model[0].auto_model).__name__ == "Own"
+    assert "trust_remote_code" not in encoder.settings
+    np.testing.assert_allclose(encoder.encode("cat"), load(plain_model, dtype="float32").encode("cat"), atol=1e-6)

@@ -347,3 +347,13 @@ def test_the_default_model_opens_without_torch(default_encoder: TextEncoder) -> 
     code = f"import sys, embedkit; embedkit.load(device='cpu').encode('cat'); print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_broken_text_of_a_later_window_has_its_own_position(
+    broken_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WINDOW", 3)
+    encoder = load(broken_model)
+    with pytest.raises(ModelError) as caught:
+        encoder.encode(["dog", "red", "one", "two", "fish", "swim", "bird", "a cat"])
+    assert caught.value.position == 7
