@@ -116,7 +116,7 @@ def check_free(path: Path, *, overwrite: bool, resume: bool = False) -> None:
         return
     if resume and names.manifest.exists():
         return
-    taken = [name for name in (path, names.ids, names.manifest) if name.exists()]
+    taken = [name for name in (path, names.ids, *names.all) if name.exists()]
     if taken:
         raise UsageError(f"{taken[0]} is there already; choose another name, or add --overwrite.")
 

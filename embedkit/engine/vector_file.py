@@ -59,6 +59,10 @@ def _checked_manifest(names: Names) -> dict[str, Any]:
     manifest = read_json(names.manifest)
     if manifest.get("format") != FORMAT or manifest.get("version") not in READABLE:
         raise IntegrityError(f"{names.manifest} has another format than {FORMAT} {VERSION}; embed again.")
+    if names.path.name not in manifest["files"]:
+        raise IntegrityError(
+            f"{names.manifest} belongs to {', '.join(manifest['files'])}, not to {names.path.name}; open that, or embed again."
+        )
     try:
         for name, record in manifest["files"].items():
             check_file(names.path.parent / name, record)

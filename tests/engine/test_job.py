@@ -531,6 +531,23 @@ def test_links_are_followed(tmp_path: Path) -> None:
     assert len(open_vectors(path).rows) == 9
 
 
+def test_the_manifest_of_another_form_vouches_for_nothing(tmp_path: Path) -> None:
+    embed_to_file(documents(4), tmp_path / "x.npy", Plain())
+    with pytest.raises(UsageError, match=r"x\.ids\.txt is there already"):
+        embed_to_file(documents(4), tmp_path / "x.parquet", Plain())
+    embed_to_file(documents(4), tmp_path / "x.parquet", Plain(), overwrite=True)
+    with pytest.raises(IntegrityError, match=r"belongs to x\.parquet, not to x\.npy"):
+        open_vectors(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("name", ["x.chunks.jsonl", "x.quarantine.jsonl"])
+def test_somebodys_file_of_a_name_that_a_job_may_need_is_kept(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match="is there already"):
+        embed_to_file(documents(4), tmp_path / "x.npy", Plain())
+    assert contents(tmp_path) == {name: b"mine"}
+
+
 def test_a_half_published_output_says_how_to_finish(tmp_path: Path) -> None:
     embed_to_file(documents(4), tmp_path / "x.npy", Plain())
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
