@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from embedkit.corpus.distinct import DistinctIds
 from embedkit.corpus.formats import PlacedRows, file_rows, folder_rows, hub_rows, jsonl_rows, placed
@@ -89,7 +89,7 @@ def _open(source: Any) -> tuple[PlacedRows, str]:
     if isinstance(source, (str, Path)):
         text = str(source)
         if text == STDIN:
-            return jsonl_rows(sys.stdin.buffer, "standard input"), "standard input"
+            return jsonl_rows(_standard_input(), "standard input"), "standard input"
         if text.startswith(HUB):
             return hub_rows(text.removeprefix(HUB)), text
         path = Path(text)
@@ -107,6 +107,14 @@ def _open(source: Any) -> tuple[PlacedRows, str]:
             f"A {type(source).__name__} came as corpus; expected a path, rows (dicts or strings), a DataFrame or a Dataset."
         )
     return placed(source, "the rows"), "the rows"
+
+
+def _standard_input() -> IO[bytes]:
+    """Under a buffer of its own: Python cannot end while a thread sits in a read of sys.stdin, as it does on an idle pipe."""
+    try:
+        return open(sys.stdin.fileno(), "rb", closefd=False)
+    except (OSError, ValueError, AttributeError):  # no file: something that stands in for one
+        return sys.stdin.buffer
 
 
 def to_document(row: Any, where: str, fields: Fields, position: int) -> Document:

@@ -9,13 +9,14 @@ halved, down to one piece; a row that is no number is computed again in float32.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from embedkit.encoder import Encoded, OnLong
+from embedkit.encoders.ahead import made_ahead
 from embedkit.encoders.backend import Backend, Batch
 from embedkit.encoders.batches import token_batches
 from embedkit.encoders.pieces import Piece, Tokenization
@@ -90,7 +91,7 @@ class Run:
 
         def batches() -> Iterator[Batch[tuple[_Window, list[int]]]]:
             try:
-                for window in self._prepared(windows):
+                for window in prepared:
                     waiting.append(window)
                     for chosen in window.batches:
                         if on_batch:
@@ -99,33 +100,24 @@ class Run:
             except Exception as error:
                 failure.append(error)
 
-        for batch, result in self.backend.run(batches(), hurried=self.hurried):
-            window, chosen = batch.tag
-            self._keep(window, chosen, result)
-            window.left -= 1
-            while waiting and not waiting[0].left:
-                yield waiting.popleft().encoded(chunked=self.on_long == "chunk")
+        with closing(self._prepared(windows)) as prepared:
+            for batch, result in self.backend.run(batches(), hurried=self.hurried):
+                window, chosen = batch.tag
+                self._keep(window, chosen, result)
+                window.left -= 1
+                while waiting and not waiting[0].left:
+                    yield waiting.popleft().encoded(chunked=self.on_long == "chunk")
         while waiting and not waiting[0].left:  # windows without a token to compute
             yield waiting.popleft().encoded(chunked=self.on_long == "chunk")
         if failure:
             raise failure[0]
 
-    def _prepared(self, windows: Iterable[Sequence[str]]) -> Iterator[_Window]:
+    def _prepared(self, windows: Iterable[Sequence[str]]) -> Generator[_Window, None, None]:
         """Windows cut into batches, one ahead, in a thread; without one where there is a single window."""
-        if isinstance(windows, list) and len(windows) == 1:
-            yield self._window(0, windows[0])
-            return
         numbered = enumerate(windows)
-
-        def advance() -> _Window | None:
-            following = next(numbered, None)
-            return None if following is None else self._window(*following)
-
-        with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
-            future = pool.submit(advance)
-            while (window := future.result()) is not None:
-                future = pool.submit(advance)
-                yield window
+        if isinstance(windows, list) and len(windows) == 1:
+            return (self._window(number, texts) for number, texts in numbered)
+        return made_ahead(lambda window: self._window(*window), numbered)
 
     def _window(self, number: int, texts: Sequence[str]) -> _Window:
         distinct: dict[str, int] = {}

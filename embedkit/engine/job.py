@@ -28,7 +28,15 @@ from embedkit.encoder import Encoded, Encoder, OnLong, WindowEncoder
 from embedkit.engine.ledger import Ledger, Record, head_of
 from embedkit.engine.outputs import FLOAT32, FORMAT, VERSION, Names, publish, seal
 from embedkit.engine.records import Totals, check_rows, differences, digest, window_record
-from embedkit.engine.run import Held, encode_windows, log_rows, naming_documents, progress_bar, windows_of
+from embedkit.engine.run import (
+    Held,
+    encode_windows,
+    log_rows,
+    naming_documents,
+    progress_bar,
+    release_memory,
+    windows_of,
+)
 from embedkit.engine.workers import Workers
 from embedkit.errors import IntegrityError, ModelError, Stopped, UsageError, is_full_disk
 from embedkit.storage import (
@@ -174,6 +182,7 @@ class _Job:
                     self.totals.add(record)
                     bar.update(record["documents"])
                     log_rows(self.totals.documents)
+                    release_memory()
             if self.totals.truncated:
                 logger.warning("%d texts are longer than the model takes; see the manifest.", self.totals.truncated)
             return seal(self.names, rows, ledger, self._manifest())

@@ -6,11 +6,14 @@ same company in every run: that is what makes a resumed job end with the same bi
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -56,6 +59,7 @@ def embed_documents(
             for position, reason in found.failed.items():
                 raise ModelError(f"At the document {window[position].id!r}: {reason}")
             yield window, found.rows
+            release_memory()
             done += len(window)
             bar.update(len(window))
             log_rows(done)
@@ -125,6 +129,22 @@ def naming_documents(held: Held) -> Iterator[None]:
         if error.position is None:
             raise
         raise ModelError(f"At the document {held[0][1][error.position].id!r}: {error}") from error
+
+
+@functools.cache
+def _malloc_trim() -> Callable[[int], Any] | None:
+    """glibc's, where there is one."""
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return None
+
+
+def release_memory() -> None:
+    """Gives the blocks of past windows back to the system. glibc keeps freed blocks that lie between small ones: 100,000
+    rows would take a sixth more memory than 10,000. Cost: some milliseconds."""
+    if trim := _malloc_trim():
+        trim(0)
 
 
 def progress_bar(total: int | None, wanted: bool) -> tqdm:

@@ -51,10 +51,6 @@ def finished(
         for name in ("SIGINT", "SIGTERM"):
             wait_for_rows(folders[name] / "log", processes[name])
             processes[name].send_signal(getattr(signal, name))
-            stdin = processes[name].stdin
-            assert stdin is not None
-            stdin.close()  # the signal ends the producer, too; an encoder may sit in the midst of reading from it
-            processes[name].stdin = None
         yield {name: (end(process), folders[name]) for name, process in processes.items()}
     finally:
         for process in processes.values():
@@ -71,7 +67,7 @@ def wait_for_rows(log: Path, process: subprocess.Popen[str]) -> None:
 
 
 def end(process: subprocess.Popen[str]) -> Finished:
-    code = process.wait(PATIENCE)
+    code = process.wait(PATIENCE)  # standard input is still open: a thread may sit in the midst of reading from it
     out, err = process.communicate()
     return Finished(code, out or "", err)
 
