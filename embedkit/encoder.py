@@ -81,7 +81,7 @@ class WindowEncoder(Protocol):
     ) -> Iterator[Encoded]:
         """One Encoded a window, in order. A batch that does not fit in memory is halved, down to one input, which is then
         set aside; order and dtype stay. Raises ModelError with the position inside its window of an input whose row is NaN
-        or infinite even in float32, and, with on_long="error", of one that is longer than the model takes.
+        or infinite even in float32; with on_long="error", DataError with that of one that is longer than the model takes.
         on_batch: called before each batch with the number of its window, from 0, and the positions of its inputs."""
         ...
 

@@ -11,9 +11,16 @@ from typing import ClassVar
 
 
 class EmbedkitError(Exception):
-    """Base of all errors that embedkit raises on purpose."""
+    """Base of all errors that embedkit raises on purpose.
+
+    position: which of the inputs it is about, where it is about one of them.
+    """
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, position: int | None = None) -> None:
+        super().__init__(message)
+        self.position = position
 
 
 class UsageError(EmbedkitError, ValueError):
@@ -35,16 +42,9 @@ class DataError(EmbedkitError, ValueError):
 
 
 class ModelError(EmbedkitError, RuntimeError):
-    """The model cannot be loaded, or what it returns cannot be used.
-
-    position: which of the inputs the model failed at, where it was one of them.
-    """
+    """The model cannot be loaded, or what it returns cannot be used."""
 
     exit_code = 4
-
-    def __init__(self, message: str, *, position: int | None = None) -> None:
-        super().__init__(message)
-        self.position = position
 
 
 class IntegrityError(EmbedkitError, RuntimeError):

@@ -15,7 +15,7 @@ from embedkit.corpus import Fields, read_corpus
 from embedkit.corpus.documents import checked_id
 from embedkit.encoder import Encoder, OnLong, WindowEncoder
 from embedkit.encoders import TextEncoder, load
-from embedkit.engine import embed_documents, embed_to_file, open_vectors
+from embedkit.engine import embed_documents, embed_to_file, holds_vectors, open_vectors
 from embedkit.errors import DataError, ModelError, UsageError
 from embedkit.index.build import Layout, write_index
 from embedkit.index.index import Index
@@ -128,14 +128,14 @@ def build_index(
     """Builds an index folder, whole or not at all, and opens it.
 
     source: a corpus (a path, rows, a DataFrame, a Dataset: see `read_corpus`), which `model` embeds; or vectors, an array
-    (n, dim) with `ids`, or a NAME.npy that `embedkit embed` wrote, with `documents`, a corpus in the same order, for texts.
+    (n, dim) with `ids`, or a NAME.npy or NAME.parquet that `embedkit embed` wrote, with `documents`, a corpus in the same order, for texts.
     metric: "cosine" or "dot", by default the model's own. coarse: "auto" (exact up to 50,000 rows), "none" (exact) or a
     faiss factory string. fine: "float16" or "float32" rows on disk.
     Raises UsageError for a path that is taken or a layout that cannot be, DataError for rows that cannot be used.
     """
     target = Path(path)
     check_absent(target)
-    if isinstance(source, np.ndarray) or (isinstance(source, (str, Path)) and Path(source).suffix == ".npy"):
+    if isinstance(source, np.ndarray) or (isinstance(source, (str, Path)) and holds_vectors(Path(source))):
         if model is not None:
             raise UsageError("Vectors and a model came; vectors are taken as they are: leave the model out.")
         if limit is not None and limit < 1:

@@ -276,12 +276,16 @@ def forbidden(tree: ast.AST) -> list[str]:
     return found
 
 
+# the one way on which the named argument of `load` goes to sentence-transformers
+TRUSTED = dict.fromkeys(
+    ("encoders/loading.py", "encoders/sentence_transformer.py"), ["trust_remote_code=trust_remote_code"]
+)
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 
 @every_file
 def test_nothing_is_unpickled_and_no_remote_code_runs(path: Path) -> None:
-    assert forbidden(tree_of(path)) == []
+    assert [use.partition(": ")[2] for use in forbidden(tree_of(path))] == TRUSTED.get(short(path), [])
 
 
 @pytest.mark.parametrize(

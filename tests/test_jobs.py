@@ -123,14 +123,15 @@ def test_an_array_needs_no_model(tmp_path: Path, word_counts: Any) -> None:
     ).ids == [["2"]]
 
 
-def test_vectors_of_embed_bring_their_model(corpus: Path, tmp_path: Path, word_counts: Any) -> None:
-    jobs.embed_corpus(corpus, tmp_path / "v.npy", word_counts)
-    index = embedkit.build_index(tmp_path / "v.npy", tmp_path / "x", documents=corpus)
+@pytest.mark.parametrize("form", ["npy", "parquet"])
+def test_vectors_of_embed_bring_their_model(corpus: Path, tmp_path: Path, word_counts: Any, form: str) -> None:
+    jobs.embed_corpus(corpus, tmp_path / f"v.{form}", word_counts)
+    index = embedkit.build_index(tmp_path / f"v.{form}", tmp_path / "x", documents=corpus)
     assert index.manifest.source.fingerprint == word_counts.fingerprint
     again = embedkit.open_index(tmp_path / "x", word_counts)
     hits = again.search("red fish", k=1)
     assert hits.documents is not None and hits.documents[0][0].text == "red fish swim"
-    bare = embedkit.build_index(str(tmp_path / "v.npy"), tmp_path / "y")
+    bare = embedkit.build_index(str(tmp_path / f"v.{form}"), tmp_path / "y")
     assert bare.search(word_counts.encode(["dog"]), k=1).ids == [["d1"]]
 
 

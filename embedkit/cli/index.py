@@ -86,6 +86,7 @@ def build_command(
     set_up_output(quiet, log)
     from embedkit.corpus import check_source
     from embedkit.encoders import load
+    from embedkit.engine import holds_vectors
     from embedkit.errors import UsageError
     from embedkit.jobs import build_index
     from embedkit.storage import check_absent
@@ -94,14 +95,14 @@ def build_command(
     columns = fields(options)
     arguments = {**load_arguments(options), **prompt_names(options, "document")}
     given: dict[str, Any] = {"coarse": coarse, "fine": fine, "metric": metric, "fields": columns, "limit": limit}
-    if source.endswith(".npy"):
+    if holds_vectors(Path(source)):
         if any(value is not None for value in arguments.values()):
             raise UsageError(
                 "Vectors and options of a model came; vectors are taken as they are: leave the options out."
             )
         index = build_index(source, output, documents=documents, **given)
     elif documents is not None:
-        raise UsageError("--documents belongs to VECTORS (a NAME.npy); a corpus brings its own texts.")
+        raise UsageError("--documents belongs to VECTORS (what `embedkit embed` wrote); a corpus brings its own texts.")
     else:
         check_source(source)
         index = build_index(source, output, model=load(**arguments), progress=progress_wanted(quiet), **given)

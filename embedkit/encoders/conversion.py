@@ -96,14 +96,14 @@ def _graph(model: Any) -> Graph:
     @torch.inference_mode()
     def rows(batch: Batch[Any], states: Array) -> Vectors:
         features = padded(batch.pieces)
-        features["token_embeddings"] = torch.from_numpy(states)
+        features["token_embeddings"] = torch.from_numpy(states[:, : features["input_ids"].shape[1]])
         features["attention_mask"] = features.pop("pooling_mask", features["attention_mask"])
         for module in tail:
             features = module(features)
         pooled: Vectors = features["sentence_embedding"].float().numpy()
         return pooled
 
-    return Graph(converted, inputs, rows)
+    return Graph(converted, inputs, rows, getattr(model, "max_seq_length", None))
 
 
 def _agreement(model: Any, backend: OpenVinoBackend, tokenization: Tokenization) -> Iterator[float]:

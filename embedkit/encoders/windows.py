@@ -18,9 +18,9 @@ import numpy as np
 from embedkit.encoder import Encoded, OnLong
 from embedkit.encoders.ahead import made_ahead
 from embedkit.encoders.backend import Backend, Batch
-from embedkit.encoders.batches import token_batches
+from embedkit.encoders.batches import stepped, token_batches
 from embedkit.encoders.pieces import Piece, Tokenization
-from embedkit.errors import ModelError
+from embedkit.errors import DataError, ModelError
 from embedkit.types import Kind, Vectors
 from embedkit.vectors import truncate
 
@@ -128,13 +128,13 @@ class Run:
             pieces = self.tokenization.pieces(list(distinct), self.prompt, self.on_long)
         window = _Window(number, sources, pieces, [], np.zeros((len(pieces), self.dim), dtype=np.float32), 0)
         if self.on_long == "error" and (long := next((piece for piece in pieces if piece.truncated), None)):
-            raise ModelError(
+            raise DataError(
                 f"{self.name} takes {self.max_tokens} tokens and the text {long.text[:40]!r} is longer; cut or chunk long "
                 f"texts, or shorten this one.",
                 position=window.first_input(long.input),
             )
         filled = [i for i, piece in enumerate(pieces) if piece.length]  # a row without any token stays zero
-        lengths = [pieces[i].length for i in filled]
+        lengths = [stepped(pieces[i].length) for i in filled]
         for batch in token_batches(lengths, self.batch_tokens, self.batch_size):
             window.batches.append([filled[i] for i in batch])
         window.left = len(window.batches)

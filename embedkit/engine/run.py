@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from embedkit.encoder import Encoded, Encoder, OnLong, WindowEncoder
-from embedkit.errors import ModelError, UsageError
+from embedkit.errors import EmbedkitError, ModelError, UsageError
 from embedkit.types import Document, Kind, Vectors
 
 logger = logging.getLogger(__name__)
@@ -122,13 +122,13 @@ def _halving(encoder: Encoder, texts: Sequence[str], kind: Kind) -> Encoded:
 
 @contextmanager
 def naming_documents(held: Held) -> Iterator[None]:
-    """A block in which a ModelError with a position is one at a document of the first window held, and names it."""
+    """A block in which an error with a position is one at a document of the first window held, and names it."""
     try:
         yield
-    except ModelError as error:
+    except EmbedkitError as error:
         if error.position is None:
             raise
-        raise ModelError(f"At the document {held[0][1][error.position].id!r}: {error}") from error
+        raise type(error)(f"At the document {held[0][1][error.position].id!r}: {error}") from error
 
 
 @functools.cache

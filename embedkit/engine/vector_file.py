@@ -55,6 +55,11 @@ def open_vectors(path: Path) -> VectorFile:
     return VectorFile(rows, ids, manifest)
 
 
+def holds_vectors(path: Path) -> bool:
+    """Whether a path names vectors rather than a corpus: any .npy, and a .parquet file that `embed_to_file` wrote."""
+    return path.suffix == ".npy" or (path.suffix == ".parquet" and Names(path).manifest.exists())
+
+
 def _checked_manifest(names: Names) -> dict[str, Any]:
     manifest = read_json(names.manifest)
     if manifest.get("format") != FORMAT or manifest.get("version") not in READABLE:

@@ -200,10 +200,8 @@ class _Worker:
 
     def _error(self, name: str, message: str, position: int | None) -> EmbedkitError:
         kind = getattr(errors, name, None)
-        if isinstance(kind, type) and issubclass(kind, ModelError):
-            return ModelError(message, position=position)
         if isinstance(kind, type) and issubclass(kind, EmbedkitError):
-            return kind(message)
+            return kind(message, position=position)
         at = self._suspect if self.windows else None
         return ModelError(f"The model failed with {name}: {message}", position=at)
 

@@ -22,7 +22,7 @@ OUTPUT = "--json --quiet -q --log"
 MODEL = "--model --revision --device --backend --dtype --threads --batch-tokens --max-tokens --prompt-name"
 CORPUS = "--id --text --title --limit"
 PROMISED = {  # what people's scripts hold on to
-    "embed": f"-o --output --kind --dim --overwrite {CORPUS} {MODEL} {OUTPUT}",
+    "embed": f"-o --output --kind --dim --on-long --resume --overwrite --shard --workers {CORPUS} {MODEL} {OUTPUT}",
     "index build": f"-o --output --coarse --fine --metric --documents {CORPUS} {MODEL} {OUTPUT}",
     "index info": OUTPUT,
     "index verify": OUTPUT,

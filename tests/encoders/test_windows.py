@@ -12,7 +12,7 @@ import pytest
 from embedkit.encoders.backend import Batch, is_out_of_memory
 from embedkit.encoders.pieces import Tokenization
 from embedkit.encoders.windows import Run
-from embedkit.errors import ModelError
+from embedkit.errors import DataError, ModelError
 from tests.encoders.test_pieces import WORDS, word_tokenizer
 
 
@@ -148,7 +148,7 @@ def test_long_texts_are_cut_and_named_chunked_or_refused() -> None:
     np.testing.assert_array_equal(chunked.inputs, [0, 1, 1, 1, 2, 3, 3, 3])
     assert chunked.spans is not None
     assert [window[1][start:end] for start, end in chunked.spans[1:4]] == ["w0 w1 w2 w3", "w3 w4 w5 w6", "w6 w7 w8"]
-    with pytest.raises(ModelError, match="lengths takes 6 tokens and the text 'w0 w1 w2") as caught:
+    with pytest.raises(DataError, match="lengths takes 6 tokens and the text 'w0 w1 w2") as caught:
         list(run_of(Lengths(), max_tokens=6, on_long="error").encoded([window]))
     assert caught.value.position == 1
 
