@@ -29,7 +29,7 @@ from embedkit.vectors import unit_rows
 
 T = TypeVar("T")
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
-SIZES = 8  # numbers of rows that batches which are not full may have, for each width
+SIZES = 2  # numbers of rows that batches which are not full may have, for each width
 WAITING = 1  # batches that wait beside those being computed, so that no thread does
 BFLOAT16_GAIN = 1.2  # how much faster it must be to be the default
 
