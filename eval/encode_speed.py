@@ -166,13 +166,13 @@ def search(data: Path, threads: int) -> Row:
 
 
 def disk(data: Path, threads: int) -> Row:
-    """Rates of three runs to disk and three in memory, in turn."""
+    """Rates of two runs to disk and two in memory, in turn."""
     sample = texts(data, "short", 100_000)
     encoder = embedkit.load(threads=threads)
     taken: dict[str, list[float]] = {"disk": [], "memory": []}
     with tempfile.TemporaryDirectory() as scratch:
         corpus = _corpus(Path(scratch), sample)
-        for i in range(3):
+        for i in range(2):
             output = Path(scratch) / f"{i}.npy"
             taken["disk"].append(timed(lambda output=output: embed_corpus(corpus, output, encoder)))
             taken["memory"].append(timed(lambda: encoder.encode(sample)))

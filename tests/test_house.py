@@ -277,9 +277,10 @@ def forbidden(tree: ast.AST) -> list[str]:
 
 
 # the one way on which the named argument of `load` goes to sentence-transformers
-TRUSTED = dict.fromkeys(
-    ("encoders/loading.py", "encoders/sentence_transformer.py"), ["trust_remote_code=trust_remote_code"]
-)
+TRUSTED = {
+    name: ["trust_remote_code=trust_remote_code"]
+    for name in ("encoders/loading.py", "encoders/sentence_transformer.py")
+}
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 
