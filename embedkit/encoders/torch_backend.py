@@ -165,16 +165,24 @@ def default_dtype(place: torch.device) -> str:
 @functools.cache
 def bfloat16_is_fast() -> bool:
     """Whether this CPU multiplies bfloat16 matrices faster than float32 ones, by trying: where it has no units for them
-    they are a hundred times slower. Costs some 50 ms, once a process."""
+    they are a hundred times slower. Costs some 30 ms, once a process.
+
+    On one thread, so that other programs that keep the cores busy do not decide.
+    """
     generator = torch.Generator().manual_seed(0)
-    left, right = torch.randn(256, 384, generator=generator), torch.randn(1536, 384, generator=generator)
+    left, right = torch.randn(64, 384, generator=generator), torch.randn(1536, 384, generator=generator)
 
     def multiplication(dtype: torch.dtype) -> Callable[[], Any]:
         one, other = left.to(dtype), right.to(dtype)
         return lambda: torch.nn.functional.linear(one, other)
 
     ways = {name: multiplication(DTYPES[name]) for name in ("float32", "bfloat16")}
-    return quickest(ways, handicap=BFLOAT16_GAIN) == "bfloat16"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return quickest(ways, handicap=BFLOAT16_GAIN) == "bfloat16"
+    finally:
+        torch.set_num_threads(threads)
 
 
 def versions() -> dict[str, str]:
