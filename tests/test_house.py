@@ -277,10 +277,7 @@ def forbidden(tree: ast.AST) -> list[str]:
 
 
 # the one way on which the named argument of `load` goes to sentence-transformers
-TRUSTED = {
-    name: ["trust_remote_code=trust_remote_code"]
-    for name in ("encoders/loading.py", "encoders/sentence_transformer.py")
-}
+TRUSTED = {"encoders/sentence_transformer.py": ["trust_remote_code=asked.trust_remote_code"]}
 PICKLES = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 
 

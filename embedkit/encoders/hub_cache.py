@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 SETTINGS = ("sentence_bert_config.json", "config_sentence_transformers.json", "tokenizer_config.json")
@@ -16,21 +17,33 @@ def cached_folder(repository: str, revision: str | None) -> Path | None:
     A file counts as absent only where the hub said so: another program may have fetched some of the files, and a model
     without its `modules.json` would be taken for a plain encoder.
     """
-    from huggingface_hub import try_to_load_from_cache
-
-    def place(name: str) -> Path | None:
-        found = try_to_load_from_cache(repository, name, revision=revision)
-        return Path(found) if isinstance(found, str) else None
-
-    def known(name: str) -> bool:
-        return try_to_load_from_cache(repository, name, revision=revision) is not None
-
-    needed = [place("config.json"), place("tokenizer.json"), place(WEIGHTS[0]) or place(WEIGHTS[1])]
-    if not all(needed) or not all(known(name) for name in (*SETTINGS, MODULES)):
+    needed = [
+        cached_file(repository, revision, "config.json"),
+        cached_file(repository, revision, "tokenizer.json"),
+        next(filter(None, (cached_file(repository, revision, name) for name in WEIGHTS)), None),
+    ]
+    if not all(needed) or any(_found(repository, revision, name) is None for name in (*SETTINGS, MODULES)):
         return None
-    if modules := place(MODULES):
+    if modules := cached_file(repository, revision, MODULES):
         listed = json.loads(modules.read_text(encoding="utf-8"))
         settled = [module["path"] for module in listed if module["path"] and not module["type"].endswith("Normalize")]
-        if not all(place(f"{path}/config.json") for path in settled):
+        if not all(cached_file(repository, revision, f"{path}/config.json") for path in settled):
             return None
     return Path(str(needed[0])).parent
+
+
+def cached_file(repository: str, revision: str | None, name: str) -> Path | None:
+    """Where the cache keeps a file; None where it does not."""
+    found = _found(repository, revision, name)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _found(repository: str, revision: str | None, name: str) -> Any:
+    """A path, a mark that the hub has no such file, or None where nobody asked it."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return try_to_load_from_cache(repository, name, revision=revision)
+    except HFValidationError:
+        return None  # no name that the hub can have: whoever opens it says so

@@ -8,7 +8,6 @@ converted. Models on a GPU, and those that cannot be converted, are run by torch
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from embedkit.encoders.default_model import DEFAULT_MODEL, default_model_folder
 from embedkit.encoders.fingerprint import describe_files
 from embedkit.encoders.hub_cache import cached_folder
 from embedkit.encoders.model_files import ModelFiles, position_limit, read_model_files
-from embedkit.encoders.opened import Opened, limited, positive
+from embedkit.encoders.opened import Asked, Opened, limited
 from embedkit.encoders.openvino_backend import open_bert
 from embedkit.encoders.openvino_import import openvino_installed
 from embedkit.encoders.pieces import Tokenization
@@ -24,11 +23,8 @@ from embedkit.encoders.text_encoder import TextEncoder
 from embedkit.errors import MissingDependency, ModelError, UsageError
 from embedkit.types import Kind
 
-BACKENDS = ("auto", "openvino", "torch")
-DTYPES = ("float32", "bfloat16", "float16")
 OPENVINO_BATCH_TOKENS = 1024
 GPU_PLACES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dri/renderD128")
-COMMIT = re.compile("[0-9a-f]{40}")
 logger = logging.getLogger(__name__)
 
 
@@ -62,43 +58,21 @@ def load(
     Raises ModelError when the model cannot be opened, UsageError for a setting that it cannot have. Weights are read from
     safetensors alone, and no code of the model's repository is run unless it is trusted.
     """
-    _check_choice("backend", backend, BACKENDS)
-    _check_choice("dtype", dtype, ("auto", *DTYPES))
-    for option, value in (("threads", threads), ("batch_tokens", batch_tokens)):
-        if value is not None:
-            positive(option, value)
     name = _full_name(model)
-    if trust_remote_code and not (Path(name).is_dir() or COMMIT.fullmatch(revision or "")):
-        raise UsageError(
-            f"trust_remote_code came for {name} with revision={revision!r}; pin the code that is trusted: give the commit's "
-            f"40 digits as revision."
-        )
+    asked = Asked(name, revision, device, backend, dtype, threads, batch_tokens, max_tokens, prompts, trust_remote_code)
     folder = _local_folder(name, revision)
     files = read_model_files(folder) if folder else None
-    _check_backend(backend, device, dtype)
-    if files and backend != "torch" and dtype != "float16" and _on_cpu(device) and openvino_installed():
-        opened = _open_files(files, name, dtype, threads, batch_tokens, max_tokens, prompts)
+    if files and _takes_openvino(asked):
+        opened = _open_files(files, asked)
     else:
         from embedkit.encoders.sentence_transformer import open_sentence_transformer
 
-        opened = open_sentence_transformer(
-            name,
-            folder,
-            revision=revision,
-            device=device,
-            backend=backend,
-            dtype=dtype,
-            threads=threads,
-            batch_tokens=batch_tokens,
-            max_tokens=max_tokens,
-            prompts=prompts,
-            trust_remote_code=trust_remote_code,
-        )
+        opened = open_sentence_transformer(asked, folder)
         folder = folder or _local_folder(name, revision)  # in the hub's cache by now
         files = files or (read_model_files(folder) if folder else None)
     if folder and not (folder / "modules.json").exists():
         logger.warning("%s has no modules.json: taken as a plain encoder, with %s pooling.", name, opened.pooling)
-    asked = {
+    again = {
         "model": _settled(name),
         "revision": revision,
         "max_tokens": max_tokens,
@@ -112,13 +86,8 @@ def load(
         describe_files(files) if files else opened.description,
         dim=dim,
         prompt_names=prompt_names or {},
-        settings={key: dict(value) if isinstance(value, Mapping) else value for key, value in asked.items() if value},
+        settings={key: dict(value) if isinstance(value, Mapping) else value for key, value in again.items() if value},
     )
-
-
-def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UsageError(f"{option}={value!r} came; expected {', '.join(choices)}.")
 
 
 def _full_name(model: str | Path | None) -> str:
@@ -144,16 +113,20 @@ def _local_folder(name: str, revision: str | None) -> Path | None:
     return cached_folder(name, revision)
 
 
-def _check_backend(backend: str, device: str, dtype: str) -> None:
-    if backend == "openvino":
+def _takes_openvino(asked: Asked) -> bool:
+    """Whether OpenVINO runs a model whose files are known. Raises where it was asked for and cannot."""
+    if asked.backend == "openvino":
         if not openvino_installed():
             raise MissingDependency(
                 "backend='openvino' needs the package openvino; install it: pip install -e \".[cpu]\"."
             )
-        if dtype == "float16" or device not in ("auto", "cpu"):
+        if asked.dtype == "float16" or asked.device not in ("auto", "cpu"):
             raise UsageError(
-                f"backend='openvino' computes in float32 or bfloat16 on the CPU; dtype={dtype!r} and device={device!r} came."
+                f"backend='openvino' computes in float32 or bfloat16 on the CPU; dtype={asked.dtype!r} and "
+                f"device={asked.device!r} came."
             )
+    possible = asked.backend != "torch" and asked.dtype != "float16"
+    return possible and _on_cpu(asked.device) and openvino_installed()
 
 
 def _on_cpu(device: str) -> bool:
@@ -161,23 +134,15 @@ def _on_cpu(device: str) -> bool:
     return device == "cpu" or (device == "auto" and not any(Path(place).exists() for place in GPU_PLACES))
 
 
-def _open_files(
-    files: ModelFiles,
-    name: str,
-    dtype: str,
-    threads: int | None,
-    batch_tokens: int | None,
-    max_tokens: int | None,
-    prompts: Mapping[str, str] | None,
-) -> Opened:
-    budget = batch_tokens or OPENVINO_BATCH_TOKENS
-    tokens = limited(max_tokens, files.max_tokens, position_limit(files.config), name)
+def _open_files(files: ModelFiles, asked: Asked) -> Opened:
+    budget = asked.batch_tokens or OPENVINO_BATCH_TOKENS
+    tokens = limited(asked.max_tokens, files.max_tokens, position_limit(files.config), asked.name)
     return Opened(
-        backend=open_bert(files, dtype=dtype, threads=threads, batch_tokens=budget),
+        backend=open_bert(files, dtype=asked.dtype, threads=asked.threads, batch_tokens=budget),
         tokenization=Tokenization(files.tokenizer, tokens, pool_prompt=files.pool_prompt),
         description={},
         max_tokens=tokens,
-        prompts={"query": "", "document": "", **files.prompts, **(prompts or {})},
+        prompts={"query": "", "document": "", **files.prompts, **(asked.prompts or {})},
         default_prompt_name=files.default_prompt_name,
         similarity=files.similarity,
         normalize=files.normalize,

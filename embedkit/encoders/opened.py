@@ -1,14 +1,49 @@
-"""A model that is open: what runs it, what cuts its texts into tokens, and what its rows are."""
+"""Between `load` and those who open a model: what was asked for, and what is open then."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from embedkit.encoders.backend import Backend
 from embedkit.encoders.pieces import Tokenization
 from embedkit.errors import UsageError
+
+BACKENDS = ("auto", "openvino", "torch")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+COMMIT = re.compile("[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a caller of `load` asked for; its docstring says what each means."""
+
+    name: str
+    revision: str | None
+    device: str
+    backend: str
+    dtype: str
+    threads: int | None
+    batch_tokens: int | None
+    max_tokens: int | None
+    prompts: Mapping[str, str] | None
+    trust_remote_code: bool
+
+    def __post_init__(self) -> None:
+        for option, choices in (("backend", BACKENDS), ("dtype", DTYPES)):
+            if (value := getattr(self, option)) not in choices:
+                raise UsageError(f"{option}={value!r} came; expected {', '.join(choices)}.")
+        for option in ("threads", "batch_tokens"):
+            if (value := getattr(self, option)) is not None:
+                positive(option, value)
+        if self.trust_remote_code and not (Path(self.name).is_dir() or COMMIT.fullmatch(self.revision or "")):
+            raise UsageError(
+                f"trust_remote_code came for {self.name} with revision={self.revision!r}; pin the code that is trusted: give "
+                f"the commit's 40 digits as revision."
+            )
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from embedkit.encoders.batches import stepped
 from embedkit.encoders.model_files import Dense, ModelFiles, position_limit
 from embedkit.encoders.openvino_import import import_openvino
 from embedkit.encoders.pooling import POOLINGS
-from embedkit.encoders.timing import quickest
+from embedkit.encoders.timing import bfloat16_wins
 from embedkit.types import Array, Vectors
 from embedkit.vectors import unit_rows
 
@@ -31,7 +31,6 @@ T = TypeVar("T")
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 SIZES = 2  # numbers of rows that batches which are not full may have, for each width
 WAITING = 1  # batches that wait beside those being computed, so that no thread does
-BFLOAT16_GAIN = 1.2  # how much faster it must be to be the default
 
 
 def available_threads() -> int:
@@ -245,12 +244,8 @@ def head(pooled: Vectors, layers: Iterable[Dense], *, normalize: bool) -> Vector
 
 @functools.cache
 def bfloat16_is_fast() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices faster than float32 ones, by trying (some 50 ms, once a process).
-
-    On one thread and for less than a millisecond each, so that other programs that keep the cores busy do not decide: two runs
-    of a job must come to the same answer.
-    """
-    return quickest({dtype: _multiplication(dtype) for dtype in PRECISIONS}, handicap=BFLOAT16_GAIN) == "bfloat16"
+    """Whether this CPU multiplies bfloat16 matrices faster than float32 ones, by trying (some 50 ms, once a process)."""
+    return bfloat16_wins(_multiplication)
 
 
 def _multiplication(dtype: str) -> Callable[[], Any]:

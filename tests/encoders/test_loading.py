@@ -413,3 +413,23 @@ def test_trusted_code_is_run_and_the_trust_is_not_stored(plain_model: Path, tmp_
     assert type(encoder._opened.backend._model[0].auto_model).__name__ == "Own"
     assert "trust_remote_code" not in encoder.settings
     np.testing.assert_allclose(encoder.encode("cat"), load(plain_model, dtype="float32").encode("cat"), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["two words", "no body/no thing", "foo--bar/..baz", "x" * 200])
+def test_a_name_that_the_hub_cannot_have_is_one_sentence(name: str, no_network: None) -> None:
+    with pytest.raises(ModelError, match="cannot be opened"):
+        load(name)
+
+
+@pytest.mark.model
+def test_weights_that_were_fetched_are_compared_with_the_published_ones(
+    hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the cache lacks a file that says whether it is whole."""
+    (hub_cache / "tokenizer_config.json").unlink()
+    with (hub_cache / "model.safetensors").open("r+b") as weights:
+        weights.seek(1_000_000)
+        weights.write(b"changed")
+    assert default_model_folder() is None
+    with pytest.raises(IntegrityError, match="is not the published"):
+        load()
