@@ -1,8 +1,8 @@
 """Durable files. Nothing else in embedkit writes an artefact.
 
-A file or folder is written under `NAME.partial` in the same folder, its bytes are fsynced, and it is renamed into place,
-after which the folder itself is fsynced: a crash leaves the old state or the new one, and at most a `.partial` that the
-next writer clears away. The `.partial` carries an advisory lock (flock) that dies with its owner, so two writers of one
+A file is written under `NAME.partial` in the same folder, its bytes are fsynced, and it is renamed into place, after which
+the folder itself is fsynced: a crash leaves the old state or the new one, and at most a `.partial` that the next writer
+clears away. The `.partial` carries an advisory lock (flock) that dies with its owner, so two writers of one
 name cannot meet. Cost: two fsyncs a file, one read of it for its checksum.
 
 A job that must survive its own death writes in steps of its own instead, with `PositionalFile`, `sealed_partial`, `rename`
@@ -11,6 +11,7 @@ and `remove`; what it may assume after a crash is only what it had fsynced, file
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -18,16 +19,17 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from embedkit.errors import DataError, IntegrityError, Stopped, UsageError
+from embedkit.errors import IntegrityError, Stopped, UsageError
 
 SUFFIX = ".partial"
-HEADER = 128  # bytes; long enough for every header that NpyWriter writes, and a multiple of 64 as the format asks
+BLOCK = 1 << 24  # bytes that have a SHA-256 of their own in `block_record`
+HEADER = 128  # bytes; long enough for every header that `npy_header` writes, and a multiple of 64 as the format asks
 
 
 @contextmanager
@@ -50,7 +52,7 @@ def writable(path: Path) -> Path:
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise UsageError(f"{path} is no regular file; choose another name.")
-    _make_folder(target.parent)
+    make_folder(target.parent)
     return target
 
 
@@ -69,40 +71,10 @@ def _partial_file(target: Path) -> Iterator[IO[bytes]]:
                 partial.unlink()
 
 
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A new folder, filled at the path that the block is given, that appears under `path` once the block ends well.
-
-    Raises UsageError when `path` is there already, Stopped while another process builds it.
-    """
-    path = path.absolute()
-    check_absent(path)
-    _make_folder(path.parent)
-    partial = path.with_name(path.name + SUFFIX)
-    with _folder_lock(partial):
-        try:
-            check_absent(path)  # another may have published it before we held the lock
-            _empty(partial)  # what a crashed writer left
-            yield partial
-            _sync_tree(partial)
-            partial.rename(path)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        sync_folder(path.parent)
-
-
 def check_absent(path: Path) -> None:
     """Raises UsageError when something stands at `path`."""
     if path.exists():
         raise UsageError(f"{path} is there already; choose another name, or remove it first.")
-
-
-@contextmanager
-def _folder_lock(folder: Path) -> Iterator[None]:
-    folder.mkdir(exist_ok=True)
-    with _lock(folder, os.O_RDONLY | os.O_DIRECTORY, folder.with_suffix("")):
-        yield
 
 
 @contextmanager
@@ -122,30 +94,17 @@ def _lock(path: Path, flags: int, output: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """The folder and its parents, each durable in the one above."""
     if not folder.is_dir():
-        _make_folder(folder.parent)
+        make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
-
-
-def _empty(folder: Path) -> None:
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-
-
-def _sync_tree(folder: Path) -> None:
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            _sync_tree(entry)
-        else:
-            with entry.open("rb") as stream:
-                os.fsync(stream.fileno())
-    sync_folder(folder)
+        try:
+            sync_folder(folder.parent)
+        except OSError:
+            with suppress(OSError):  # somebody has put something there
+                folder.rmdir()
+            raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -169,6 +128,8 @@ class PositionalFile:
 
     def write(self, position: int, data: bytes | memoryview) -> None:
         """All of `data`, in as many calls as the system makes of it."""
+        if not memoryview(data).nbytes:
+            return  # which cannot be cast
         rest = memoryview(data).cast("B")
         with _named(self.path):
             while rest:
@@ -196,8 +157,9 @@ class PositionalFile:
 
 @contextmanager
 def positional_file(path: Path) -> Iterator[PositionalFile]:
-    """Opens the file at `path`, or makes an empty one; its name is durable once its folder is fsynced."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    """Opens the file at `path`, or makes an empty one; its name is durable once its folder is fsynced. No link is followed:
+    a folder that came from elsewhere may hold one to a file of its reader."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         yield PositionalFile(path, descriptor)
     finally:
@@ -241,6 +203,48 @@ class _Appender(io.RawIOBase):
         return len(data)
 
 
+def sync_file(path: Path) -> None:
+    """Makes durable what another library wrote there."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        with _named(path):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def shared_hold(path: Path) -> int | None:
+    """A descriptor that keeps `remove_unheld` from the file until it is closed, by its owner's death too; None where the file
+    is not there any more."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    # some network folders know no locks; then nothing there is removed by another machine either
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits where `remove_unheld` is about to remove it
+    if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def remove_unheld(path: Path) -> bool:
+    """Removes the file unless somebody has a `shared_hold` on it; whether it is gone."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove(path)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.ENOLCK, errno.EOPNOTSUPP):
+            return False
+        raise
+    else:
+        return True
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Calls on a descriptor raise an OSError that does not say of which file."""
@@ -255,36 +259,20 @@ def rename(source: Path, target: Path) -> None:
     os.replace(source, target)  # noqa: PTH105
 
 
+def remove_folder(folder: Path) -> None:
+    """With all that is in it, and durably."""
+    shutil.rmtree(folder)
+    sync_folder(folder.parent)
+
+
 def remove(path: Path) -> None:
     """Also where there is nothing. Durable once the folder is fsynced."""
     path.unlink(missing_ok=True)
 
 
-class NpyWriter:
-    """Appends blocks of rows to a `.npy` file whose number of rows is not known in advance."""
-
-    def __init__(self, stream: IO[bytes], dim: int, dtype: str) -> None:
-        self.count, self.dim, self.dtype = 0, dim, np.dtype(dtype).newbyteorder("<")
-        self._stream = stream
-        stream.write(bytes(HEADER))
-
-    def append(self, rows: np.ndarray[Any, Any]) -> None:
-        """rows: (n, dim), converted to the dtype of the file."""
-        if rows.ndim != 2 or rows.shape[1] != self.dim:
-            raise DataError(f"Rows of shape {rows.shape} came, rows of width {self.dim} were expected.")
-        self._stream.write(np.ascontiguousarray(rows, dtype=self.dtype).data)
-        self.count += len(rows)
-
-    def finish(self) -> None:
-        """Writes the header that makes the bytes an array (n, dim)."""
-        self._stream.seek(0)
-        self._stream.write(npy_header(self.count, self.dim, self.dtype))
-        self._stream.seek(0, os.SEEK_END)
-
-
-def npy_header(count: int, dim: int, dtype: np.dtype[Any]) -> bytes:
-    """HEADER bytes that make what follows them an array (count, dim)."""
-    fields = {"descr": dtype.str, "fortran_order": False, "shape": (count, dim)}
+def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    """HEADER bytes that make what follows them an array of this shape."""
+    fields = {"descr": dtype.str, "fortran_order": False, "shape": shape}
     text = repr(fields).encode("ascii")
     return b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + text.ljust(HEADER - 11) + b"\n"
 
@@ -314,6 +302,30 @@ def check_file(path: Path, record: Mapping[str, Any]) -> None:
         raise IntegrityError(
             f"{path} has changed since it was written (SHA-256 differs); restore it or build it again."
         )
+
+
+def block_record(path: Path) -> dict[str, Any]:
+    """{"bytes": size, "block": BLOCK, "sha256": [hex digest of each block]}: a change in a large file is found and named
+    without reading all of it twice."""
+    digests = []
+    with path.open("rb", buffering=0) as stream:
+        while block := stream.read(BLOCK):
+            digests.append(hashlib.sha256(block).hexdigest())
+        return {"bytes": stream.tell(), "block": BLOCK, "sha256": digests}
+
+
+def check_blocks(path: Path, record: Mapping[str, Any]) -> None:
+    """Raises IntegrityError when the file is missing, or names the first bytes that differ from what was recorded."""
+    check_size(path, record)
+    with path.open("rb", buffering=0) as stream:
+        for number, digest in enumerate(record["sha256"]):
+            block = stream.read(record["block"])
+            if hashlib.sha256(block).hexdigest() != digest:
+                start = number * record["block"]
+                raise IntegrityError(
+                    f"{path} has changed since it was written (SHA-256 of its bytes {start} to {start + len(block)} "
+                    f"differs); restore it or build it again."
+                )
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

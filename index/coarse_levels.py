@@ -49,20 +49,23 @@ def row(corpus: Path, queries: np.ndarray, task: Retrieval, coarse: str) -> dict
         index = embedkit.build_index(corpus, Path(scratch) / "x.index", coarse=coarse)
         built = time.perf_counter() - start
         served = measure(index, queries, list(task.qrels.values()))
-    return {"coarse": coarse, "documents": len(index), "build_s": built, **asdict(served)}
+        settings = {name: index.info()["segments"][0][name] for name in ("probes", "shortlist")}
+    return {"coarse": coarse, "documents": len(index), "build_s": built, **settings, **asdict(served)}
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "| coarse level | nDCG@10 | 95 % interval | RAM, bytes/document | disk, bytes/document | queries/s | p50 ms | p99 ms | build s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| coarse level | lists visited | verified | nDCG@10 | 95 % interval | RAM, bytes/document | disk, bytes/document | queries/s "
+        "| p50 ms | p99 ms | build s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         low, high = row["interval"]
         ram, disk = (row[name] / row["documents"] for name in ("bytes_in_ram", "bytes_on_disk"))
+        verified = "" if row["coarse"] == "none" else row["shortlist"]
         lines.append(
-            f"| `{row['coarse']}` | {row['ndcg']:.4f} | {low:.4f} to {high:.4f} | {ram:.0f} | {disk:.0f} "
-            f"| {row['queries_per_second']:,.0f} | {row['p50_ms']:.2f} | {row['p99_ms']:.2f} | {row['build_s']:.1f} |"
+            f"| `{row['coarse']}` | {row['probes'] or ''} | {verified} | {row['ndcg']:.4f} | {low:.4f} to {high:.4f} | {ram:.0f} "
+            f"| {disk:.0f} | {row['queries_per_second']:,.0f} | {row['p50_ms']:.2f} | {row['p99_ms']:.2f} | {row['build_s']:.1f} |"
         )
     return lines
 

@@ -67,6 +67,14 @@ def word_counts() -> WordCounts:
     return WordCounts()
 
 
+def bent_rows(count: int, dim: int = 32, seed: int = 0) -> np.ndarray:
+    """Unit rows of a low intrinsic dimension, bent by a non-linearity: neither noise nor trivial to find neighbours among."""
+    generator = np.random.default_rng(seed)
+    plain = generator.standard_normal((count, 6)) @ np.random.default_rng(17).standard_normal((6, dim))
+    bent = np.sin(plain).astype(np.float32)
+    return bent / np.linalg.norm(bent, axis=1, keepdims=True)
+
+
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """make_model(seed=0, pooling="mean", normalize=True, prompts=None, similarity=None) -> folder of a two-layer BERT with random

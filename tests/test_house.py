@@ -65,8 +65,8 @@ HEAVY: dict[str, set[str]] = {
 }
 WRITERS = {"save", "savez", "savez_compressed", "savetxt", "tofile", "write_text", "write_bytes", "symlink_to"}
 MOVERS = {"move", "copy", "copy2", "copyfile", "copytree", "rename", "renames", "replace"}  # of shutil, os and Path
-# (file, call) of the writes outside storage.py that are known: a log, a database inside a folder that storage publishes
-# whole, and the null device
+# (file, call) of the writes outside storage.py that are known: a log, a database that counts once storage has published the
+# manifest that names it, and the null device
 KNOWN_WRITES = {
     ("cli/options.py", "FileHandler"),
     ("index/documents.py", "connect"),
@@ -76,7 +76,7 @@ KNOWN_WRITES = {
 
 @dataclass(frozen=True)
 class Import:
-    module: str  # dotted, as "embedkit.index.build" or "torch.nn"
+    module: str  # dotted, as "embedkit.index.index" or "torch.nn"
     line: int
     late: bool  # inside a function
     typing: bool  # under `if TYPE_CHECKING`
@@ -95,7 +95,7 @@ MODULES = {name_of(path): path for path in SOURCES}
 
 
 def room_of(module: str) -> str:
-    """ "index" for "embedkit.index.build"; nothing for the package itself."""
+    """ "index" for "embedkit.index.index"; nothing for the package itself."""
     return [*module.split("."), ""][1]
 
 
@@ -314,10 +314,13 @@ def writes(tree: ast.AST) -> list[tuple[int, str]]:
 
 def _may_write(node: ast.Call, name: str) -> bool:
     owner, _, last = name.rpartition(".")
-    if last in WRITERS | {"FileHandler", "connect", "mkstemp", "NamedTemporaryFile"} or name == "os.open":
+    if last in WRITERS | {"FileHandler", "connect", "mkstemp", "NamedTemporaryFile"}:
         return True
-    if last in MOVERS:  # str.replace takes two arguments, Path.replace one
-        return owner in ("os", "shutil") or (last in ("rename", "replace") and len(node.args) == 1)
+    if name == "os.open":
+        return ast.unparse(node.args[1]) != "os.O_RDONLY"
+    if last in MOVERS:  # str.replace takes two arguments, Path.replace one; replace() alone is that of dataclasses
+        method = isinstance(node.func, ast.Attribute) and last in ("rename", "replace") and len(node.args) == 1
+        return method or owner in ("os", "shutil")
     if last != "open":
         return False
     # open(path, mode) and gzip.open(path, mode), or path.open(mode)
@@ -365,7 +368,17 @@ def test_the_rule_on_writing_sees_what_it_is_for(source: str) -> None:
     assert len(writes(ast.parse(source))) == 1
 
 
-@pytest.mark.parametrize("source", ["open(path)", "path.open('rb')", "gzip.open(p, 'rb')", "text.replace('a', 'b')"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "open(path)",
+        "path.open('rb')",
+        "gzip.open(p, 'rb')",
+        "text.replace('a', 'b')",
+        "replace(record, number=2)",
+        "os.open(path, os.O_RDONLY)",
+    ],
+)
 def test_the_rule_on_writing_lets_readers_pass(source: str) -> None:
     assert writes(ast.parse(source)) == []
 

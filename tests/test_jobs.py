@@ -56,9 +56,11 @@ def test_embed_passes_kind_prompt_and_dim_on(make_model: Callable[..., Path]) ->
 def test_embed_keeps_a_model_for_the_next_call(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
     monkeypatch.setattr(
-        jobs, "load", lambda *arguments, **options: opened.append(options) or embedkit.load(*arguments, **options)
+        jobs.embedding,
+        "load",
+        lambda *arguments, **options: opened.append(options) or embedkit.load(*arguments, **options),
     )
-    jobs._loaded.cache_clear()
+    jobs.embedding._loaded.cache_clear()
     for _ in range(3):
         embedkit.embed("cat", model=tiny_model, dtype="float32")
     embedkit.embed("cat", model=tiny_model, dtype="float32", dim=4)

@@ -20,21 +20,27 @@ import numpy as np
 import pytest
 
 import embedkit
-from embedkit.errors import DataError, IntegrityError, Stopped, UsageError
+from embedkit.errors import IntegrityError, Stopped, UsageError
 from embedkit.storage import (
-    NpyWriter,
     PositionalFile,
     atomic_file,
-    atomic_folder,
+    block_record,
     check_absent,
+    check_blocks,
     check_file,
     check_size,
     file_record,
     locked_file,
+    make_folder,
+    npy_header,
     positional_file,
     read_json,
+    remove_folder,
+    remove_unheld,
     sealed_json,
     sealed_partial,
+    shared_hold,
+    sync_file,
     sync_folder,
     write_json,
 )
@@ -145,10 +151,6 @@ def test_no_descriptor_stays_open(tmp_path: Path) -> None:
     publish(tmp_path / "a.bin", b"new")
     with pytest.raises(KeyError), atomic_file(tmp_path / "a.bin"):
         raise KeyError
-    with atomic_folder(tmp_path / "folder") as folder:
-        publish(folder / "a.bin", b"new")
-    with pytest.raises(KeyError), atomic_folder(tmp_path / "other"):
-        raise KeyError
     with atomic_file(tmp_path / "b.bin"), pytest.raises(Stopped), atomic_file(tmp_path / "b.bin"):
         pass
     assert open_descriptors() == before
@@ -157,9 +159,6 @@ def test_no_descriptor_stays_open(tmp_path: Path) -> None:
 def test_the_error_of_the_block_is_told_even_where_its_partial_is_gone(tmp_path: Path) -> None:
     with pytest.raises(KeyError), atomic_file(tmp_path / "a.bin"):
         (tmp_path / "a.bin.partial").unlink()
-        raise KeyError
-    with pytest.raises(KeyError), atomic_folder(tmp_path / "index") as folder:
-        folder.rmdir()
         raise KeyError
     assert entries(tmp_path) == []
 
@@ -206,28 +205,6 @@ def test_a_failed_file_is_never_renamed(disk: list[str], tmp_path: Path) -> None
     assert disk == []
 
 
-def test_a_folder_is_durable_file_by_file_before_its_name(disk: list[str], tmp_path: Path) -> None:
-    (tmp_path / "home").mkdir()
-    with atomic_folder(tmp_path / "home/index") as folder:
-        (folder / "a.bin").write_bytes(b"123")
-        (folder / "sub/deep").mkdir(parents=True)
-        (folder / "sub/b.bin").write_bytes(b"4567")
-        (folder / "sub/deep/c.bin").write_bytes(b"8")
-        (folder / "bare").mkdir()
-    *inside, own, rename, parent = disk
-    assert sorted(inside) == [
-        "fsync a.bin 3",
-        "fsync b.bin 4",
-        "fsync bare/",
-        "fsync c.bin 1",
-        "fsync deep/",
-        "fsync sub/",
-    ]
-    assert inside.index("fsync c.bin 1") < inside.index("fsync deep/") < inside.index("fsync sub/")
-    assert inside.index("fsync b.bin 4") < inside.index("fsync sub/")
-    assert [own, rename, parent] == ["fsync index.partial/", "rename index.partial -> index", "fsync home/"]
-
-
 def test_sync_folder_syncs_the_folder_alone(disk: list[str], tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home/a.bin").write_bytes(b"1")
@@ -240,83 +217,34 @@ def test_new_parent_folders_are_durable_too(disk: list[str], tmp_path: Path) -> 
     assert {"fsync b/", "fsync a/", f"fsync {tmp_path.name}/"} <= set(disk)
 
 
-# --- atomic_folder ------------------------------------------------------------------------------------------------
-
-
-def test_a_folder_appears_whole_once_the_block_ends(tmp_path: Path) -> None:
-    with atomic_folder(tmp_path / "new/er/index") as folder:
-        (folder / "sub").mkdir()
-        (folder / "sub/a.bin").write_bytes(b"a")
-        assert folder == tmp_path / "new/er/index.partial"
-        assert not (tmp_path / "new/er/index").exists()
-    assert entries(tmp_path / "new/er") == ["index", "index/sub", "index/sub/a.bin"]
-
-
-def test_a_relative_path_stays_where_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "here").mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    with atomic_folder(Path("index")) as folder:
-        (folder / "a.bin").write_bytes(b"a")
-        monkeypatch.chdir(tmp_path / "elsewhere")
-    assert entries(tmp_path) == ["elsewhere", "here", "here/index", "here/index/a.bin"]
-
-
-@pytest.mark.parametrize("failure", FAILURES)
-def test_a_failure_leaves_nothing_of_a_folder(failure: type[BaseException], tmp_path: Path) -> None:
-    with pytest.raises(failure), atomic_folder(tmp_path / "index") as folder:
-        (folder / "sub").mkdir()
-        (folder / "sub/a.bin").write_bytes(b"a")
-        raise failure
-    assert entries(tmp_path) == []
-
-
-@pytest.mark.parametrize("step", ["fsync", "rename"])
-def test_a_failing_disk_leaves_nothing_of_a_folder(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(*((os, "fsync") if step == "fsync" else (Path, "rename")), fail)
-    with pytest.raises(OSError, match="no space"), atomic_folder(tmp_path / "index") as folder:
-        (folder / "a.bin").write_bytes(b"a")
-    assert entries(tmp_path) == []
-
-
-def test_the_leftovers_of_a_crashed_builder_are_cleared_and_nothing_beyond(tmp_path: Path) -> None:
-    partial = tmp_path / "index.partial"
-    (partial / "sub/deep").mkdir(parents=True)
-    (partial / "sub/deep/a.bin").write_bytes(b"a")
-    (partial / "old.bin").write_bytes(b"old")
-    (tmp_path / "precious").mkdir()
-    (tmp_path / "precious/kept.bin").write_bytes(b"kept")
-    (partial / "link").symlink_to(tmp_path / "precious")
-    (partial / "dangling").symlink_to(tmp_path / "nowhere")
-    with atomic_folder(tmp_path / "index") as folder:
-        assert entries(folder) == []
-        (folder / "new.bin").write_bytes(b"new")
-    assert entries(tmp_path) == ["index", "index/new.bin", "precious", "precious/kept.bin"]
-
-
-@pytest.mark.parametrize("kind", ["folder", "empty folder", "file"])
-def test_what_stands_at_the_path_of_a_folder_is_never_touched(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "index"
-    if kind == "file":
-        path.write_bytes(b"old")
-    else:
-        path.mkdir()
-    if kind == "folder":
-        (path / "old.bin").write_bytes(b"old")
-    before = entries(tmp_path)
-    with pytest.raises(UsageError) as error, atomic_folder(path):
-        raise AssertionError("the block must not begin")
-    assert str(error.value) == f"{path} is there already; choose another name, or remove it first."
-    assert entries(tmp_path) == before
+# --- folders ----------------------------------------------------------------------------------------------------------
 
 
 def test_check_absent_speaks_only_of_what_is_there(tmp_path: Path) -> None:
     check_absent(tmp_path / "nothing")
     with pytest.raises(UsageError, match="is there already"):
         check_absent(tmp_path)
+
+
+def test_a_folder_that_could_not_be_made_durable_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would stand in the way of the next try."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        make_folder(tmp_path / "a/b")
+    assert entries(tmp_path) == []
+
+
+def test_a_folder_is_removed_durably_with_all_that_is_in_it(disk: list[str], tmp_path: Path) -> None:
+    (tmp_path / "home/index/deep").mkdir(parents=True)
+    (tmp_path / "home/index/deep/a").write_bytes(b"1")
+    remove_folder(tmp_path / "home/index")
+    assert (entries(tmp_path), disk) == (["home"], ["fsync home/"])
 
 
 # --- two writers --------------------------------------------------------------------------------------------------
@@ -326,23 +254,18 @@ import sys
 from pathlib import Path
 from embedkit import storage
 
-with getattr(storage, sys.argv[1])(Path(sys.argv[2])) as held:
-    if sys.argv[1] == "atomic_file":
-        held.write(b"theirs")
-    else:
-        (held / "theirs.bin").write_bytes(b"theirs")
+with storage.atomic_file(Path(sys.argv[1])) as held:
+    held.write(b"theirs")
     print("writing", flush=True)
     sys.stdin.read()  # until this end is closed, or the process is killed
 """
-KINDS = ["atomic_file", "atomic_folder"]
-WRITERS: dict[str, Callable[[Path], Any]] = {"atomic_file": atomic_file, "atomic_folder": atomic_folder}
 
 
 @contextmanager
-def other_process_writes(kind: str, path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def other_process_writes(path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Another process in the midst of writing `path`."""
     environment = {**os.environ, "PYTHONPATH": str(Path(embedkit.__file__).parents[1])}
-    command = [sys.executable, "-c", OTHER_WRITER, kind, str(path)]
+    command = [sys.executable, "-c", OTHER_WRITER, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
         try:
             assert process.stdout is not None
@@ -352,57 +275,45 @@ def other_process_writes(kind: str, path: Path) -> Iterator[subprocess.Popen[byt
             process.kill()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_second_writer_in_another_process_is_stopped_and_the_first_ends_well(kind: str, tmp_path: Path) -> None:
+def test_a_second_writer_in_another_process_is_stopped_and_the_first_ends_well(tmp_path: Path) -> None:
     path = tmp_path / "name.v1.x"
-    with other_process_writes(kind, path) as process:
-        with pytest.raises(Stopped) as error, WRITERS[kind](path):
+    with other_process_writes(path) as process:
+        with pytest.raises(Stopped) as error, atomic_file(path):
             raise AssertionError("the block must not begin")
         assert str(error.value) == f"Another process is writing {path}; wait for it to end, then run this again."
         assert error.value.exit_code == 75
         process.communicate(timeout=30)  # closes its standard input: the other writer comes to its end
         assert process.returncode == 0
-    content = path if kind == "atomic_file" else path / "theirs.bin"
-    assert content.read_bytes() == b"theirs"
+    assert path.read_bytes() == b"theirs"
     assert not (tmp_path / "name.v1.x.partial").exists()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_lock_of_a_killed_writer_is_free_and_its_leftovers_are_cleared(kind: str, tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_writer_is_free_and_its_leftovers_are_cleared(tmp_path: Path) -> None:
     path = tmp_path / "name"
-    with other_process_writes(kind, path) as process:
+    with other_process_writes(path) as process:
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait(timeout=30) == -signal.SIGKILL
     assert (tmp_path / "name.partial").exists()
-    with WRITERS[kind](path) as held:
-        if kind == "atomic_file":
-            held.write(b"o")
-        else:
-            (held / "ours.bin").write_bytes(b"o")
-    assert entries(tmp_path) == (["name"] if kind == "atomic_file" else ["name", "name/ours.bin"])
-    assert (path if kind == "atomic_file" else path / "ours.bin").read_bytes() == b"o"
+    publish(path, b"o")
+    assert entries(tmp_path) == ["name"]
+    assert path.read_bytes() == b"o"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_second_writer_in_the_same_process_is_stopped_and_spoils_nothing(kind: str, tmp_path: Path) -> None:
+def test_a_second_writer_in_the_same_process_is_stopped_and_spoils_nothing(tmp_path: Path) -> None:
     path = tmp_path / "name"
-    with WRITERS[kind](path) as held:
-        target = held if kind == "atomic_file" else held / "a.bin"
-        if kind == "atomic_file":
-            target.write(b"first")
-            target.flush()
-        else:
-            target.write_bytes(b"first")
-        with pytest.raises(Stopped), WRITERS[kind](path):
+    with atomic_file(path) as held:
+        held.write(b"first")
+        held.flush()
+        with pytest.raises(Stopped), atomic_file(path):
             raise AssertionError("the block must not begin")
-    assert (path if kind == "atomic_file" else path / "a.bin").read_bytes() == b"first"
+    assert path.read_bytes() == b"first"
 
 
 def test_writers_of_different_names_do_not_meet(tmp_path: Path) -> None:
-    with atomic_file(tmp_path / "a") as first, atomic_file(tmp_path / "b") as second, atomic_folder(tmp_path / "c"):
+    with atomic_file(tmp_path / "a") as first, atomic_file(tmp_path / "b") as second:
         first.write(b"1")
         second.write(b"2")
-    assert entries(tmp_path) == ["a", "b", "c"]
+    assert entries(tmp_path) == ["a", "b"]
 
 
 @pytest.mark.parametrize("left", [False, True], ids=["published", "published, and begun anew"])
@@ -425,116 +336,28 @@ def test_a_file_that_another_publishes_between_open_and_lock_is_not_written_to(
     assert (tmp_path / "a.bin").read_bytes() == b"theirs"
 
 
-def test_a_folder_that_another_publishes_between_open_and_lock_is_not_emptied(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flock = fcntl.flock
-
-    def other_is_faster(descriptor: int, operation: int) -> None:
-        (tmp_path / "index.partial/theirs.bin").write_bytes(b"theirs")
-        (tmp_path / "index.partial").rename(tmp_path / "index")
-        flock(descriptor, operation)
-
-    monkeypatch.setattr(fcntl, "flock", other_is_faster)
-    with pytest.raises(Stopped), atomic_folder(tmp_path / "index"):
-        raise AssertionError("the block must not begin")
-    assert entries(tmp_path) == ["index", "index/theirs.bin"]
+# --- npy_header ---------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_another_published_before_the_lock_is_refused_before_the_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flock = fcntl.flock
-
-    def other_was_faster(descriptor: int, operation: int) -> None:
-        (tmp_path / "index").mkdir()
-        (tmp_path / "index/theirs.bin").write_bytes(b"theirs")
-        flock(descriptor, operation)
-
-    monkeypatch.setattr(fcntl, "flock", other_was_faster)
-    with pytest.raises(UsageError, match="is there already"), atomic_folder(tmp_path / "index") as folder:
-        (folder / "ours.bin").write_bytes(b"hours of work")
+@pytest.mark.parametrize("dtype", ["<f4", "<f2", "<u4", "<u8", "|u1"])
+@pytest.mark.parametrize("shape", [(3, 4), (0, 4), (7,), (0,)])
+def test_numpy_loads_what_follows_a_header(shape: tuple[int, ...], dtype: str, tmp_path: Path) -> None:
+    rows = np.arange(int(np.prod(shape))).reshape(shape).astype(dtype)
+    (tmp_path / "a.npy").write_bytes(npy_header(shape, np.dtype(dtype)) + rows.tobytes())
+    found = np.load(tmp_path / "a.npy", allow_pickle=False)
+    assert (found.dtype, found.shape) == (np.dtype(dtype), shape)
+    assert np.array_equal(found, rows)
 
 
-# --- NpyWriter ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("blocks", [[0], [], [1], [3, 0, 4], [1000, 1]])
-def test_numpy_loads_the_same_array_back(dtype: str, blocks: list[int], tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    parts = [rng.normal(size=(count, 5)).astype(np.float32) for count in blocks]
-    path = tmp_path / "a.npy"
-    with path.open("w+b") as stream:
-        writer = NpyWriter(stream, 5, dtype)
-        for part in parts:
-            writer.append(part)
-        writer.finish()
-        assert stream.tell() == path.stat().st_size  # at the end, where more could be written
-    expected = np.concatenate([np.empty((0, 5), np.float32), *parts]).astype(dtype)
-    for found in (np.load(path), np.load(path, mmap_mode="r") if len(expected) else np.load(path)):
-        assert found.dtype == np.dtype(dtype)
-        assert found.shape == (sum(blocks), 5)
-        assert np.array_equal(found, expected)
-    assert writer.count == sum(blocks)
-    assert path.stat().st_size == 128 + expected.nbytes
-
-
-@pytest.mark.parametrize("dtype", ["<f4", ">f4", "=f4", "<f2", ">f2"])
-def test_the_file_is_little_endian_with_a_header_of_128_bytes(dtype: str, tmp_path: Path) -> None:
-    with (tmp_path / "a.npy").open("w+b") as stream:
-        writer = NpyWriter(stream, 2, dtype)
-        writer.append(np.array([[1, -2]]))
-        writer.finish()
-    content = (tmp_path / "a.npy").read_bytes()
-    size = np.dtype(dtype).itemsize
-    assert content[:10] == b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little")
-    fields = b"{'descr': '<f%d', 'fortran_order': False, 'shape': (1, 2)}" % size
-    assert content[10:128] == fields + b" " * (117 - len(fields)) + b"\n"
-    assert content[128:] == np.array([1, -2], f"<f{size}").tobytes()
-
-
-def test_the_header_holds_the_longest_of_shapes(tmp_path: Path) -> None:
-    with (tmp_path / "a.npy").open("w+b") as stream:
-        writer = NpyWriter(stream, 10**9, "float32")
-        writer.count = 10**18
-        writer.finish()
-        stream.seek(0)
+def test_a_header_has_128_bytes_whatever_the_shape(tmp_path: Path) -> None:
+    fields = b"{'descr': '<f2', 'fortran_order': False, 'shape': (1, 2)}"
+    beginning = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little")
+    assert npy_header((1, 2), np.dtype("<f2")) == beginning + fields + b" " * (117 - len(fields)) + b"\n"
+    (tmp_path / "a.npy").write_bytes(npy_header((10**18, 10**9), np.dtype("<f4")))
+    with (tmp_path / "a.npy").open("rb") as stream:
         assert np.lib.format.read_magic(stream) == (1, 0)
         assert np.lib.format.read_array_header_1_0(stream)[0] == (10**18, 10**9)
         assert stream.tell() == 128
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        np.arange(12, dtype=np.float64).reshape(4, 3),
-        np.arange(12, dtype=np.int64).reshape(4, 3),
-        np.asfortranarray(np.arange(12, dtype=np.float32).reshape(4, 3)),
-        np.arange(24, dtype=np.float32).reshape(4, 6)[:, ::2],
-        np.arange(12, dtype=">f4").reshape(4, 3),
-        np.empty((0, 3), dtype=np.float32),
-    ],
-    ids=["float64", "int64", "by columns", "every other", "big-endian", "none"],
-)
-def test_rows_of_any_memory_layout_are_written_in_order(rows: np.ndarray, tmp_path: Path) -> None:
-    with (tmp_path / "a.npy").open("w+b") as stream:
-        writer = NpyWriter(stream, 3, "float32")
-        writer.append(rows)
-        writer.finish()
-    assert np.load(tmp_path / "a.npy").tolist() == rows.astype(np.float32).tolist()
-
-
-@pytest.mark.parametrize("shape", [(2, 4), (2, 2), (3,), (1, 1, 3), (0, 4)])
-def test_rows_of_another_width_are_refused_and_leave_no_trace(shape: tuple[int, ...], tmp_path: Path) -> None:
-    with (tmp_path / "a.npy").open("w+b") as stream:
-        writer = NpyWriter(stream, 3, "float32")
-        with pytest.raises(DataError) as error:
-            writer.append(np.zeros(shape, np.float32))
-        writer.append(np.ones((1, 3), np.float32))
-        writer.finish()
-    assert str(error.value) == f"Rows of shape {shape} came, rows of width 3 were expected."
-    assert np.load(tmp_path / "a.npy").tolist() == [[1, 1, 1]]
 
 
 # --- file_record, check_size, check_file --------------------------------------------------------------------------
@@ -788,6 +611,108 @@ def test_after_an_error_what_was_buffered_goes_nowhere(tmp_path: Path) -> None:
         kept.clear()
         other.write(b"mine")
     assert ((tmp_path / "a.partial").read_bytes(), (tmp_path / "innocent").read_bytes()) == (b"", b"mine")
+
+
+def test_what_another_library_wrote_is_made_durable(disk: list[str], tmp_path: Path) -> None:
+    (tmp_path / "a.sqlite").write_bytes(b"12345")
+    sync_file(tmp_path / "a.sqlite")
+    assert disk == ["fsync a.sqlite 5"]
+
+
+# --- records block by block ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 250])
+def test_every_block_has_the_sha256_of_its_bytes(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedkit.storage.BLOCK", 100)
+    content = bytes(range(256))[:size]
+    (tmp_path / "a").write_bytes(content)
+    parts = [content[start : start + 100] for start in range(0, size, 100)]
+    hashes = [hashlib.sha256(part).hexdigest() for part in parts]
+    assert block_record(tmp_path / "a") == {"bytes": size, "block": 100, "sha256": hashes}
+    check_blocks(tmp_path / "a", block_record(tmp_path / "a"))
+
+
+@pytest.mark.parametrize(("place", "start", "end"), [(0, 0, 100), (99, 0, 100), (100, 100, 200), (249, 200, 250)])
+def test_a_changed_byte_is_found_in_its_block(
+    place: int, start: int, end: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedkit.storage.BLOCK", 100)
+    (tmp_path / "a").write_bytes(bytes(250))
+    record = block_record(tmp_path / "a")
+    with (tmp_path / "a").open("r+b") as stream:
+        stream.seek(place)
+        stream.write(b"x")
+    with pytest.raises(IntegrityError, match=rf"a has changed .* \(SHA-256 of its bytes {start} to {end} differs\)"):
+        check_blocks(tmp_path / "a", record)
+    (tmp_path / "a").write_bytes(bytes(251))
+    with pytest.raises(IntegrityError, match="a has 251 bytes, its manifest says 250"):
+        check_blocks(tmp_path / "a", record)
+
+
+# --- files that readers hold --------------------------------------------------------------------------------------
+
+
+def test_a_file_that_somebody_holds_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    first, second = shared_hold(tmp_path / "a"), shared_hold(tmp_path / "a")  # any number of readers
+    assert first is not None and second is not None
+    for hold in (first, second):
+        assert not remove_unheld(tmp_path / "a")
+        os.close(hold)
+    assert remove_unheld(tmp_path / "a")
+    assert entries(tmp_path) == []
+    assert shared_hold(tmp_path / "a") is None
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["gone", "gone, and another of the name"])
+def test_a_file_that_is_removed_while_it_is_opened_is_not_held(
+    again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    before, flock = open_descriptors(), fcntl.flock
+
+    def other_is_faster(descriptor: int, operation: int) -> None:
+        if again:
+            (tmp_path / "b").write_bytes(b"2")
+            (tmp_path / "b").replace(tmp_path / "a")
+        else:
+            (tmp_path / "a").unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", other_is_faster)
+    assert shared_hold(tmp_path / "a") is None
+    assert open_descriptors() == before
+
+
+def test_without_locks_nothing_is_removed_and_everything_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on some network folders."""
+    (tmp_path / "a").write_bytes(b"1")
+
+    def unknown(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    hold = shared_hold(tmp_path / "a")
+    assert hold is not None
+    os.close(hold)
+    assert not remove_unheld(tmp_path / "a")
+
+
+def test_an_error_that_has_nothing_to_do_with_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, "a fault")
+
+    monkeypatch.setattr(Path, "unlink", broken)
+    with pytest.raises(OSError, match="a fault"):
+        remove_unheld(tmp_path / "a")
+
+
+# --- checksums of JSON --------------------------------------------------------------------------------------------
 
 
 def test_the_checksum_leaves_times_out_and_nothing_else(tmp_path: Path) -> None:

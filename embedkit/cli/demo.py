@@ -97,14 +97,15 @@ def demo_command(output: Path | None, as_json: bool, quiet: bool, log: Path | No
 def _free_folder(output: Path | None) -> Path:
     """The default folder is the demo's own and replaced when it holds an index; a folder that was named is not."""
     from embedkit.errors import UsageError
-    from embedkit.index.manifest import MANIFEST, read_manifest
+    from embedkit.index.manifest import OLD_MANIFEST, manifest_numbers, read_manifest
     from embedkit.storage import check_absent
 
     folder = output or Path(FOLDER)
     if output is None and folder.exists():
-        if not (folder / MANIFEST).is_file():
+        if manifest_numbers(folder):
+            read_manifest(folder)  # refuses somebody else's
+        elif not ((folder / OLD_MANIFEST).is_file() and (folder / "fine.npy").is_file()):
             raise UsageError(f"{folder} is there already and holds no index; name another folder with -o.")
-        read_manifest(folder)  # refuses somebody else's
     else:
         check_absent(folder)
     return folder
@@ -139,16 +140,11 @@ def _embedded(documents: Sequence[Document], encoder: TextEncoder, quiet: bool) 
 
 
 def _build(folder: Path, documents: Sequence[Document], vectors: Vectors, coarse: str, encoder: TextEncoder) -> Index:
-    from embedkit.index import Layout, write_index
-    from embedkit.jobs import metric_of, open_index, source_of
+    from embedkit.index import Layout
+    from embedkit.jobs import RowSource, index_vectors, metric_of, open_index, source_of
 
-    write_index(
-        folder,
-        [(documents, vectors)],
-        encoder.dim,
-        Layout(metric_of(encoder), coarse),
-        source_of(encoder, documents[0]),
-    )
+    rows = RowSource(vectors, [document.id for document in documents], source=source_of(encoder, first=documents[0]))
+    index_vectors(rows, folder, Layout(metric_of(encoder.similarity), coarse), documents)
     return open_index(folder, encoder)
 
 

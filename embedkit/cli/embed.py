@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embedkit.cli.options import (
+    begun_with,
     corpus_options,
     fields,
     load_arguments,
@@ -114,7 +115,8 @@ def embed_command(
         return
     check_source(source)
     columns = fields(options)
-    arguments = {**_begun_with(names, workers, resume), **load_arguments(options), **prompt_names(options, kind)}
+    begun = begun_with(names.ledger, workers) if resume else {}
+    arguments = {**begun, **load_arguments(options), **prompt_names(options, kind)}
     from embedkit.encoders import load
     from embedkit.jobs import embed_corpus
 
@@ -139,21 +141,6 @@ def embed_command(
             raise Stopped("Stopped; what is done is kept: run it again with --resume to go on.") from None
         raise
     _report(manifest, names, as_json)
-
-
-def _begun_with(names: Names, workers: int, resume: bool) -> dict[str, Any]:
-    """The arguments of `load` with which an unfinished run was begun, to go on with them where none are given."""
-    from embedkit.engine.ledger import head_of
-
-    head = head_of(names.ledger) if resume else None
-    if head is None:
-        return {}
-    known = {**head["compute"], **head["settings"]}
-    texts = {name: known[name] for name in ("backend", "dtype") if name in known}
-    numbers = {name: int(known[name]) for name in ("threads", "batch_tokens", "max_tokens") if name in known}
-    if "threads" in numbers:
-        numbers["threads"] *= workers  # each worker had its share
-    return {**texts, **numbers}
 
 
 def _share(arguments: dict[str, Any], workers: int) -> int:

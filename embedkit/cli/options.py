@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 
@@ -101,6 +102,33 @@ def prompt_names(options: dict[str, Any], kind: Kind) -> dict[str, Any]:
     """Takes --prompt-name out of `options`, as the argument of `load` that gives it to inputs of this kind."""
     name = options.pop("prompt_name")
     return {} if name is None else {"prompt_names": {kind: name}}
+
+
+def begun_with(ledger: Path, workers: int = 1) -> dict[str, Any]:
+    """The arguments of `load` with which an unfinished run was begun, to go on with them where none are given."""
+    from embedkit.engine.ledger import head_of
+
+    if (head := head_of(ledger)) is None:
+        return {}
+    known = {**head["compute"], **head["settings"]}
+    texts = {name: known[name] for name in ("backend", "dtype") if name in known}
+    numbers = {name: int(known[name]) for name in ("threads", "batch_tokens", "max_tokens") if name in known}
+    if "threads" in numbers:
+        numbers["threads"] *= workers  # each worker had its share
+    return {**texts, **numbers}
+
+
+class Size(click.ParamType[int]):
+    """Bytes: 500000000, 500MB, 16GB."""
+
+    name = "size"
+    UNITS: ClassVar = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", str(value).upper())
+        if match is None or match[2] not in self.UNITS:
+            self.fail(f"{value!r} came; expected bytes, such as 500MB or 16GB.", param, ctx)
+        return int(float(match[1]) * self.UNITS[match[2]])
 
 
 def set_up_output(quiet: bool, log: Path | None) -> None:

@@ -6,10 +6,11 @@ import json
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
+from embedkit.cli.index import parsed_where
 from embedkit.cli.options import load_arguments, model_options, output_options, set_up_output
 from embedkit.types import Hits
 
@@ -31,6 +32,17 @@ TAG = "embedkit"  # last column of a TREC run
     type=click.Path(path_type=Path),
     help="With --queries: write a TREC run.  [default: print it]",
 )
+@click.option("--like", metavar="ID", help="Instead of a question: documents like this stored one.")
+@click.option("--where", metavar="JSON", help='Only documents whose metadata pass: \'{"year": {"gte": 2020}}\'.')
+@click.option(
+    "--group",
+    type=click.Choice(["best", "mean", "none"]),
+    default="best",
+    show_default=True,
+    help="Rank documents by their best or mean passage; none lists passages.",
+)
+@click.option("--min-score", type=float, help="Leave out what scores less.")
+@click.option("--explain", is_flag=True, help="Coarse and fine score and rank of each hit.")
 @model_options
 @output_options
 def search_command(
@@ -39,6 +51,11 @@ def search_command(
     k: int,
     queries: Path | None,
     output: Path | None,
+    like: str | None,
+    where: str | None,
+    group: str,
+    min_score: float | None,
+    explain: bool,
     as_json: bool,
     quiet: bool,
     log: Path | None,
@@ -47,15 +64,15 @@ def search_command(
     """Search an index with a question, or with a file of queries.
 
     \b
-    embedkit search my.index "how do plants store energy?"
-    embedkit search my.index "how do plants store energy?" -k 3 --json
+    embedkit search my.index "how do plants store energy?" -k 3 --where '{"year": {"gte": 2020}}'
     embedkit search my.index --queries queries.jsonl -k 100 -o run.trec
+    embedkit search my.index --like d17 --explain --json
 
     The model is the one that the index names. A run has TREC's six columns: query, Q0, document, rank, score, tag.
     """
     set_up_output(quiet, log)
-    if (question is None) == (queries is None):
-        raise click.UsageError("Give either a question or --queries FILE.")
+    if sum(given is not None for given in (question, queries, like)) != 1:
+        raise click.UsageError("Give a question, --queries FILE or --like ID, one of them.")
     if output is not None and queries is None:
         raise click.UsageError("-o writes the run of --queries FILE; a single question is printed.")
     if output is not None and as_json:
@@ -63,9 +80,19 @@ def search_command(
     from embedkit.corpus.beir import read_queries
     from embedkit.jobs import open_index
 
-    asked = read_queries(queries) if queries is not None else {"": str(question)}
+    asked = read_queries(queries) if queries is not None else {"": str(question or f"like {like}")}
+    passing = None if where is None else parsed_where(where)
     index = open_index(folder, prompt_name=options.pop("prompt_name"), **load_arguments(options))
-    hits = index.search(list(asked.values()), k=k, documents=queries is None or as_json)
+    hits = index.search(
+        list(asked.values()) if like is None else None,
+        k=k,
+        like=like,
+        where=passing,
+        group=cast(Any, None if group == "none" else group),
+        min_score=min_score,
+        documents=queries is None or as_json,
+        explain=explain,
+    )
     if queries is None or as_json:
         _print_hits(asked, hits, as_json)
     elif output is None:
@@ -93,15 +120,31 @@ def trec_run(queries: Mapping[str, Any], hits: Hits) -> str:
 
 def _print_hits(queries: Mapping[str, str], hits: Hits, as_json: bool) -> None:
     for position, (query, text) in enumerate(queries.items()):
-        found = list(zip(hits.documents[position], hits.scores[position], strict=False)) if hits.documents else []
+        rows = _rows(hits, position)
         if as_json:
-            rows = [
-                {"id": d.id, "score": float(s), "title": d.title, "text": d.text, "metadata": dict(d.metadata)}
-                for d, s in found
-            ]
             click.echo(json.dumps({"id": query, "query": text, "hits": rows}, ensure_ascii=False))
             continue
-        for rank, (document, score) in enumerate(found, 1):
-            click.echo(f"{rank:3}  {score:.4f}  {document.id}")
-            body = textwrap.wrap(document.full_text, WIDTH, max_lines=LINES, placeholder=" …")
+        for rank, row in enumerate(rows, 1):
+            click.echo(f"{rank:3}  {row['score']:.4f}  {row.get('passage', row['id'])}")
+            for name, said in row.get("explanation", {}).items():
+                click.echo(f"     {name}: {'-' if said is None else said if isinstance(said, int) else _placed(said)}")
+            body = textwrap.wrap(f"{row['title']} {row['text']}".strip(), WIDTH, max_lines=LINES, placeholder=" …")
             click.echo("".join(f"     {line}\n" for line in body), nl=False)
+
+
+def _rows(hits: Hits, position: int) -> list[dict[str, Any]]:
+    """What is known of each hit of a query."""
+    rows = []
+    for place, document in enumerate(hits.documents[position] if hits.documents else []):
+        row: dict[str, Any] = {"id": document.id, "score": float(hits.scores[position, place])}
+        if hits.passages is not None:
+            row["passage"] = hits.passages[position][place]
+        row |= {"title": document.title, "text": document.text, "metadata": dict(document.metadata)}
+        if hits.explanations is not None:
+            row["explanation"] = hits.explanations[position][place]
+        rows.append(row)
+    return rows
+
+
+def _placed(said: Mapping[str, Any]) -> str:
+    return f"rank {said['rank']}, score {said['score']:.4f}"

@@ -129,7 +129,7 @@ def seal(names: Names, rows: PositionalFile, ledger: Ledger, facts: Mapping[str,
     facts: the manifest but for its "files"; "count", "dim", "on_long" and "set_aside" are read from it.
     """
     count, dim = facts["count"], facts["dim"]
-    rows.write(0, npy_header(count, dim, FLOAT32))
+    rows.write(0, npy_header((count, dim), FLOAT32))
     rows.truncate(HEADER + count * dim * FLOAT32.itemsize)
     rows.sync()
     chunked = facts["on_long"] == "chunk"

@@ -16,10 +16,10 @@ from embedkit.corpus.beir import Qrels, find, read_qrels, read_queries
 from embedkit.encoder import Encoder
 from embedkit.engine import embed_documents
 from embedkit.errors import DataError, UsageError
+from embedkit.eval.exact import exact_shortlist
 from embedkit.eval.metrics import DEPTH, Run, retrieval_scores, trec_eval
 from embedkit.eval.serving import as_run
 from embedkit.index import Index
-from embedkit.index.fine import exact_shortlist
 from embedkit.statistics import bootstrap_interval
 from embedkit.storage import file_record
 from embedkit.types import Hits, Kind, Report

@@ -1,6 +1,6 @@
-"""Vectors in, Hits out: coarse codes in RAM, fine vectors on disk."""
+"""Vectors in, Hits out: coarse codes in RAM, fine vectors on disk, in segments under one manifest."""
 
-from embedkit.index.build import Layout, write_index
 from embedkit.index.index import Index
+from embedkit.index.layout import Layout
 
-__all__ = ["Index", "Layout", "write_index"]
+__all__ = ["Index", "Layout"]

@@ -1,111 +1,478 @@
-"""Ids, texts and metadata of the rows, in a SQLite file that is written once and then only read."""
+"""The documents of one segment: ids, titles, texts and metadata, in a SQLite file written once and then only read.
+
+Documents are numbered 0, 1, ... in the order in which they came. Three tables answer three questions:
+
+    documents   number -> the document
+    ids         id -> number: entries of (hash of the id, number) in buckets by the first bits of the hash
+    postings    (field, value) -> the numbers that have it, ranked in the order of field and value; the value PRESENT
+                stands for "any value" and holds the numbers of all documents that have the field
+
+SQLite only finds the rows. That they are the right ones is shown by a checksum in each, and that none is missing by
+their keys, which have no gaps: of a damaged file, a reader gives the right answer or raises IntegrityError.
+
+The same documents make the same bytes, whatever the sizes of the batches. Cost: a metadata value stands in the file
+three times, in its document, in its posting and in the index over these. The writer holds a few megabytes of entries,
+the numbers of one value while it writes them, and two page caches of 32 MiB; SQLite sorts the rest in a side file and in
+its folder for temporary files. 200,000 documents with 4 small fields: 4 s to append, 0.6 s to close, 85 MB.
+"""
 
 from __future__ import annotations
 
 import errno
 import json
+import math
 import sqlite3
-from collections.abc import Iterable, Sequence
+import struct
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
 
 from embedkit.errors import DataError, IntegrityError
 from embedkit.types import Document
 
-SCHEMA = """CREATE TABLE documents
-    (row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, title TEXT NOT NULL, text TEXT, metadata TEXT NOT NULL)"""
+Scalar = str | int | float  # a metadata value as it is compared; numbers come before texts
+Value = Scalar | bytes
+Cut = tuple[Value, bool]  # the place in the order of values just before the value, or just after it (True)
+Numbers = NDArray[np.uint32]  # (n,) document numbers, ascending
+
+PRESENT = b""  # comes after all numbers and texts
 AT_ONCE = 500  # values in one statement; SQLite allows 999 in its oldest builds
+IDS_READ = 10_000  # ids in memory while all are read
+STREAMED = 64  # documents in memory while all are read
+HELD = 1 << 20  # characters of metadata whose entries wait in memory to be written together
+PER_BUCKET = 128  # entries of ids, at most, in the mean
+DEEPEST = 100  # levels of metadata; Python's own parser ends somewhere below 1000, depending on the caller's depth
+ENTRY = np.dtype([("hash", "<u8"), ("number", "<u4")])
+
+SCHEMA = (
+    """CREATE TABLE documents (number INTEGER PRIMARY KEY, id TEXT NOT NULL, id_check INTEGER NOT NULL,
+       content_check INTEGER NOT NULL, title TEXT NOT NULL, text TEXT NOT NULL, metadata TEXT NOT NULL)""",
+    "CREATE TABLE ids (bucket INTEGER PRIMARY KEY, entries_check INTEGER NOT NULL, entries BLOB NOT NULL)",
+    # value has no type of its own: numbers stay numbers and texts stay texts, and they compare as in Python
+    """CREATE TABLE postings (rank INTEGER PRIMARY KEY, field TEXT NOT NULL, value NOT NULL,
+       key_check INTEGER NOT NULL, numbers_check INTEGER NOT NULL, numbers BLOB NOT NULL)""",
+    "CREATE TABLE sizes (documents INTEGER NOT NULL, postings INTEGER NOT NULL, sizes_check INTEGER NOT NULL)",
+)
+SIDE_SCHEMA = (
+    "CREATE TABLE ids (hash INTEGER NOT NULL, number INTEGER NOT NULL)",
+    "CREATE TABLE runs (field TEXT NOT NULL, value NOT NULL, first INTEGER NOT NULL, numbers BLOB NOT NULL)",
+)
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class DocumentWriter:
-    """Fills a new file. Durability is the caller's: the file stands in a folder that `storage` publishes whole."""
+    """Fills a new file at `path`, in place of what is there. Durability is the caller's.
+
+    count: documents so far. Used by one thread at a time, not always the same.
+    A full disk is an OSError (ENOSPC), which SQLite says in its own way.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._connection = sqlite3.connect(path, isolation_level=None)
-        self._execute("PRAGMA journal_mode=OFF")
-        self._execute("PRAGMA synchronous=OFF")
-        self._execute(SCHEMA)
-        self._execute("BEGIN")
-        self._count = 0
+        self._path, self._side_path = path, path.with_name(path.name + ".sorting")
+        self.count = 0
+        self._runs: dict[tuple[str, Value], list[int]] = {}
+        self._hashes: list[tuple[int, int]] = []
+        self._held = 0
+        for leftover in (self._path, self._side_path):
+            for suffix in ("", "-journal", "-wal", "-shm"):
+                leftover.with_name(leftover.name + suffix).unlink(missing_ok=True)
+        with _full_disk(path):
+            self._connection = _new_file(path, SCHEMA)
+            self._side = _new_file(self._side_path, SIDE_SCHEMA)
 
     def append(self, documents: Iterable[Document], *, texts: bool) -> None:
-        """The next rows. texts=False stores ids alone. Raises DataError for an id that came before."""
-        for document in documents:
-            text = document.text if texts else None
-            metadata = json.dumps(dict(document.metadata), ensure_ascii=False)
-            try:
-                self._execute(
-                    "INSERT INTO documents VALUES (?, ?, ?, ?, ?)",
-                    (self._count, document.id, document.title, text, metadata),
-                )
-            except sqlite3.IntegrityError:
-                raise DataError(
-                    f"Row {self._count}: the id {document.id!r} came before; give each row an id of its own."
-                ) from None
-            self._count += 1
+        """The next documents. texts=False stores ids and metadata, no title and no text.
+
+        Raises DataError for what cannot be stored: half of a surrogate pair, metadata that JSON cannot hold.
+        """
+        rows = (self._row(document, texts) for document in documents)
+        with _full_disk(self._path):
+            self._connection.executemany("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def close(self) -> None:
-        self._execute("COMMIT")
-        self._connection.close()
-
-    def _execute(self, statement: str, values: Sequence[object] = ()) -> None:
-        """Raises OSError where the disk is full, which SQLite says in its own way."""
+        """Makes the table of ids and the postings; the file is complete then. Raises DataError for an id that came twice."""
         try:
-            self._connection.execute(statement, values)
-        except sqlite3.OperationalError as error:
-            if "full" not in str(error):
-                raise
-            raise OSError(errno.ENOSPC, str(error), str(self._path)) from None
+            with _full_disk(self._path):
+                self._flush()
+                self._connection.executemany("INSERT INTO ids VALUES (?, ?, ?)", self._buckets())
+                self._connection.executemany("INSERT INTO postings VALUES (?, ?, ?, ?, ?, ?)", self._postings())
+                self._connection.execute("CREATE UNIQUE INDEX by_value ON postings (field, value)")
+                (postings,) = self._connection.execute("SELECT coalesce(max(rank) + 1, 0) FROM postings").fetchone()
+                sizes = (self.count, postings)
+                self._connection.execute("INSERT INTO sizes VALUES (?, ?, ?)", (*sizes, _key_check(*sizes)))
+                self._connection.execute("COMMIT")
+        finally:
+            self._connection.close()
+            self._side.close()
+            self._side_path.unlink(missing_ok=True)
+
+    def _row(self, document: Document, texts: bool) -> tuple[object, ...]:
+        number, title, text = self.count, *((document.title, document.text) if texts else ("", ""))
+        try:
+            metadata = _to_json(dict(document.metadata))
+            content_check = _content_check(number, document.id, title, text, metadata)
+            hashed = _hash(document.id)
+            pairs = set(_pairs(json.loads(metadata)))  # as a reader will see it: names are strings, tuples are lists
+        except (TypeError, ValueError, RecursionError) as error:
+            raise DataError(
+                f"Document {number} ({document.id!r}) cannot be stored ({error}); give it Unicode text "
+                f"and metadata as JSON has it, at most {DEEPEST} levels deep."
+            ) from None
+        for key in pairs | {(field, PRESENT) for field, _ in pairs}:
+            self._runs.setdefault(key, []).append(number)
+        self._hashes.append((hashed, number))
+        self._held += len(metadata) + 64  # for the entry of the id
+        self.count += 1
+        if self._held >= HELD:
+            self._flush()
+        return number, document.id, _key_check(number, document.id), content_check, title, text, metadata
+
+    def _flush(self) -> None:
+        """What waits in memory goes to the side file. When this happens does not show in the result."""
+        runs = ((*key, numbers[0], struct.pack(f"<{len(numbers)}I", *numbers)) for key, numbers in self._runs.items())
+        with _full_disk(self._path):
+            self._side.executemany("INSERT INTO runs VALUES (?, ?, ?, ?)", runs)
+            self._side.executemany("INSERT INTO ids VALUES (?, ?)", self._hashes)
+        self._runs, self._hashes, self._held = {}, [], 0
+
+    def _buckets(self) -> Iterator[tuple[int, int, bytes]]:
+        """A row for every bucket, empty ones too: a reader must be able to tell them from lost ones."""
+        shift = 63 - _bucket_bits(self.count)
+        expected = 0
+        for bucket, entries in groupby(self._hashed(), lambda entry: entry[0] >> shift):
+            yield from ((empty, crc32(b"", empty), b"") for empty in range(expected, bucket))
+            blob = np.array(list(entries), ENTRY).tobytes()
+            yield bucket, crc32(blob, bucket), blob
+            expected = bucket + 1
+        yield from ((empty, crc32(b"", empty), b"") for empty in range(expected, 1 << _bucket_bits(self.count)))
+
+    def _hashed(self) -> Iterator[tuple[int, int]]:
+        """(hash, number) in order; ids whose hashes are the same are compared."""
+        ordered = self._side.execute("SELECT hash, number FROM ids ORDER BY hash, number")
+        for _, same in groupby(ordered, itemgetter(0)):
+            entries = list(same)
+            if len(entries) > 1:
+                self._refuse_repeated([number for _, number in entries])
+            yield from entries
+
+    def _refuse_repeated(self, numbers: Iterable[int]) -> None:
+        before: dict[str, int] = {}
+        for number in numbers:
+            (name,) = self._connection.execute("SELECT id FROM documents WHERE number = ?", (number,)).fetchone()
+            if name in before:
+                raise DataError(
+                    f"Document {number}: the id {name!r} came before, at document {before[name]}; "
+                    "give each document an id of its own."
+                )
+            before[name] = number
+
+    def _postings(self) -> Iterator[tuple[object, ...]]:
+        runs = self._side.execute("SELECT field, value, numbers FROM runs ORDER BY field, value, first")
+        for rank, ((field, value), same) in enumerate(groupby(runs, itemgetter(0, 1))):
+            numbers = b"".join(run[2] for run in same)
+            yield rank, field, value, _key_check(rank, field, value), crc32(numbers, rank), numbers
 
 
 class DocumentReader:
-    """Looks documents up by row or by id. May be used from several threads."""
+    """Looks documents up by number, by id and by metadata. May be used from several threads.
 
-    def __init__(self, path: Path) -> None:
-        quoted = path.absolute().as_uri()
-        self._connection = sqlite3.connect(f"{quoted}?mode=ro&immutable=1", uri=True, check_same_thread=False)
-        self._path = path
+    count: documents in the file, as the manifest says. Every method, and the opening, raises IntegrityError where the
+    file is damaged or was made for another count.
+    """
 
-    def ids(self, rows: Iterable[int]) -> dict[int, str]:
-        """row -> id. Raises IntegrityError where a row has none."""
-        wanted = sorted(set(rows))
-        found = dict(self._select("row, id", "row", wanted))
-        if len(found) < len(wanted):
-            raise self._damaged(f"{len(wanted) - len(found)} rows have no id")
-        return found
-
-    def documents(self, rows: Iterable[int]) -> dict[int, Document]:
-        """row -> Document."""
-        found = self._select("row, id, title, text, metadata", "row", sorted(set(rows)))
-        return {row: self._document(*rest) for row, *rest in found}
-
-    def by_id(self, ids: Sequence[str]) -> dict[str, Document]:
-        """id -> Document, for those that are there."""
-        found = self._select("id, title, text, metadata", "id", list(dict.fromkeys(ids)))
-        return {identifier: self._document(identifier, *rest) for identifier, *rest in found}
-
-    def _select(self, columns: str, key: str, values: Sequence[int] | Sequence[str]) -> list[tuple[Any, ...]]:
-        found: list[tuple[Any, ...]] = []
+    def __init__(self, path: Path, count: int) -> None:
+        self._path, self.count = path, count
+        self._lock = threading.Lock()
         try:
-            for start in range(0, len(values), AT_ONCE):
-                part = values[start : start + AT_ONCE]
-                marks = ",".join("?" * len(part))
-                found += self._connection.execute(f"SELECT {columns} FROM documents WHERE {key} IN ({marks})", part)
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            self._connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
+            )
+        except sqlite3.Error as error:
             raise self._damaged(error) from None
+        try:
+            self._ranks = self._read_sizes()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def ids(self, numbers: Iterable[int]) -> dict[int, str]:
+        """number -> id."""
+        found = {}
+        for number, name, check in self._by_number("number, id, id_check", numbers):
+            self._agree(check, _key_check(number, name))
+            found[number] = name
         return found
+
+    def documents(self, numbers: Iterable[int]) -> dict[int, Document]:
+        """number -> Document."""
+        columns = "number, id, id_check, content_check, title, text, metadata"
+        return {row[0]: self._document(*row) for row in self._by_number(columns, numbers)}
+
+    def numbers(self, ids: Sequence[str]) -> dict[str, int]:
+        """id -> number, for those that are there."""
+        bits = _bucket_bits(self.count)
+        wanted: dict[int, list[tuple[int, str]]] = {}
+        for name in dict.fromkeys(ids):
+            hashed = _hash(name)
+            wanted.setdefault(hashed >> (63 - bits), []).append((hashed, name))
+        candidates: list[tuple[str, int]] = []
+        for bucket, check, blob in self._rows_by("ids", "bucket", "bucket, entries_check, entries", sorted(wanted)):
+            entries = np.frombuffer(self._blob(blob, bucket, check, ENTRY.itemsize), ENTRY)
+            for hashed, name in wanted[bucket]:
+                candidates += [(name, int(n)) for n in entries["number"][entries["hash"] == np.uint64(hashed)]]
+        names = self.ids(number for _, number in candidates)
+        found = {name: number for name, number in candidates if names[number] == name}
+        return {name: found[name] for name in dict.fromkeys(ids) if name in found}
+
+    def stream(self, start: int = 0) -> Iterator[Document]:
+        """All documents from number `start` on, in order, STREAMED of them in memory at once."""
+        for first in range(start, self.count, STREAMED):
+            yield from self.documents(range(first, min(first + STREAMED, self.count))).values()
+
+    def all_ids(self) -> Iterator[str]:
+        """In order of number."""
+        for first in range(0, self.count, IDS_READ):
+            yield from self._ids_between(first, min(first + IDS_READ, self.count))
+
+    def fields(self) -> list[str]:
+        """The metadata fields that a document has a value for, sorted. Cost: one search in the index a field."""
+        names: list[str] = []
+        _, key = self._seek("", (-math.inf, False))
+        while key is not None:
+            names.append(key[0])
+            _, key = self._seek(key[0], (PRESENT, True))
+        return names
+
+    def posting(self, field: str, value: Value) -> Numbers:
+        """The documents where one of the field's values is `value`, or where it has any, for PRESENT."""
+        rank, key = self._seek(field, (value, False))
+        return self._numbers(rank, rank + 1 if key == (field, value) else rank)
+
+    def postings(self, field: str, start: Cut, stop: Cut) -> Numbers:
+        """The documents with a value between the cuts, in no order, one of several such values more than once."""
+        first, _ = self._seek(field, start)
+        end, _ = self._seek(field, stop)
+        return self._numbers(first, end)
 
     def close(self) -> None:
         self._connection.close()
 
-    def _document(self, identifier: str, title: str, text: str | None, metadata: str) -> Document:
+    def _ids_between(self, start: int, stop: int) -> list[str]:
+        found = self._select(
+            "SELECT number, id, id_check FROM documents WHERE number >= ? AND number < ? ORDER BY number", (start, stop)
+        )
+        if [row[0] for row in found] != list(range(start, stop)):
+            raise self._damaged(f"documents {start} to {stop - 1} are not all there")
+        for number, name, check in found:
+            self._agree(check, _key_check(number, name))
+        return [name for _, name, _ in found]
+
+    def _read_sizes(self) -> int:
+        """The number of postings."""
+        found = self._select("SELECT documents, postings, sizes_check FROM sizes")
+        if len(found) != 1:
+            raise self._damaged(f"{len(found)} rows of sizes")
+        documents, postings, check = found[0]
+        self._agree(check, _key_check(documents, postings))
+        if documents != self.count:
+            raise self._damaged(f"it holds {documents} documents, {self.count} were expected")
+        return int(postings)
+
+    def _by_number(self, columns: str, numbers: Iterable[int]) -> list[tuple[Any, ...]]:
+        wanted = sorted({int(number) for number in numbers})
+        if wanted and not 0 <= wanted[0] <= wanted[-1] < self.count:
+            outside = wanted[0] if wanted[0] < 0 else wanted[-1]
+            raise self._damaged(f"document {outside} was asked for, it holds {self.count}")
+        return self._rows_by("documents", "number", columns, wanted)
+
+    def _rows_by(self, table: str, key: str, columns: str, values: Sequence[int]) -> list[tuple[Any, ...]]:
+        """A row for each of the ascending values, in their order; the key is the first column."""
+        found: list[tuple[Any, ...]] = []
+        for start in range(0, len(values), AT_ONCE):
+            part = values[start : start + AT_ONCE]
+            marks = ",".join("?" * len(part))
+            found += self._select(f"SELECT {columns} FROM {table} WHERE {key} IN ({marks}) ORDER BY {key}", part)
+        if [row[0] for row in found] != list(values):
+            raise self._damaged(f"of {len(values)} rows of {table}, {len(found)} were found, or others")
+        return found
+
+    def _document(
+        self, number: int, name: str, id_check: int, content_check: int, title: str, text: str, metadata: str
+    ) -> Document:
+        self._agree(id_check, _key_check(number, name))
+        if not all(isinstance(part, str) for part in (title, text, metadata)):
+            raise self._damaged(f"document {number} is no text")
+        self._agree(content_check, _content_check(number, name, title, text, metadata))
         try:
-            return Document(id=identifier, text=text or "", title=title, metadata=json.loads(metadata))
-        except (ValueError, TypeError) as error:
+            return Document(id=name, text=text, title=title, metadata=json.loads(metadata))
+        except (ValueError, RecursionError) as error:
             raise self._damaged(error) from None
+
+    def _seek(self, field: str, cut: Cut) -> tuple[int, tuple[str, Value] | None]:
+        """The rank of the first posting after the cut, and its field and value; past the last one, None.
+
+        The index only gives a hint: that the posting before lies before the cut is looked up by its rank.
+        """
+        value, after = cut
+        more = ">" if after else ">="
+        found = self._select(
+            f"SELECT rank, field, value, key_check FROM postings WHERE (field, value) {more} (?, ?) "
+            "ORDER BY field, value LIMIT 1",
+            (field, value),
+        )
+        rank, key = self._checked_key(found[0]) if found else (self._ranks, None)
+        if key is not None and not _is_before(field, cut, key):
+            raise self._damaged("its index of values is out of order")
+        if rank:
+            before = self._select("SELECT rank, field, value, key_check FROM postings WHERE rank = ?", (rank - 1,))
+            if not before or _is_before(field, cut, self._checked_key(before[0])[1]):
+                raise self._damaged("its index of values has a gap")
+        return rank, key
+
+    def _checked_key(self, row: tuple[Any, ...]) -> tuple[int, tuple[str, Value]]:
+        rank, field, value, check = row
+        self._agree(check, _key_check(rank, field, value))
+        return rank, (field, value)
+
+    def _numbers(self, first: int, end: int) -> Numbers:
+        """Those of the postings of these ranks, one after the other."""
+        blobs = []
+        for start in range(first, end, AT_ONCE):
+            stop = min(start + AT_ONCE, end)
+            rows = self._select(
+                "SELECT rank, numbers_check, numbers FROM postings WHERE rank >= ? AND rank < ? ORDER BY rank",
+                (start, stop),
+            )
+            if [row[0] for row in rows] != list(range(start, stop)):
+                raise self._damaged(f"postings {start} to {stop - 1} are not all there")
+            blobs += [self._blob(blob, rank, check, 4) for rank, check, blob in rows]
+        numbers = np.frombuffer(b"".join(blobs), "<u4")
+        if len(numbers) and numbers.max() >= self.count:
+            raise self._damaged(f"a posting names document {numbers.max()}, it holds {self.count}")
+        return numbers
+
+    def _blob(self, blob: Any, key: int, check: int, item: int) -> bytes:
+        if not isinstance(blob, bytes) or len(blob) % item:
+            raise self._damaged("a list of numbers is none")
+        self._agree(check, crc32(blob, key))
+        return blob
+
+    def _select(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        try:
+            with self._lock:
+                return self._connection.execute(statement, values).fetchall()
+        except sqlite3.ProgrammingError:
+            raise  # a closed reader, not a damaged file
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise self._damaged(error) from None
+
+    def _agree(self, stored: object, computed: int) -> None:
+        if stored != computed:
+            raise self._damaged("the checksum of a row does not fit")
 
     def _damaged(self, reason: object) -> IntegrityError:
         return IntegrityError(
             f"{self._path} is damaged ({reason}); run embedkit index verify, then build the index again."
         )
+
+
+def comparable(value: object) -> Scalar | None:
+    """A metadata value as it is stored and compared, one form for equal values; None for what counts as absent.
+
+    Integers beyond 64 bits become floats, infinite ones beyond the range of these: that is what SQLite can hold.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):  # with bool
+        return int(value) if -(1 << 63) <= value < 1 << 63 else _as_float(value)
+    if isinstance(value, float) and not math.isnan(value):
+        return int(value) if value.is_integer() and -(2.0**63) <= value < 2.0**63 else float(value)
+    return None
+
+
+def _as_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _pairs(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Scalar]]:
+    """(field, value) of all values in it. Lists have several, mappings have fields of their own: "author.name"."""
+    waiting: list[tuple[str, Any, int]] = [(name, value, 1) for name, value in metadata.items()]
+    while waiting:
+        name, value, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise ValueError("its metadata is nested too deep")
+        if isinstance(value, dict):
+            waiting += [(f"{name}.{inner}", item, depth + 1) for inner, item in value.items()]
+        elif isinstance(value, list):
+            waiting += [(name, item, depth + 1) for item in value]
+        elif (scalar := comparable(value)) is not None:
+            yield name, scalar
+
+
+def _is_before(field: str, cut: Cut, key: tuple[str, Value]) -> bool:
+    """Whether the cut lies before the key, in the order that SQLite has."""
+    value, after = cut
+    left, right = _order(field, value), _order(*key)
+    return left < right or (left == right and not after)
+
+
+def _order(field: str, value: Value) -> tuple[str, int, Any]:
+    return field, 2 if isinstance(value, bytes) else 1 if isinstance(value, str) else 0, value
+
+
+def _key_check(*values: object) -> int:
+    """Checksum of short values, their types with them."""
+    return crc32(ascii(values).encode())
+
+
+def _content_check(number: int, *parts: str) -> int:
+    check = number
+    for part in parts:
+        data = part.encode()
+        check = crc32(data, crc32(len(data).to_bytes(8, "little"), check))
+    return check
+
+
+def _hash(name: str) -> int:
+    """63 bits, so that SQLite's integers hold it."""
+    return int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
+
+
+def _bucket_bits(count: int) -> int:
+    return (count // PER_BUCKET).bit_length()
+
+
+def _new_file(path: Path, schema: Sequence[str]) -> sqlite3.Connection:
+    """With a transaction open. Nothing in it depends on the time or on the defaults of this build of SQLite."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    for pragma in ("page_size=4096", "auto_vacuum=0", "encoding='UTF-8'", "journal_mode=OFF", "synchronous=OFF"):
+        connection.execute(f"PRAGMA {pragma}")
+    connection.execute("PRAGMA temp_store=FILE")
+    connection.execute("PRAGMA cache_size=-32768")  # KiB; also what a sort holds in memory
+    connection.execute("BEGIN")
+    for statement in schema:
+        connection.execute(statement)
+    return connection
+
+
+@contextmanager
+def _full_disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        code = errno.ENOSPC if "full" in str(error) else errno.EIO if "I/O" in str(error) else None
+        if code is None:
+            raise
+        raise OSError(code, str(error), str(path)) from None

@@ -1,75 +1,199 @@
-"""The fine level: exact inner products with rows on disk, for a shortlist or for all of them.
+"""The fine level: rows on disk, and exact inner products with them, by faiss's kernels over a memory map.
 
-Scores are float32 products with the stored row; a float16 row moves a score by at most 5e-4 of the row's length. A
-shortlist costs one gather of its rows from the memory map; an exact search holds all rows in RAM as float32.
+A score is the float32 product of the query with the stored row: float16 rows move it by at most 5e-4 of the row's length,
+int8 rows are decoded first (lowest value and step of each dimension come from a sample of the first rows and belong to the
+index). The same pair has the same score in whatever company it is computed, so ties are ties. Nothing is held in RAM.
 """
 
 from __future__ import annotations
 
+import functools
+import mmap
+import os
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from embedkit.errors import IntegrityError
+from embedkit.index.faiss_import import import_faiss
+from embedkit.storage import HEADER, PositionalFile, npy_header
 from embedkit.types import Array, Rows, Vectors
 
-QUERY_BLOCK = 64  # queries scored at once: bounds the gathered rows, 64 x shortlist x dim float32
-ROW_BLOCK = 65_536  # rows scored at once in an exact search: bounds the score matrix
+STORED: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "int8": np.dtype("u1")}
+STEPS = 255  # of an int8 dimension
+BLOCK = 16_384  # rows that are copied, decoded or added at once
+AT_ONCE = 16  # queries; for 20 of them faiss multiplies float32 matrices, where a score depends on its neighbours
+GATHERED = 65_536  # rows that are read from disk for one exact search of some of them
+LOOKED_AT = 8  # rows of a shortlist: are they in the page cache?
 
 
-def open_fine(path: Path, count: int, dim: int) -> Array:
-    """The rows (count, dim) as a read-only memory map. The file's size has been checked against the manifest."""
-    try:
-        rows: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # numpy meets a damaged header with ValueError, TokenError, EOFError, ...
-        raise IntegrityError(f"{path} is no array any more ({error}); build the index again.") from None
-    if rows.shape != (count, dim):
-        raise IntegrityError(f"{path} holds {rows.shape}, its manifest says {(count, dim)}; build the index again.")
-    return rows
+class Mask:
+    """Which rows count."""
+
+    def __init__(self, rows: Array) -> None:
+        self.rows: Array = rows  # bools (n,)
+        self.count = int(rows.sum())
+
+    @functools.cached_property
+    def numbers(self) -> Rows:
+        return np.flatnonzero(self.rows)
+
+    @functools.cached_property
+    def selector(self) -> Any:
+        """For faiss, which looks at our bits."""
+        self._bits = np.packbits(self.rows, bitorder="little")
+        return import_faiss().IDSelectorBitmap(self._bits)
 
 
-def score_shortlist(queries: Vectors, fine: Array, candidates: Rows) -> Vectors:
-    """(q, m) scores of the candidate rows (q, m); -inf where a candidate is -1."""
-    scores = np.empty(candidates.shape, dtype=np.float32)
-    for start in range(0, len(queries), QUERY_BLOCK):
-        block = candidates[start : start + QUERY_BLOCK]
-        rows = fine[np.maximum(block, 0)].astype(np.float32)  # (b, m, dim)
-        scores[start : start + QUERY_BLOCK] = np.matmul(rows, queries[start : start + QUERY_BLOCK, :, None])[:, :, 0]
-    scores[candidates < 0] = -np.inf
-    return scores
+class FineWriter:
+    """Appends rows to a new file."""
+
+    def __init__(self, file: PositionalFile, dim: int, fine: str, ranges: Vectors | None = None) -> None:
+        self.count, self.dim, self.fine, self.ranges = 0, dim, fine, ranges
+        self._file = file
+        file.truncate(0)
+
+    def append(self, rows: Vectors) -> None:
+        """rows: float32 (n, dim)."""
+        self.append_stored(encode(rows, self.fine, self.ranges))
+
+    def append_stored(self, rows: Array) -> None:
+        """Rows as another file of the same index holds them."""
+        width = self.dim * STORED[self.fine].itemsize
+        self._file.write(HEADER + self.count * width, np.ascontiguousarray(rows).data)
+        self.count += len(rows)
+
+    def finish(self) -> None:
+        """Durable when this returns."""
+        self._file.write(0, npy_header((self.count, self.dim), STORED[self.fine]))
+        self._file.sync()
 
 
-def exact_shortlist(queries: Vectors, rows: Vectors, k: int) -> tuple[Rows, Vectors]:
-    """The best rows of each query and their scores, both (q, m) with m >= min(k, n), in no order.
-
-    Every row whose score equals the k-th best is in, so that ties can be ordered by id afterwards; rows are -1 and
-    scores -inf where a query has fewer than m of them.
-    """
-    k = min(k, len(rows))
-    found = [_best(queries[start : start + QUERY_BLOCK], rows, k) for start in range(0, len(queries), QUERY_BLOCK)]
-    width = max((len(row) for block in found for row, _ in block), default=0)
-    candidates = np.full((len(queries), width), -1, dtype=np.int64)
-    scores = np.full((len(queries), width), -np.inf, dtype=np.float32)
-    for position, (row, score) in enumerate(pair for block in found for pair in block):
-        candidates[position, : len(row)], scores[position, : len(row)] = row, score
-    return candidates, scores
+def encode(rows: Vectors, fine: str, ranges: Vectors | None) -> Array:
+    """float32 (n, dim) as they are stored; values outside the ranges of int8 become the nearest inside."""
+    if ranges is None:
+        stored: Array = rows.astype(STORED[fine])
+        return stored
+    lowest, step = ranges
+    codes = np.floor((rows - lowest) / step)
+    clipped: Array = np.clip(codes, 0, STEPS).astype(np.uint8)
+    return clipped
 
 
-def _best(queries: Vectors, rows: Vectors, k: int) -> list[tuple[Rows, Vectors]]:
-    """Per query: rows and scores at or above the k-th best score."""
-    best: list[tuple[Rows, Vectors]] = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
-    for start in range(0, len(rows), ROW_BLOCK):
-        scores = queries @ rows[start : start + ROW_BLOCK].T  # (b, rows)
-        for position, score in enumerate(scores):
-            kept, known = best[position]
-            if len(known) >= k:  # only what reaches the k-th best so far can stay
-                block = np.flatnonzero(score >= known.min())
-            else:
-                block = np.arange(len(score))
-            row = np.concatenate([kept, block + start])
-            score = np.concatenate([known, score[block]])
-            if len(score) > k:
-                reached = score >= np.partition(score, len(score) - k)[len(score) - k]
-                row, score = row[reached], score[reached]
-            best[position] = row, score
-    return best
+def decode(rows: Array, ranges: Vectors | None) -> Vectors:
+    """float32 (n, dim) of stored rows."""
+    if ranges is None:
+        return rows.astype(np.float32)
+    lowest, step = ranges
+    decoded: Vectors = lowest + (rows + np.float32(0.5)) * step
+    return decoded
+
+
+def ranges_of(sample: Vectors) -> Vectors:
+    """(2, dim): the lowest value and the step of each dimension, from a sample (n, dim) of the rows."""
+    lowest, highest = sample.min(axis=0), sample.max(axis=0)
+    width = np.maximum(highest - lowest, 1e-12)
+    return np.stack([lowest, width / STEPS]).astype(np.float32)
+
+
+class FineRows:
+    """The rows (n, dim) of one file, mapped. The file's size has been checked against the manifest."""
+
+    def __init__(self, path: Path, count: int, dim: int, fine: str, ranges: Vectors | None = None) -> None:
+        self.path, self.count, self.dim, self.fine, self.ranges = path, count, dim, fine, ranges
+        expected = HEADER + count * dim * STORED[fine].itemsize
+        self._descriptor = os.open(path, os.O_RDONLY)
+        self._let_go = weakref.finalize(self, os.close, self._descriptor)  # also where nobody calls close
+        beginning = os.pread(self._descriptor, HEADER, 0)
+        if beginning != npy_header((count, dim), STORED[fine]) or os.fstat(self._descriptor).st_size != expected:
+            raise IntegrityError(f"{path} is no array of {count} rows any more; build the index again.")
+        self._map = mmap.mmap(self._descriptor, expected, prot=mmap.PROT_READ)
+        self.stored: Array = np.frombuffer(self._map, STORED[fine], count * dim, HEADER).reshape(count, dim)
+        self.kernel = kernel_over(self.stored, fine, ranges)
+
+    def close(self) -> None:
+        """The map goes with the last array over it."""
+        self._let_go()
+
+    def expect_shortlists(self) -> None:
+        """Their rows lie far apart: no reading ahead."""
+        self._map.madvise(mmap.MADV_RANDOM)
+
+    def blocks(self) -> Iterator[Vectors]:
+        """All rows, decoded, BLOCK at a time."""
+        for start in range(0, self.count, BLOCK):
+            yield decode(self.stored[start : start + BLOCK], self.ranges)
+
+    def rows(self, numbers: Rows) -> Vectors:
+        """Decoded rows (m, dim)."""
+        return decode(self.stored[numbers], self.ranges)
+
+    def search(self, queries: Vectors, k: int, mask: Mask | None = None) -> tuple[Vectors, Rows]:
+        """The exact k best rows of each query: scores and rows (q, <= k), best first, -1 where there are fewer.
+
+        mask: the only rows that count; few of them are gathered, else all are passed over."""
+        if mask is None:
+            return search_kernel(self.kernel, queries, k)
+        if mask.count > GATHERED:
+            return search_kernel(self.kernel, queries, k, import_faiss().SearchParameters(sel=mask.selector))
+        scores, places = search_kernel(kernel_over(self.stored[mask.numbers], self.fine, self.ranges), queries, k)
+        return scores, mask.numbers[places] if mask.count else places
+
+    def score(self, queries: Vectors, rows: Rows) -> Vectors:
+        """(q, m) scores of the same rows (m,) for all queries."""
+        found, order = search_kernel(kernel_over(self.stored[rows], self.fine, self.ranges), queries, len(rows))
+        scores = np.empty_like(found)
+        np.put_along_axis(scores, order, found, axis=1)
+        return scores
+
+    def ask_for(self, rows: Rows) -> bool:
+        """Starts reading these rows, all at once and in their order on disk, where they are not in memory; whether that was
+        so. Page faults would wait for one after the other."""
+        width = self.stored.strides[0]
+        offsets = np.unique(rows[rows >= 0]) * width + HEADER
+        if all(self._is_cached(int(offset), width) for offset in offsets[:: max(1, len(offsets) // LOOKED_AT)]):
+            return False
+        for offset in offsets.tolist():
+            os.posix_fadvise(self._descriptor, offset, width, os.POSIX_FADV_WILLNEED)
+        return True
+
+    def _is_cached(self, offset: int, width: int) -> bool:
+        try:
+            return os.preadv(self._descriptor, [bytearray(width)], offset, os.RWF_NOWAIT) == width
+        except BlockingIOError:
+            return False
+        except (OSError, AttributeError):  # a file system or a system that cannot say
+            return True
+
+
+def kernel_over(stored: Array, fine: str, ranges: Vectors | None) -> Any:
+    """A faiss index that scores stored rows (n, dim) where they lie. The caller keeps the array; faiss only looks at it."""
+    faiss = import_faiss()
+    count, dim = stored.shape
+    if fine == "float32":
+        kernel = faiss.IndexFlatIP(dim)
+    else:
+        kind = faiss.ScalarQuantizer.QT_8bit if fine == "int8" else faiss.ScalarQuantizer.QT_fp16
+        kernel = faiss.IndexScalarQuantizer(dim, kind, faiss.METRIC_INNER_PRODUCT)
+        if ranges is not None:
+            faiss.copy_array_to_vector(np.concatenate([ranges[0], ranges[1] * STEPS]), kernel.sq.trained)
+    kernel.is_trained = True
+    raw = stored.reshape(-1).view(np.uint8)
+    owner = faiss.MaybeOwnedVectorUInt8().owner  # of nothing: the memory is ours
+    kernel.codes = faiss.MaybeOwnedVectorUInt8.create_view(faiss.swig_ptr(raw) if len(raw) else None, raw.nbytes, owner)
+    kernel.ntotal = count
+    kernel.referenced_objects = [stored]  # faiss keeps it alive with the index
+    return kernel
+
+
+def search_kernel(kernel: Any, queries: Vectors, k: int, parameters: Any = None) -> tuple[Vectors, Rows]:
+    """Scores and rows (q, k), best first; k is cut to the number of rows."""
+    k = min(k, kernel.ntotal)
+    scores, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+    for start in range(0, len(queries) if k else 0, AT_ONCE):
+        block = slice(start, start + AT_ONCE)
+        scores[block], rows[block] = kernel.search(np.ascontiguousarray(queries[block]), k, params=parameters)
+    return scores, rows

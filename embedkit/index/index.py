@@ -1,34 +1,45 @@
-"""An open index: text, vectors or both in, Hits out.
+"""An open index: text, vectors, both, or a stored document in, Hits out.
 
-A query's shortlist comes from the light codes (or, without a coarse level, from all rows), the fine rows give it its
-scores, and ties are ordered as trec_eval does: the larger id first.
+A query's shortlist comes from the light codes of each segment (or, without these, from all rows), the fine rows give it its
+scores, and ties are ordered as trec_eval does: the larger id first. An index is one version, whatever is written meanwhile.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from embedkit.encoder import Encoder
-from embedkit.errors import ModelMismatch, UsageError
-from embedkit.index.coarse import read_coarse, shortlist
-from embedkit.index.documents import DocumentReader
-from embedkit.index.fine import exact_shortlist, open_fine, score_shortlist
-from embedkit.index.manifest import COARSE, DOCUMENTS, FINE, Manifest, check_files, check_sizes, read_manifest
-from embedkit.storage import check_file
-from embedkit.types import Document, Hits, Rows, Vectors
+from embedkit.corpus import Fields, read_corpus
+from embedkit.corpus.documents import checked_id
+from embedkit.encoder import Encoder, OnLong
+from embedkit.errors import DataError, ModelMismatch, UsageError
+from embedkit.index.embedding import embedded
+from embedkit.index.faiss_import import faiss_threads
+from embedkit.index.manifest import DOCUMENTS, FINE, Manifest, Metric, check_files
+from embedkit.index.ranking import Group, Ranked
+from embedkit.index.snapshot import Asked, Snapshot
+from embedkit.index.update import Change, changing
+from embedkit.index.versions import remove_old
+from embedkit.index.where import parse_where
+from embedkit.index.writer import Content
+from embedkit.types import Array, Document, Hits, Vectors
 from embedkit.vectors import unit_rows
+
+UNIT_WITHIN = 1e-6  # of the squared length: the rounding of float32
+Filter = Mapping[str, Any]
 
 
 class Index:
-    """Opened from a folder, read-only.
+    """Opened from a folder, which may be read-only. `search` may be called from several threads.
 
     encoder: called once, at the first query that is a text. query_options: further keywords of its `encode` for queries, such
-    as a `prompt_name` for this kind of question.
+    as a `prompt_name` for this kind of question. threads: of one search; all cores when left out. check: read every byte of
+    the index first, and raise IntegrityError where one has changed; codes and ids are always checked, rows and texts only so.
     """
 
     def __init__(
@@ -36,71 +47,144 @@ class Index:
         path: str | Path,
         encoder: Callable[[], Encoder] | None = None,
         query_options: Mapping[str, Any] | None = None,
+        *,
+        threads: int | None = None,
+        check: bool = False,
     ) -> None:
-        self.path = Path(path)
-        self.manifest: Manifest = read_manifest(self.path)
-        check_sizes(self.path, self.manifest)
+        self.path, self.threads = Path(path), threads
         self._make_encoder, self._encoder = encoder, None  # type: Callable[[], Encoder] | None, Encoder | None
-        self._fine = open_fine(self.path / FINE, len(self), self.dim)
-        self._documents = DocumentReader(self.path / DOCUMENTS)
         self.query_options = dict(query_options or {})
-        self._coarse: Any = None
-        self._rows: Vectors | None = None  # all rows in float32, for exact search
         self._loading = threading.Lock()
+        self._snapshot = Snapshot(self.path, check=check)
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the version that is open."""
+        return self._snapshot.manifest
+
+    def close(self) -> None:
+        """Lets its version go; a writer may remove it then."""
+        self._snapshot.close()
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __len__(self) -> int:
-        return self.manifest.count
+        return self.manifest.documents
 
     @property
     def dim(self) -> int:
         return self.manifest.dim
 
-    def search(self, queries: str | Sequence[str] | Vectors, k: int = 10, *, documents: bool = True) -> Hits:
+    # --- search -------------------------------------------------------------------------------------------------------
+
+    def search(
+        self,
+        queries: str | Sequence[str] | Vectors | None = None,
+        k: int = 10,
+        *,
+        like: str | Sequence[str] | None = None,
+        where: Filter | None = None,
+        group: Group | None = "best",
+        min_score: float | None = None,
+        documents: bool = True,
+        explain: bool = False,
+        shortlist: int | None = None,
+        probes: int | None = None,
+    ) -> Hits:
         """The k best documents of each query.
 
-        queries: one text, several texts, or vectors (dim,) or (n, dim) of the index's own space. documents=False leaves
-        titles, texts and metadata where they are. Ties go to the larger id; with a coarse level, among its shortlist.
-        Raises ModelMismatch when the encoder is not the one that made the rows, UsageError for a vector of another width
-        or one that is not finite.
+        queries: one text, several texts, or vectors (dim,) or (n, dim) of the index's own space. like: instead, ids of stored
+        documents; each is left out of its own hits. where: only documents whose metadata pass ({"year": {"gte": 2020}}, see
+        `where.py`). group: "best" ranks documents by their best passage, "mean" by the mean over all of theirs, None returns
+        passages ("doc#3"). min_score: leaves out what scores less. documents=False leaves titles, texts and metadata where
+        they are. explain: says of each hit its coarse and fine score and rank. shortlist, probes: candidates verified and
+        inverted lists visited, instead of what the index was held to when it was built.
+
+        Ties go to the larger id; with a coarse level, among its shortlist. Raises ModelMismatch when the encoder is not the
+        one that made the rows, UsageError for a vector of another width or one that is not finite, for a filter that cannot be
+        read, or an id that is not there.
         """
-        if k < 1:
-            raise UsageError(f"k={k} came; expected at least 1.")
-        vectors = self._vectors(queries)
-        candidates, scores = self._shortlist(vectors, k)
-        return self._hits(candidates, scores, k, documents)
+        for name, value in (("k", k), ("shortlist", shortlist), ("probes", probes)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name}={value} came; expected at least 1.")
+        if (queries is None) == (like is None):
+            raise UsageError("Give either queries or like=, the ids of stored documents.")
+        if group not in ("best", "mean", None):
+            raise UsageError(f"group={group!r} came; expected 'best', 'mean' or None.")
+        asked = Asked(None if where is None else parse_where(where), group, shortlist, probes)
+        snapshot = self._snapshot  # another thread may change the index meanwhile
+        own = [] if like is None else [like] if isinstance(like, str) else list(like)
+        vectors = snapshot.stored_vectors(own) if queries is None else self._vectors(queries)
+        vectors = _compared(vectors, self.manifest.metric)
+        with faiss_threads(self.threads):
+            spare = 0 if not own else 1 if group else snapshot.most_rows(own)
+            ranked = snapshot.search(vectors, k + spare, asked)
+            if own:
+                ranked = snapshot.without(ranked, own, k, group)
+            if min_score is not None:
+                ranked = ranked.where(ranked.scores >= min_score)
+            coarse = snapshot.coarse(vectors, k, asked) if explain else None
+        return _hits(snapshot, ranked, k, group, documents, coarse)
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents of these ids, in that order. Raises KeyError for an id that is not there."""
-        found = self._documents.by_id(ids)
-        return [found[identifier] for identifier in ids]
+        try:
+            keys = self._snapshot.keys(ids)
+        except UsageError as error:
+            raise KeyError(str(error)) from None
+        return self._snapshot.documents(np.array([keys[identifier] for identifier in ids], dtype=np.int64))
+
+    # --- facts --------------------------------------------------------------------------------------------------------
 
     def verify(self) -> None:
-        """Reads every byte. Raises IntegrityError that names the first file that is missing, changed or foreign."""
-        check_files(self.path, read_manifest(self.path))
+        """Reads every byte. Raises IntegrityError that names the first file, and its bytes, that are missing or changed, or a
+        file that does not belong there."""
+        check_files(self.path, self.manifest)
 
     def bytes_on_disk(self) -> int:
-        return sum(record["bytes"] for record in self.manifest.files.values())
+        return sum(record["bytes"] for record in self.manifest.named_files().values())
 
     def bytes_in_ram(self) -> int:
-        """What a search must hold: the codes, or for an exact search all rows as float32."""
-        if self.manifest.coarse is None:
-            return len(self) * self.dim * 4
-        return int(self.manifest.files[COARSE]["bytes"])
+        """What a search must hold, mapped or not: codes, ids, and which rows are whose; of a segment without codes, its rows."""
+        return sum(
+            record["bytes"]
+            for segment in self.manifest.segments
+            for part, record in segment.files.items()
+            if part not in ((DOCUMENTS,) if segment.coarse is None else (DOCUMENTS, FINE))
+        )
 
     def info(self) -> Mapping[str, Any]:
         """The facts of the manifest, and sizes in bytes."""
         manifest = self.manifest
         return {
             "path": str(self.path),
+            "version": manifest.number,
             "documents": len(self),
-            "dim": self.dim,
+            "rows": sum(segment.rows for segment in manifest.segments),
+            "deleted": sum(segment.deleted for segment in manifest.segments),
+            "dim": manifest.dim,
             "metric": manifest.metric,
             "unit_rows": manifest.unit_rows,
             "coarse": manifest.coarse,
             "fine": manifest.fine,
-            "shortlist": manifest.shortlist,
+            "segments": [
+                {
+                    "number": segment.number,
+                    "documents": segment.documents - segment.deleted,
+                    "coarse": segment.coarse,
+                    "probes": segment.probes,
+                    "shortlist": segment.shortlist,
+                    "recall": segment.recall,
+                }
+                for segment in manifest.segments
+            ],
             "texts": manifest.texts,
-            "empty_texts": manifest.empty_texts,
+            "empty_texts": sum(segment.empty_texts for segment in manifest.segments),
+            "fields": sorted({name for segment in self._snapshot.segments for name in segment.documents.fields()}),
             "model": manifest.source.model,
             "fingerprint": manifest.source.fingerprint,
             "bytes_in_ram": self.bytes_in_ram(),
@@ -109,20 +193,17 @@ class Index:
             "embedkit": manifest.embedkit,
         }
 
-    def close(self) -> None:
-        self._documents.close()
+    # --- queries ------------------------------------------------------------------------------------------------------
 
     def _vectors(self, queries: str | Sequence[str] | Vectors) -> Vectors:
         if isinstance(queries, np.ndarray):
-            vectors = np.atleast_2d(queries).astype(np.float32)
+            vectors = np.atleast_2d(queries).astype(np.float32, copy=False)
         else:
             texts = [queries] if isinstance(queries, str) else list(queries)
             vectors = self.encoder().encode(texts, kind="query", **self.query_options)
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise UsageError(f"Queries of shape {vectors.shape} came; this index holds rows of width {self.dim}.")
-        if not np.isfinite(vectors).all():
-            raise UsageError("A query vector holds NaN or infinity; expected finite numbers.")
-        return unit_rows(vectors) if self.manifest.metric == "cosine" else vectors
+        return vectors
 
     def encoder(self) -> Encoder:
         """The model that made the rows, opened at the first call.
@@ -146,51 +227,113 @@ class Index:
                 self._encoder = encoder
         return self._encoder
 
-    def _shortlist(self, vectors: Vectors, k: int) -> tuple[Rows, Vectors]:
-        if self.manifest.coarse is None:
-            return exact_shortlist(vectors, self._all_rows(), k)
-        candidates = shortlist(self._codes(), vectors, max(k, self.manifest.shortlist))
-        return candidates, score_shortlist(vectors, self._fine, candidates)
+    # --- changes ------------------------------------------------------------------------------------------------------
 
-    def _all_rows(self) -> Vectors:
-        with self._loading:
-            if self._rows is None:
-                self._rows = np.ascontiguousarray(self._fine, dtype=np.float32)
-        return self._rows
+    def add(
+        self,
+        source: Any,
+        *,
+        ids: Sequence[str] | None = None,
+        fields: Fields = Fields(),  # noqa: B008
+        ram: int | None = None,
+    ) -> int:
+        """Adds documents, or replaces those of the same id, in one commit; how many came. This index is the new version then.
 
-    def _codes(self) -> Any:
-        with self._loading:
-            if self._coarse is None:
-                check_file(self.path / COARSE, self.manifest.files[COARSE])  # before faiss, which trusts what it reads
-                self._coarse = read_coarse(self.path / COARSE, len(self))
-        return self._coarse
+        source: a corpus (see `read_corpus`), which the index's model embeds; or vectors (n, dim) with their ids. `jobs.add_to_index`
+        does the same for more documents than one cares to embed twice after a crash. Raises what `build_index` raises, and
+        Stopped while another process writes to the index; whatever is raised, the index is as it was.
+        """
+        if not isinstance(source, np.ndarray):
+            self.encoder()  # before anything is written
+        with self._changed(ram) as change:
+            if isinstance(source, np.ndarray):
+                return _add_vectors(change, source, ids)
+            on_long = cast(OnLong, self.manifest.source.on_long)
+            with embedded(change, read_corpus(source, fields), self.encoder(), on_long) as (rows, content):
+                change.add(rows, content)
+                return content.documents
 
-    def _hits(self, candidates: Rows, scores: Vectors, k: int, documents: bool) -> Hits:
-        """Cuts each shortlist to k, in the order of trec_eval. candidates and scores: (q, m)."""
-        kept = [_at_or_above_kth(row, score, k) for row, score in zip(candidates, scores, strict=True)]
-        ids = self._documents.ids(int(row) for rows, _ in kept for row in rows)
-        ordered = [_trec_order(rows, score, ids)[:k] for rows, score in kept]
-        padded = np.full((len(ordered), k), -np.inf, dtype=np.float32)
-        for position, ranked in enumerate(ordered):
-            padded[position, : len(ranked)] = [score for _, score in ranked]
-        texts = self._documents.documents(row for ranked in ordered for row, _ in ranked) if documents else {}
-        return Hits(
-            ids=[[ids[row] for row, _ in ranked] for ranked in ordered],
-            scores=padded,
-            documents=[[texts[row] for row, _ in ranked] for ranked in ordered] if documents else None,
+    def delete(self, ids: Sequence[str] | str | None = None, *, where: Filter | None = None) -> int:
+        """Deletes documents by id or by a filter, with all their passages, in one commit; how many were there."""
+        if (ids is None) == (where is None):
+            raise UsageError("Give either ids or where=, a filter.")
+        with self._changed(None) as change:
+            if ids is not None:
+                return change.delete([ids] if isinstance(ids, str) else ids)
+            return change.delete_where(parse_where(where or {}))
+
+    def compact(self, *, ram: int | None = None) -> None:
+        """Makes one segment of all, without what was deleted."""
+        with self._changed(ram) as change:
+            if len(change.segments) > 1 or any(segment.alive is not None for segment in change.segments):
+                change.merge(len(change.segments))
+
+    @contextmanager
+    def _changed(self, ram: int | None) -> Iterator[Change]:
+        with changing(self.path, ram) as change:
+            yield change
+            if not change.changed:
+                return
+            manifest = change.commit()
+            self._snapshot = Snapshot(self.path, check=False)  # the old one goes with the last search that uses it
+            remove_old(self.path, manifest)  # which it kept from being removed
+
+
+def _add_vectors(change: Change, rows: Array, ids: Sequence[str] | None) -> int:
+    if rows.ndim != 2 or rows.shape[1] != change.old.dim or rows.dtype.kind not in "fiu":
+        raise DataError(
+            f"An array of {rows.dtype} of shape {rows.shape} came; this index holds rows of width {change.old.dim}."
         )
+    if ids is None or len(ids) != len(rows):
+        raise UsageError(f"{0 if ids is None else len(ids)} ids came with {len(rows)} vectors; give one id a vector.")
+    writer = change.document_writer()
+    named = (checked_id(str(identifier), f"ids, row {number}") for number, identifier in enumerate(ids, 1))
+    writer.append((Document(id=identifier, text="") for identifier in named), texts=False)
+    writer.close()
+    change.add(rows, Content(writer.count, 0))
+    return writer.count
 
 
-def _at_or_above_kth(rows: Rows, scores: Vectors, k: int) -> tuple[Rows, Vectors]:
-    real = rows >= 0
-    rows, scores = rows[real], scores[real]
-    if len(rows) > k:
-        reached = scores >= np.partition(scores, len(scores) - k)[len(scores) - k]
-        rows, scores = rows[reached], scores[reached]
-    return rows, scores
+def _split(values: list[Any], counts: Sequence[int]) -> list[list[Any]]:
+    """The values of each query, of which there are so many."""
+    found, start = [], 0
+    for count in counts:
+        found.append(values[start : start + count])
+        start += count
+    return found
 
 
-def _trec_order(rows: Iterable[Any], scores: Iterable[Any], ids: Mapping[int, str]) -> list[tuple[int, float]]:
-    """(row, score), best score first; equal scores by id, the larger first."""
-    pairs = [(int(row), float(score)) for row, score in zip(rows, scores, strict=True)]
-    return sorted(pairs, key=lambda pair: (pair[1], ids[pair[0]]), reverse=True)
+def _hits(snapshot: Snapshot, ranked: Ranked, k: int, group: Group | None, documents: bool, coarse: Any) -> Hits:
+    real = ranked.keys >= 0
+    if real.all():
+        found, keys, rows = [real.shape[1]] * len(real), ranked.keys.reshape(-1), ranked.rows.reshape(-1)
+    else:
+        found, keys, rows = real.sum(axis=1).tolist(), ranked.keys[real], ranked.rows[real]
+    ids = snapshot.document_ids(keys) if group else snapshot.row_ids(keys)
+    return Hits(
+        ids=_split(ids, found),
+        scores=_padded(ranked.scores, k),
+        documents=_split(snapshot.documents(snapshot.documents_of(rows)), found) if documents else None,
+        passages=_split(snapshot.row_ids(rows), found) if snapshot.has_passages else None,
+        explanations=None if coarse is None else _split(snapshot.explained(ranked, coarse), found),
+    )
+
+
+def _padded(scores: Vectors, k: int) -> Vectors:
+    """(q, k)"""
+    if scores.shape[1] == k:
+        return scores
+    padded = np.full((len(scores), k), -np.inf, dtype=np.float32)
+    padded[:, : scores.shape[1]] = scores
+    return padded
+
+
+def _compared(vectors: Vectors, metric: Metric) -> Vectors:
+    """The rows as they are compared: for cosine of length 1. Raises UsageError for one that is not finite."""
+    lengths = np.einsum("ij,ij->i", vectors, vectors)
+    deviation = np.abs(lengths - 1).max(initial=0)  # NaN where there is any
+    if deviation < UNIT_WITHIN:
+        return vectors
+    if not np.isfinite(vectors).all():
+        raise UsageError("A query vector holds NaN or infinity; expected finite numbers.")
+    return unit_rows(vectors) if metric == "cosine" else vectors

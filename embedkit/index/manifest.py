@@ -1,27 +1,45 @@
-"""What stands in an index folder, format version 1.
+"""What stands in an index folder, format version 2.
 
-    manifest.json        this record, with the size and SHA-256 of the other files and a checksum of itself
-    fine.npy             (count, dim) float16 or float32: the rows that verify a shortlist, read by memory map
-    coarse.faiss         the light codes, held in RAM; absent where the search is exact
-    documents.sqlite     ids, texts, titles, metadata; never changed once written
+    manifest-000003.json            one version of the index: its segments, with size and SHA-256 of every file, and a checksum
+                                    of itself; the one with the highest number counts, its rename is the only commit
+    segment-0001.fine.npy           (rows, dim) float32, float16 or uint8: the rows that verify a shortlist
+    segment-0001.codes.faiss        the light codes, held in RAM; absent where the segment is searched exactly
+    segment-0001.documents.sqlite   titles, texts, metadata and its postings
+    segment-0001.ids.npy, .ids.txt  what a document number is called
+    segment-0001.starts.npy, .spans.npy   where the rows of each document begin, and which characters each covers; absent where
+                                    every document has one row
+    segment-0001.deleted-000003.npy bits of the documents that are deleted from version 3 on
+    ranges-000001.npy               (2, dim) lowest value and step of each dimension, for int8 rows
+    lock                            empty; whoever writes holds it
 
-A later version replaces the inside; nothing outside this package reads these files.
+Every file is written once. Nothing outside this package reads them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from embedkit.errors import IntegrityError, UsageError
-from embedkit.storage import check_file, check_size, file_record, read_json, write_json
+from embedkit.storage import BLOCK, check_blocks, check_size, read_json, sealed_json
 
-FORMAT, VERSION = "embedkit-index", 1
-MANIFEST, FINE, COARSE, DOCUMENTS = "manifest.json", "fine.npy", "coarse.faiss", "documents.sqlite"
+FORMAT, VERSION = "embedkit-index", 2
+OLD_MANIFEST = "manifest.json"  # of version 1
+LOCK = "lock"
+FINE, CODES, DOCUMENTS = "fine.npy", "codes.faiss", "documents.sqlite"
+IDS, ID_TEXTS, STARTS, SPANS = "ids.npy", "ids.txt", "starts.npy", "spans.npy"
+PARTS = frozenset({FINE, CODES, DOCUMENTS, IDS, ID_TEXTS, STARTS, SPANS})
+MANIFEST_NAME = re.compile(r"manifest-(\d{6,12})\.json")
+OURS = re.compile(r"(segment-\d{4,9}\.[a-z0-9.-]+|ranges-\d{6,12}\.npy|manifest-\d{6,12}\.json)(\.partial)?")
 
 Metric = Literal["cosine", "dot"]
+FileRecord = Mapping[str, Any]  # of storage.block_record
 
 
 @dataclass(frozen=True)
@@ -30,66 +48,246 @@ class Source:
 
     model: str | None = None
     fingerprint: str | None = None
-    settings: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # arguments with which embedkit.load opens the model again
+    # arguments with which embedkit.load opens the model again
+    settings: Mapping[str, Any] = field(default_factory=dict)
     compute: Mapping[str, str] = field(default_factory=dict)
+    on_long: str = "truncate"  # what became of texts beyond the model's limit; "chunk" gave them several rows
     first_input: str | None = None  # the literal first text that the model read, its prompt in front
 
 
 @dataclass(frozen=True)
+class SegmentRecord:
+    """What a manifest says of one segment."""
+
+    number: int
+    rows: int
+    documents: int
+    empty_texts: int
+    coarse: str | None  # faiss factory string; None: searched exactly
+    probes: int | None  # inverted lists that a query visits
+    shortlist: int  # candidates that the fine rows verify, at least
+    recall: tuple[float, float] | None  # of the shortlist at 10, on rows held out: mean, and lower end of its interval
+    files: Mapping[str, FileRecord]  # by PARTS
+    deleted: int = 0  # documents
+    deletion: int | None = None  # version whose file holds the bits
+    deletion_file: FileRecord | None = None
+
+    def name(self, part: str) -> str:
+        return f"segment-{self.number:04}.{part}"
+
+    @property
+    def deletion_name(self) -> str:
+        return self.name(f"deleted-{self.deletion:06}.npy")
+
+    def named_files(self) -> Iterator[tuple[str, FileRecord]]:
+        """(file name, record) of all its files."""
+        for part, record in self.files.items():
+            yield self.name(part), record
+        if self.deletion_file is not None:
+            yield self.deletion_name, self.deletion_file
+
+
+@dataclass(frozen=True)
 class Manifest:
-    count: int
+    """One version of an index."""
+
+    number: int
     dim: int
     metric: Metric
     unit_rows: bool  # the norm: True where every row has length 1 (or 0)
-    fine: str  # dtype of the rows on disk
-    coarse: str | None  # faiss factory string; None: exact search
-    shortlist: int  # candidates that the fine rows verify, for a k up to it
+    fine: str  # dtype of the rows on disk: float32, float16 or int8
+    coarse: str  # as asked: "auto", "none" or a faiss factory string
+    bytes_per_vector: int | None  # as asked, for "auto"
+    recall_target: float | None  # as asked: what settings are held to on rows held out
     texts: bool  # whether documents have texts, or ids alone
-    empty_texts: int  # documents without a character of text; 0 where there are ids alone
     source: Source
     created: str  # ISO 8601, UTC
     embedkit: str
-    files: Mapping[str, Mapping[str, Any]]  # name -> {"bytes", "sha256"}
+    next_segment: int
+    segments: tuple[SegmentRecord, ...]
+    ranges: int | None = None  # version whose file holds the ranges of int8 rows
+    ranges_file: FileRecord | None = None
 
-    def write(self, folder: Path) -> None:
-        write_json(folder / MANIFEST, {"format": FORMAT, "version": VERSION, **asdict(self)})
+    @property
+    def ranges_name(self) -> str:
+        return f"ranges-{self.ranges:06}.npy"
+
+    @property
+    def documents(self) -> int:
+        """That are there: deleted ones are not counted."""
+        return sum(segment.documents - segment.deleted for segment in self.segments)
+
+    def named_files(self) -> dict[str, FileRecord]:
+        """File name -> record, of every file of this version but the manifest."""
+        found = {name: record for segment in self.segments for name, record in segment.named_files()}
+        if self.ranges_file is not None:
+            found[self.ranges_name] = self.ranges_file
+        return found
+
+    def sealed(self) -> bytes:
+        return sealed_json({"format": FORMAT, "version": VERSION, **asdict(self)})
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Raises UsageError where there is no index, IntegrityError where its manifest is damaged or newer than this code."""
-    if not (folder / MANIFEST).is_file():
+TYPES: dict[type, dict[str, Any]] = {kind: get_type_hints(kind) for kind in (Source, SegmentRecord, Manifest)}
+
+
+def manifest_name(number: int) -> str:
+    return f"manifest-{number:06}.json"
+
+
+def manifest_numbers(folder: Path) -> list[int]:
+    """Of the versions that stand in the folder, ascending."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        found = ((MANIFEST_NAME.fullmatch(entry.name), entry) for entry in entries)
+        return sorted(int(match[1]) for match, entry in found if match and _is_file(entry))
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """As it stood when the folder was listed: a writer may remove it meanwhile. Links are followed."""
+    return entry.is_file(follow_symlinks=False) or (entry.is_symlink() and Path(entry.path).is_file())
+
+
+def newest_number(folder: Path) -> int:
+    """Raises UsageError where there is no index, IntegrityError where there is one of the first format."""
+    if numbers := manifest_numbers(folder):
+        return numbers[-1]
+    if (folder / OLD_MANIFEST).is_file() and (folder / "fine.npy").is_file():
+        raise IntegrityError(f"{folder} has index format 1, this embedkit reads format {VERSION}; build it again.")
+    if (folder / LOCK).is_file():
         raise UsageError(
-            f"{folder} holds no index (no {MANIFEST}); make one with: embedkit index build CORPUS -o {folder}."
+            f"{folder} was begun and is not finished; go on with: embedkit index build CORPUS -o {folder} --resume."
         )
-    body = read_json(folder / MANIFEST)
+    raise UsageError(f"{folder} holds no index; make one with: embedkit index build CORPUS -o {folder}.")
+
+
+def read_manifest(folder: Path, number: int | None = None) -> Manifest:
+    """The newest version, or that one. Raises UsageError where there is no index, IntegrityError where the manifest is damaged
+    or newer than this code."""
+    wanted = newest_number(folder) if number is None else number
+    path = folder / manifest_name(wanted)
+    try:
+        body = read_json(path)
+    except FileNotFoundError:  # a writer has just replaced it
+        if number is None and newest_number(folder) != wanted:
+            return read_manifest(folder)
+        raise IntegrityError(f"{path} is missing; restore it or build the index again.") from None
     if body.pop("format", None) != FORMAT:
-        raise IntegrityError(f"{folder / MANIFEST} describes something else than an index.")
+        raise IntegrityError(f"{path} describes something else than an index.")
     version = body.pop("version", None)
     if version != VERSION:
         raise IntegrityError(
-            f"{folder} has index format {version}, this embedkit reads format {VERSION}; build it again."
+            f"{folder} has index format {version}, this embedkit reads format {VERSION}; "
+            f"{'update embedkit' if isinstance(version, int) and version > VERSION else 'build it again'}."
         )
-    if set(body) != {item.name for item in fields(Manifest)}:
-        raise IntegrityError(f"{folder / MANIFEST} has other fields than format {VERSION}; build the index again.")
-    return Manifest(**{**body, "source": Source(**body["source"])})
+    try:
+        manifest = _from_json(body)
+        _check(manifest)
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        raise IntegrityError(f"{path} says what no index can be ({error}); build the index again.") from None
+    if path.name != manifest_name(manifest.number):
+        raise IntegrityError(f"{path} is the manifest of version {manifest.number}; give it its own name again.")
+    return manifest
 
 
-def record_files(folder: Path) -> dict[str, dict[str, Any]]:
-    return {path.name: file_record(path) for path in sorted(folder.iterdir())}
+def _from_json(body: Mapping[str, Any]) -> Manifest:
+    segments = tuple(
+        SegmentRecord(**{**record, "recall": None if record["recall"] is None else tuple(record["recall"])})
+        for record in body["segments"]
+    )
+    return Manifest(**{**body, "source": Source(**body["source"]), "segments": segments})
+
+
+def _check(manifest: Manifest) -> None:
+    """Raises ValueError for facts that do not fit together: before any of them sizes a buffer or names a file."""
+    for record in (manifest, manifest.source, *manifest.segments):
+        for name, kind in TYPES[type(record)].items():
+            if not _is_a(getattr(record, name), kind):
+                raise ValueError(f"{name} {getattr(record, name)!r}")
+    for name in ("number", "dim", "next_segment"):
+        _whole(manifest, name, 1)
+    if manifest.metric not in ("cosine", "dot") or manifest.fine not in ("float32", "float16", "int8"):
+        raise ValueError(f"metric {manifest.metric!r}, rows in {manifest.fine!r}")
+    if not (manifest.fine == "int8") == (manifest.ranges is not None) == (manifest.ranges_file is not None):
+        raise ValueError("ranges without int8 rows, or the other way round")
+    numbers = [segment.number for segment in manifest.segments]
+    if len(set(numbers)) != len(numbers):
+        raise ValueError("a segment stands there twice")
+    for segment in manifest.segments:
+        for name in ("number", "rows", "documents", "empty_texts", "shortlist", "deleted"):
+            _whole(segment, name, 0)
+        if segment.probes is not None:
+            _whole(segment, "probes", 1)
+        if not 1 <= segment.number < manifest.next_segment or segment.deleted > segment.documents:
+            raise ValueError(f"segment {segment.number}")
+        if not {FINE, DOCUMENTS, IDS} <= set(segment.files) <= PARTS:
+            raise ValueError(f"the files {sorted(segment.files)} of a segment")
+        if (segment.coarse is None) != (CODES not in segment.files):
+            raise ValueError("codes without a factory string, or the other way round")
+        if (segment.deletion is None) != (segment.deletion_file is None):
+            raise ValueError("a deletion without its file")
+    for version in (manifest.ranges, *(segment.deletion for segment in manifest.segments)):
+        if version is not None and not 1 <= version <= manifest.number:
+            raise ValueError(f"a file of version {version}")
+    for record in manifest.named_files().values():
+        sizes = record["bytes"], record["block"], len(record["sha256"])
+        if any(type(size) is not int for size in sizes) or record["block"] != BLOCK or record["bytes"] < 0:
+            raise ValueError(f"a file of {sizes}")
+        if len(record["sha256"]) != -(-record["bytes"] // BLOCK):
+            raise ValueError("blocks without a checksum")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value that JSON gave has the type of its field."""
+    inside = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        return any(_is_a(value, one) for one in inside)
+    if get_origin(kind) is Literal:
+        return value in inside
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and (inside[-1] is ... or (len(value) == 2 and all(map(_is_a, value, inside))))
+    if get_origin(kind) is not None:
+        return isinstance(value, Mapping) and all(_is_a(item, inside[1]) for item in value.values())
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return kind is Any or type(value) is kind
+
+
+def _whole(record: Any, name: str, least: int) -> None:
+    value = getattr(record, name)
+    if type(value) is not int or not least <= value < 1 << 48:
+        raise ValueError(f"{name} {value!r}")
 
 
 def check_sizes(folder: Path, manifest: Manifest) -> None:
     """Raises IntegrityError for the first file that is missing or of another length."""
-    for name, record in manifest.files.items():
+    for name, record in manifest.named_files().items():
         check_size(folder / name, record)
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Raises IntegrityError for the first file that is missing, changed or foreign."""
-    for name, record in manifest.files.items():
-        check_file(folder / name, record)
-    foreign = sorted({path.name for path in folder.iterdir()} - {MANIFEST, *manifest.files})
+    """Reads every byte. Raises IntegrityError for the first file that is missing, changed or foreign.
+
+    Files of other versions, and what a writer was about when it ended, are no harm: the next writer removes them."""
+    own = folder / manifest_name(manifest.number)
+    if own.read_bytes() != manifest.sealed():  # its checksum is of what it says, not of the spaces between
+        raise IntegrityError(f"{own} has changed since it was written; restore it or build the index again.")
+    for name, record in manifest.named_files().items():
+        check_blocks(folder / name, record)
+    known = {LOCK, manifest_name(manifest.number), *manifest.named_files()}
+    foreign = sorted(
+        entry.name for entry in folder.iterdir() if entry.name not in known and not _passing(entry.name, manifest)
+    )
     if foreign:
         raise IntegrityError(f"{folder} holds {', '.join(foreign)}, which its manifest does not name; remove it.")
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file may be of a build that has not ended, and of nothing else."""
+    return path.name == LOCK or OURS.fullmatch(path.name) is not None or path.name.startswith(("build.", "add."))
+
+
+def _passing(name: str, manifest: Manifest) -> bool:
+    """Whether a file is of an older version that somebody still reads, or of a writer that has not committed."""
+    return OURS.fullmatch(name) is not None or name.startswith(("build.", "add."))

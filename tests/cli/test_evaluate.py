@@ -128,7 +128,7 @@ def test_an_index_is_measured_as_it_is_served(
     run("index", "build", beir, "-o", folder, "--model", tiny_model, "--coarse", coarse, "--fine", "float32")
     task = evaluate("--data", beir, "--index", folder)["small"]
     assert task["scores"] == pytest.approx(EXPECTED["test"], abs=1e-6)
-    assert task["context"]["search"]["coarse"] == (None if coarse == "none" else coarse)
+    assert task["context"]["search"]["coarse"] == coarse
 
 
 def test_an_index_of_another_model_is_refused(

@@ -15,7 +15,8 @@ from embedkit.cli.main import cli
 from .conftest import Run
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["", "embed", "index", "index build", "index info", "index verify", "search", "eval", "demo"]
+CHANGES = ["index build", "index add", "index delete", "index compact"]
+COMMANDS = ["", "embed", "index", *CHANGES, "index info", "index verify", "search", "eval", "demo"]
 every_command = pytest.mark.parametrize("name", COMMANDS)
 
 OUTPUT = "--json --quiet -q --log"
@@ -23,10 +24,14 @@ MODEL = "--model --revision --device --backend --dtype --threads --batch-tokens 
 CORPUS = "--id --text --title --limit"
 PROMISED = {  # what people's scripts hold on to
     "embed": f"-o --output --kind --dim --on-long --resume --overwrite --shard --workers {CORPUS} {MODEL} {OUTPUT}",
-    "index build": f"-o --output --coarse --fine --metric --documents {CORPUS} {MODEL} {OUTPUT}",
+    "index build": f"-o --output --coarse --bytes-per-vector --recall --fine --metric --on-long --documents --resume --ram "
+    f"{CORPUS} {MODEL} {OUTPUT}",
+    "index add": f"--documents --resume --ram {CORPUS} {MODEL} {OUTPUT}",
+    "index delete": f"--ids --where {OUTPUT}",
+    "index compact": f"--ram {OUTPUT}",
     "index info": OUTPUT,
     "index verify": OUTPUT,
-    "search": f"-k --queries -o --output {MODEL} {OUTPUT}",
+    "search": f"-k --queries -o --output --like --where --group --min-score --explain {MODEL} {OUTPUT}",
     "eval": f"--data --tasks --split --index -o --output {MODEL} {OUTPUT}",
     "demo": f"-o --output {MODEL} {OUTPUT}",
 }

@@ -51,7 +51,7 @@ WRONG_USE = {  # the call -> words of the sentence that answers it
     "embed {corpus} -o {tmp}/x.npy --model {model} --batch-tokens -1": "batch_tokens=-1",
     "embed {corpus} -o {tmp}/x.npy --model {model} --max-tokens 0": "max_tokens=0",
     "embed {corpus} -o {tmp}/x.npy --model {model} --max-tokens 100000": "takes 64 tokens",
-    "index": "Build, describe and verify an index",
+    "index": "Build, change, describe and verify an index",
     "index build {corpus} -o {index} --model {model}": "tiny.index is there already",
     "index build {corpus} -o {tmp}/x --model {model} --metric manhattan": "'manhattan' is not one of",
     "index build {corpus} -o {tmp}/x --model {model} --fine int4": "'int4' is not one of",
@@ -63,9 +63,28 @@ WRONG_USE = {  # the call -> words of the sentence that answers it
     "index build {tmp}/no.npy -o {tmp}/x": "no.npy is not there",
     "index info {tmp}/no.index": "holds no index",
     "index verify {corpus}": "holds no index",
+    "index build {corpus} -o {tmp}/x --model {model} --recall 1": "recall=1.0",
+    "index build {corpus} -o {tmp}/x --model {model} --coarse SQ8 --bytes-per-vector 16": "bytes_per_vector is what",
+    "index build {corpus} -o {tmp}/x --model {model} --bytes-per-vector 8": "bytes_per_vector=8",
+    "index build {corpus} -o {tmp}/x --model {model} --ram much": "expected bytes, such as 500MB",
+    "index build {corpus} -o {tmp}/x --model {model} --on-long split": "'split' is not one of",
+    "index build {corpus} -o {index} --model {model} --documents {corpus}": "tiny.index is there already",
+    "index add {tmp}/no.index {corpus}": "holds no index",
+    "index add {index} {tmp}/no.jsonl": "no.jsonl is not there",
+    "index add {index} {vectors} --dtype float32": "leave the options out",
+    "index delete {tmp}/no.index d1": "holds no index",
+    "index delete {index}": "Give ids, --ids FILE or --where JSON",
+    "index delete {index} d1 --where {{}}": "Give ids, --ids FILE or --where JSON",
+    "index delete {index} --ids {tmp}/no.txt": "no.txt is not there",
+    "index compact {tmp}/no.index": "holds no index",
     "search {tmp}/no.index cat": "holds no index",
-    "search {index}": "either a question or --queries",
-    "search {index} cat --queries {corpus}": "either a question or --queries",
+    "search {index}": "Give a question, --queries FILE or --like ID",
+    "search {index} cat --queries {corpus}": "Give a question, --queries FILE or --like ID",
+    "search {index} cat --like d1": "Give a question, --queries FILE or --like ID",
+    "search {index} cat --where [1]": "expected an object",
+    "search {index} cat --where {{year": "--where is no JSON",
+    "search {index} cat --group worst": "'worst' is not one of",
+    "search {index} --like d99": "holds no document 'd99'",
     "search {index} cat -o {tmp}/run.trec": "-o writes the run of --queries",
     "search {index} --queries {tmp}/no.jsonl": "no.jsonl is not there",
     "search {index} cat -k 0": "k=0",
@@ -276,8 +295,11 @@ def test_weights_that_are_pickles_are_refused(run: Run, corpus: Path, tmp_path: 
     assert "safetensors" in run("embed", corpus, "-o", tmp_path / "x.npy", "--model", folder).sentence(4)
 
 
+MANIFEST = "manifest-000001.json"
+
+
 def fingerprint_of(index: Path) -> str:
-    return str(json.loads((index / "manifest.json").read_text())["source"]["fingerprint"])
+    return str(json.loads((index / MANIFEST).read_text())["source"]["fingerprint"])
 
 
 def test_a_query_from_another_model_is_refused_with_both_fingerprints(
@@ -293,17 +315,18 @@ def test_a_query_from_another_model_is_refused_with_both_fingerprints(
 
 @pytest.fixture
 def damaged(tmp_path: Path, vectors: Path, run: Run) -> Path:
-    """An index of three files and a manifest, to be damaged."""
+    """An index, to be damaged."""
     folder = tmp_path / "an.index"
     assert run("index", "build", vectors, "-o", folder, "--coarse", "SQ8").code == 0
     return folder
 
 
-FILES = ["fine.npy", "coarse.faiss", "documents.sqlite", "manifest.json"]
+PARTS = ["fine.npy", "codes.faiss", "documents.sqlite", "ids.npy", "ids.txt"]
+FILES = [*(f"segment-0001.{part}" for part in PARTS), MANIFEST]
 
 
 def test_the_files_of_an_index_are_those_that_are_damaged_below(damaged: Path) -> None:
-    assert listing(damaged) == set(FILES)
+    assert listing(damaged) == {*FILES, "lock"}
 
 
 @pytest.mark.parametrize("place", [0.0, 0.3, 0.6, 0.99])
@@ -315,11 +338,11 @@ def test_verify_names_the_file_with_a_changed_bit(run: Run, damaged: Path, name:
 
 
 def test_verify_names_the_fine_rows_when_their_header_is_damaged(run: Run, damaged: Path) -> None:
-    open_bracket(damaged / "fine.npy")
-    assert "fine.npy" in run("index", "verify", damaged).sentence(5)
+    open_bracket(damaged / FILES[0])
+    assert FILES[0] in run("index", "verify", damaged).sentence(5)
 
 
-@pytest.mark.parametrize("name", FILES[:3])
+@pytest.mark.parametrize("name", FILES[:-1])
 @pytest.mark.parametrize("command", ["index verify", "index info", "search"])
 def test_a_missing_or_shortened_file_is_named_by_every_command(
     run: Run, damaged: Path, name: str, command: str
@@ -335,14 +358,14 @@ def test_a_missing_or_shortened_file_is_named_by_every_command(
 def test_a_changed_bit_in_the_codes_is_found_before_they_are_searched(
     run: Run, damaged: Path, tiny_model: Path
 ) -> None:
-    flip(damaged / "coarse.faiss", 60)
-    assert "coarse.faiss" in run("search", damaged, QUESTION).sentence(5)
+    flip(damaged / FILES[1], 60)
+    assert FILES[1] in run("search", damaged, QUESTION).sentence(5)
 
 
 def test_a_changed_bit_in_the_documents_that_a_search_meets_is_named(run: Run, tmp_path: Path, index: Path) -> None:
     folder = shutil.copytree(index, tmp_path / "an.index")
-    flip(folder / "documents.sqlite", (folder / "documents.sqlite").read_bytes().index(b'{"year": 2001}'))
-    assert "documents.sqlite" in run("search", folder, QUESTION).sentence(5)
+    flip(folder / FILES[2], (folder / FILES[2]).read_bytes().index(b'{"year": 2001}'))
+    assert FILES[2] in run("search", folder, QUESTION).sentence(5)
 
 
 def test_verify_finds_a_file_that_does_not_belong_there(run: Run, damaged: Path) -> None:
@@ -352,16 +375,26 @@ def test_verify_finds_a_file_that_does_not_belong_there(run: Run, damaged: Path)
 
 @pytest.mark.parametrize("command", ["index info", "index verify", "search"])
 def test_a_newer_format_is_refused_not_misread(run: Run, damaged: Path, command: str) -> None:
-    path = damaged / "manifest.json"
+    path = damaged / MANIFEST
     body = json.loads(path.read_text())
     del body["checksum"]
-    body["version"] = 2
+    body["version"] = 3
     text = json.dumps(body, sort_keys=True, ensure_ascii=True)
     path.write_text(json.dumps({**body, "checksum": hashlib.sha256(text.encode()).hexdigest()}))
     words = [*command.split(), damaged, *([QUESTION] if command == "search" else [])]
     sentence = run(*words).sentence(5)
+    assert "format 3" in sentence
     assert "format 2" in sentence
-    assert "format 1" in sentence
+    assert "update embedkit" in sentence
+
+
+@pytest.mark.parametrize("command", ["index info", "index verify", "index compact", "search"])
+def test_an_index_of_the_first_format_is_to_be_built_again(run: Run, tmp_path: Path, command: str) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    np.save(tmp_path / "fine.npy", np.ones((1, 2), np.float16))
+    words = [*command.split(), tmp_path, *([QUESTION] if command == "search" else [])]
+    sentence = run(*words).sentence(5)
+    assert "has index format 1, this embedkit reads format 2; build it again" in sentence
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".ids.txt", ".manifest.json"])
@@ -375,28 +408,42 @@ def test_vectors_that_changed_since_they_were_written_are_refused(
     assert path.name in run("index", "build", tmp_path / vectors.name, "-o", tmp_path / "x").sentence(5)
 
 
-@pytest.mark.parametrize("target", ["x.npy", "x.index"])
+@pytest.mark.parametrize(
+    ("target", "lock", "command"), [("x.npy", "x.ledger", "embed"), ("x.index", "x.index/lock", "index build")]
+)
 def test_a_second_writer_of_the_same_name_is_told_to_wait(
-    run: Run, tmp_path: Path, corpus: Path, tiny_model: Path, target: str
+    run: Run, tmp_path: Path, corpus: Path, tiny_model: Path, target: str, lock: str, command: str
 ) -> None:
-    partial = tmp_path / f"{target}.partial"
-    if target.endswith(".npy"):
-        partial = tmp_path / "x.ledger"
-        partial.write_bytes(b"")
-        command = ["embed"]
-    else:
-        partial.mkdir()
-        command = ["index", "build"]
-    descriptor = os.open(partial, os.O_RDONLY)
+    path = tmp_path / lock
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"")
+    words = [*command.split(), corpus, "-o", tmp_path / target, "--model", tiny_model, "--resume"]
+    before, descriptor = listing(tmp_path), os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        sentence = run(*command, corpus, "-o", tmp_path / target, "--model", tiny_model).sentence(75)
+        sentence = run(*words).sentence(75)
     finally:
         os.close(descriptor)
     assert f"Another process is writing {tmp_path / target}" in sentence
-    assert listing(tmp_path) == {partial.name}  # it is the other's
-    assert run(*command, corpus, "-o", tmp_path / target, "--model", tiny_model).code == 0  # the other has died
-    assert partial.name not in listing(tmp_path)
+    assert listing(tmp_path) == before  # it is the other's
+    assert run(*words).code == 0  # the other has died
+    assert target in listing(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["index add {0} {1}", "index delete {0} d0", "index compact {0}"])
+def test_a_second_writer_of_an_index_is_told_to_wait(
+    run: Run, tmp_path: Path, corpus: Path, index: Path, command: str
+) -> None:
+    folder = shutil.copytree(index, tmp_path / "x.index")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    descriptor = os.open(folder / "lock", os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        sentence = run(*command.format(folder, corpus).split()).sentence(75)
+    finally:
+        os.close(descriptor)
+    assert f"Another process is writing {folder}" in sentence
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 WRITING = {

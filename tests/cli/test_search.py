@@ -164,3 +164,55 @@ def test_a_run_is_written_or_hits_are_printed_not_both(run: Run, tmp_path: Path,
     done = run("search", index, "--queries", queries, "-o", tmp_path / "run.trec", "--json")
     assert done.code == 2 and "give one of them" in done.err
     assert not (tmp_path / "run.trec").exists()
+
+
+def test_documents_like_a_stored_one(run: Run, index: Path, reference: Callable[..., np.ndarray]) -> None:
+    rows = reference(TEXTS)
+    scores = rows @ rows[IDS.index("d2")]
+    expected = [IDS[row] for row in np.argsort(-scores) if IDS[row] != "d2"][:3]
+    facts = run("search", index, "--like", "d2", "-k", 3, "--json").facts
+    assert [hit["id"] for hit in facts["hits"]] == expected
+    assert facts["query"] == "like d2"
+
+
+def test_where_leaves_documents_whose_metadata_pass(run: Run, index: Path, ranking: Ranking) -> None:
+    done = run(
+        "search", index, QUESTION, "--where", '{"year": {"gte": 2003, "lt": 2006}}', "--json", "--dtype", "float32"
+    )
+    expected = [name for name, _ in ranking(QUESTION) if name in ("d2", "d3", "d4")]
+    assert [hit["id"] for hit in done.facts["hits"]] == expected
+    assert {hit["metadata"]["year"] for hit in done.facts["hits"]} == {2003, 2004, 2005}
+    assert run("search", index, QUESTION, "--where", '{"year": 1}', "--json").facts["hits"] == []
+    assert run("search", index, QUESTION, "--where", '{"year": 1}').out == ""
+
+
+def test_min_score_leaves_out_what_scores_less(run: Run, index: Path, ranking: Ranking) -> None:
+    expected = ranking(QUESTION)
+    least = (expected[2][1] + expected[3][1]) / 2
+    done = run("search", index, QUESTION, "--min-score", least, "--json", "--dtype", "float32")
+    assert [hit["id"] for hit in done.facts["hits"]] == [name for name, _ in expected[:3]]
+
+
+def test_an_explanation_is_printed_and_in_json(run: Run, tmp_path: Path, vectors: Path) -> None:
+    run("index", "build", vectors, "-o", tmp_path / "x", "--coarse", "SQ8")
+    hits = run("search", tmp_path / "x", QUESTION, "-k", 2, "--explain", "--json").facts["hits"]
+    for rank, hit in enumerate(hits, 1):
+        said = hit["explanation"]
+        assert said["fine"] == {"rank": rank, "score": hit["score"]}
+        assert said["coarse"]["score"] == pytest.approx(hit["score"], abs=0.05) and said["segment"] == 1
+    lines = [line.strip() for line in run("search", tmp_path / "x", QUESTION, "-k", 1, "--explain").out.splitlines()]
+    assert f"fine: rank 1, score {hits[0]['score']:.4f}" in lines
+    assert "segment: 1" in lines and any(line.startswith("coarse: rank ") for line in lines)
+
+
+def test_an_exact_segment_has_no_coarse_score(run: Run, index: Path) -> None:
+    hits = run("search", index, QUESTION, "-k", 1, "--explain", "--json").facts["hits"]
+    assert hits[0]["explanation"]["coarse"] is None
+    assert "coarse: -" in run("search", index, QUESTION, "-k", 1, "--explain").out
+
+
+def test_filters_go_with_a_file_of_queries(run: Run, index: Path, tmp_path: Path, ranking: Ranking) -> None:
+    words = ["--where", '{"year": {"lt": 2003}}', "-k", 5, "--dtype", "float32"]
+    done = run("search", index, "--queries", write_queries(tmp_path, "jsonl"), *words)
+    expected = [(name, found) for name, text in QUERIES.items() for found, _ in ranking(text) if found in ("d0", "d1")]
+    assert [(line[0], line[2]) for line in lines_of(done.out)] == expected

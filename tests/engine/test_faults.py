@@ -17,8 +17,8 @@ from embedkit.engine import embed_to_file
 from embedkit.errors import Stopped
 from embedkit.types import Document
 
+from ..faults import Disk, SimulatedCrash
 from .fakes import Windowed
-from .faults import Disk, SimulatedCrash
 from .test_job import contents
 
 ROWS = [

@@ -90,7 +90,7 @@ def test_through_an_index_the_scores_are_the_same(folder: Path, word_counts: Any
     report = embedkit.evaluate(index, folder)
     assert report.per_query == embedkit.evaluate(word_counts, folder).per_query
     assert report.context["fingerprint"] == word_counts.fingerprint
-    assert report.context["search"]["coarse"] == (None if coarse == "none" else coarse)
+    assert report.context["search"]["coarse"] == coarse
 
 
 def test_an_index_of_another_corpus_is_noticed(

@@ -1,0 +1,93 @@
+"""What the documents of a segment are called, by number, in two memory-mapped files at most.
+
+Ids that are whole numbers as `str` writes them take 4 or 8 bytes each; all others take their UTF-8 bytes and the place where
+each begins, 4 or 8 bytes.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from embedkit.errors import IntegrityError
+from embedkit.index.manifest import ID_TEXTS, IDS
+from embedkit.storage import npy_header, remove, sealed_partial
+from embedkit.types import Array, Rows
+
+LONGEST_NUMBER = 18  # digits that certainly fit in 64 bits
+BLOCK = 65_536  # ids taken at once
+
+
+def write_ids(path: Callable[[str], Path], ids: Iterable[str]) -> list[str]:
+    """Writes the files of all ids, durably; returns the parts that are there. Memory: 12 bytes an id."""
+    lengths, numbers = array("I"), array("Q")
+    with sealed_partial(path(ID_TEXTS)) as stream:
+        for identifier in ids:
+            lengths.append(stream.write(identifier.encode()))
+            if len(numbers) == len(lengths) - 1 and _is_number(identifier):
+                numbers.append(int(identifier))
+    if len(numbers) == len(lengths):
+        write_numbers(path(IDS), np.frombuffer(numbers, "<u8"))
+        remove(path(ID_TEXTS))
+        return [IDS]
+    write_numbers(path(IDS), np.concatenate([[0], np.cumsum(np.frombuffer(lengths, "<u4"), dtype=np.uint64)]))
+    return [IDS, ID_TEXTS]
+
+
+def _is_number(identifier: str) -> bool:
+    return (
+        identifier.isascii()
+        and identifier.isdigit()
+        and len(identifier) <= LONGEST_NUMBER
+        and (identifier[0] != "0" or identifier == "0")
+    )
+
+
+def write_numbers(path: Path, numbers: Array) -> None:
+    """A new .npy of whole numbers (n,), in 4 bytes each where the largest fits, durably."""
+    dtype = np.dtype("<u4" if numbers.max(initial=0) < 1 << 32 else "<u8")
+    with sealed_partial(path) as stream:
+        stream.write(npy_header(numbers.shape, dtype))
+        for start in range(0, len(numbers), BLOCK):
+            stream.write(numbers[start : start + BLOCK].astype(dtype).tobytes())
+
+
+def open_array(path: Path, shape: tuple[int, ...], kinds: tuple[str, ...]) -> Array:
+    """A mapped array whose shape and dtype are as expected. Raises IntegrityError where they are not."""
+    try:
+        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # numpy meets a damaged header with ValueError, TokenError, EOFError, ...
+        raise IntegrityError(f"{path} is no array any more ({error}); build the index again.") from None
+    if array.shape != shape or array.dtype.str not in kinds:
+        raise IntegrityError(
+            f"{path} holds {array.dtype} {array.shape}, its manifest says {shape}; build the index again."
+        )
+    return array
+
+
+class Ids:
+    """Ids by document number."""
+
+    def __init__(self, path: Callable[[str], Path], count: int, *, texts: bool) -> None:
+        self._path = path(ID_TEXTS if texts else IDS)
+        self._numbers: Array = np.asarray(open_array(path(IDS), (count + 1 if texts else count,), ("<u4", "<u8")))
+        self._texts = np.memmap(self._path, np.uint8, mode="r") if texts and self._path.stat().st_size else None
+        self._is_text, self.count = texts, count
+
+    def of(self, numbers: Rows) -> list[str]:
+        """The ids of document numbers (n,). Raises IntegrityError where the file is damaged."""
+        if not self._is_text:
+            return list(map(str, self._numbers[numbers].tolist()))
+        starts, ends = self._numbers[numbers].tolist(), self._numbers[numbers + 1].tolist()
+        data = memoryview(b"") if self._texts is None else self._texts.data
+        try:
+            return [str(data[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
+        except UnicodeDecodeError as error:
+            raise IntegrityError(f"{self._path} is damaged ({error}); build the index again.") from None
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, self.count, BLOCK):
+            yield from self.of(np.arange(start, min(start + BLOCK, self.count)))

@@ -1,0 +1,145 @@
+"""One segment of an index, opened: some documents, their rows, and the light codes over these.
+
+Rows are numbered from 0, and so are documents; the rows of a document stand together. Nothing in a segment changes; which of
+its documents are deleted is said by the version of the index.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from embedkit.errors import IntegrityError
+from embedkit.index.coarse import Codes
+from embedkit.index.documents import DocumentReader
+from embedkit.index.fine import FineRows, Mask
+from embedkit.index.ids import Ids, open_array
+from embedkit.index.manifest import CODES, DOCUMENTS, FINE, ID_TEXTS, IDS, SPANS, STARTS, Manifest, SegmentRecord
+from embedkit.index.where import Where, matching
+from embedkit.storage import check_blocks
+from embedkit.types import Array, Rows, Vectors
+
+EXACT_WHERE_FEW_PASS = 32_768  # rows: they are gathered and searched exactly
+COLD_SECONDS = 0.002  # a query that takes longer has waited for the disk
+FILTERS_KEPT = 16  # masks of the last filters, a byte a document each
+
+
+class Segment:
+    """Opened for reading, from several threads at once."""
+
+    def __init__(self, folder: Path, record: SegmentRecord, manifest: Manifest, ranges: Vectors | None) -> None:
+        self.record, self._folder = record, folder
+        for part in {IDS, ID_TEXTS, STARTS, SPANS} & set(record.files):
+            check_blocks(self.path(part), record.files[part])
+        self.fine = FineRows(self.path(FINE), record.rows, manifest.dim, manifest.fine, ranges)
+        self.documents = DocumentReader(self.path(DOCUMENTS), record.documents)
+        self.ids = Ids(self.path, record.documents, texts=ID_TEXTS in record.files)
+        self.starts: Array | None = None
+        self.spans: Array | None = None
+        if STARTS in record.files:
+            self.starts = open_array(self.path(STARTS), (record.documents + 1,), ("<u4", "<u8"))
+            if self.starts[-1] != record.rows or np.any(self.starts[1:] < self.starts[:-1]):
+                raise IntegrityError(f"{self.path(STARTS)} does not divide {record.rows} rows; build the index again.")
+        elif record.rows != record.documents:
+            raise IntegrityError(f"{folder} has {record.rows} rows of {record.documents} documents; build it again.")
+        if SPANS in record.files:
+            self.spans = open_array(self.path(SPANS), (record.rows, 2), ("<u4",))
+        self.alive = self._alive()  # documents (n,), None where none is deleted
+        self._alive_mask = None if self.alive is None else Mask(self.rows_of(self.alive))
+        self._codes: Codes | None = None
+        self._masks: OrderedDict[str, Mask] = OrderedDict()
+        self._cold = True  # whether the rows of a shortlist are asked for before they are read
+        self._lock = threading.Lock()
+
+    def path(self, part: str) -> Path:
+        return self._folder / self.record.name(part)
+
+    def close(self) -> None:
+        self.documents.close()
+        self.fine.close()
+
+    def _alive(self) -> Array | None:
+        if self.record.deletion_file is None:
+            return None
+        path = self._folder / self.record.deletion_name
+        check_blocks(path, self.record.deletion_file)
+        bits = open_array(path, (-(-self.record.documents // 8),), ("|u1",))
+        gone = np.unpackbits(bits, count=self.record.documents).astype(bool)
+        if gone.sum() != self.record.deleted:
+            raise IntegrityError(f"{path} deletes others than its manifest says; build the index again.")
+        return ~gone
+
+    def codes(self) -> Codes | None:
+        """Read at the first call, its checksum first; None where the segment is searched exactly."""
+        if self.record.coarse is None:
+            return None
+        with self._lock:
+            if self._codes is None:
+                check_blocks(self.path(CODES), self.record.files[CODES])
+                self.fine.expect_shortlists()
+                self._codes = Codes.read(self.path(CODES), self.fine.kernel, self.record.probes)
+        return self._codes
+
+    def search(
+        self, queries: Vectors, k: int, where: Where | None, shortlist: int | None, probes: int | None
+    ) -> tuple[Vectors, Rows]:
+        """Scores and rows (q, <= k), best first; -1 for none. shortlist and probes: instead of those stored."""
+        mask = self._alive_mask if where is None else self.mask(where)
+        codes = self.codes()
+        if codes is None or (mask is not None and mask.count <= EXACT_WHERE_FEW_PASS):
+            return self.fine.search(queries, k, mask)
+        size = self.shortlist_size(k, shortlist)
+        if self._cold:
+            self._cold = self.fine.ask_for(codes.coarse_scores(queries, size, probes)[1])
+        started = time.perf_counter()
+        scores, rows = codes.search(queries, k, size, mask, probes)
+        self._cold = self._cold or time.perf_counter() - started > COLD_SECONDS * len(queries)
+        if (short := (rows < 0).any(axis=1)).any():  # the lists visited hold too few, or too few that pass
+            some_scores, some_rows = self.fine.search(queries[short], k, mask)
+            scores[short, : some_rows.shape[1]], rows[short, : some_rows.shape[1]] = some_scores, some_rows
+        return scores, rows
+
+    def shortlist_size(self, k: int, wanted: int | None = None) -> int:
+        """How many candidates are verified for k hits."""
+        return max(wanted or self.record.shortlist, 2 * k)
+
+    def mask(self, where: Where) -> Mask:
+        """The rows of documents that are there and pass; kept for the next search with the same filter."""
+        with self._lock:
+            if where.key in self._masks:
+                self._masks.move_to_end(where.key)
+                return self._masks[where.key]
+        passing = matching(where, self.documents)
+        mask = Mask(self.rows_of(passing if self.alive is None else passing & self.alive))
+        with self._lock:
+            self._masks[where.key] = mask
+            if len(self._masks) > FILTERS_KEPT:
+                self._masks.popitem(last=False)
+        return mask
+
+    def rows_of(self, documents: Array) -> Array:
+        """Bools (rows,) from bools (documents,)."""
+        return documents if self.starts is None else np.repeat(documents, np.diff(self.starts))
+
+    def documents_of(self, rows: Rows) -> Rows:
+        """Document numbers of rows (n,)."""
+        if self.starts is None:
+            return rows
+        found: Rows = np.searchsorted(self.starts, rows, side="right") - 1
+        return found
+
+    def row_range(self, document: int) -> range:
+        """The rows of a document."""
+        if self.starts is None:
+            return range(document, document + 1)
+        return range(int(self.starts[document]), int(self.starts[document + 1]))
+
+    def numbers(self, ids: Sequence[str]) -> dict[str, int]:
+        """id -> document number, of those that are there and not deleted."""
+        found = self.documents.numbers(ids)
+        return found if self.alive is None else {key: number for key, number in found.items() if self.alive[number]}

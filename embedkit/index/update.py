@@ -1,0 +1,284 @@
+"""Changes of an index: each becomes one version, with all its parts, or nothing.
+
+New documents make a new segment; documents of the same id in older ones are deleted in the same commit. Segments that are not
+twice as large as all behind them are merged into one, so that there are at most log2(rows) of them, and a row is copied
+log2(rows) times in its life. Deleting writes one bit a document.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from embedkit.errors import DataError
+from embedkit.index.documents import DocumentReader, DocumentWriter
+from embedkit.index.fine import BLOCK
+from embedkit.index.ids import open_array
+from embedkit.index.layout import Layout
+from embedkit.index.manifest import DOCUMENTS, Manifest, SegmentRecord, Source, check_sizes, read_manifest
+from embedkit.index.segment import Segment
+from embedkit.index.versions import commit, writing
+from embedkit.index.where import Where, matching
+from embedkit.index.writer import Content, SegmentFiles, drawn_ranges
+from embedkit.storage import block_record, check_blocks, npy_header, sealed_partial, sync_file, sync_folder
+from embedkit.types import Array, Vectors
+from embedkit.version import __version__
+
+AT_ONCE = 10_000  # ids looked up in other segments
+KEPT_APART = 2  # times as many rows as all behind it: a segment that is not merged
+
+
+@contextmanager
+def changing(folder: Path, ram: int | None = None) -> Iterator[Change]:
+    """A block that changes an index and ends with a commit of its own; nobody else may change it meanwhile.
+
+    ram: bytes for training. Raises Stopped while another process writes, UsageError where there is no index."""
+    manifest = read_manifest(folder)
+    with writing(folder):
+        manifest = read_manifest(folder)  # another may have committed before we held the lock
+        check_sizes(folder, manifest)
+        change = Change(folder, manifest, ram)
+        try:
+            yield change
+        finally:
+            change.close()
+
+
+def read_ranges(folder: Path, manifest: Manifest) -> Vectors | None:
+    """The lowest value and step of each dimension of int8 rows; None for other rows."""
+    if manifest.ranges_file is None:
+        return None
+    check_blocks(folder / manifest.ranges_name, manifest.ranges_file)
+    return np.array(open_array(folder / manifest.ranges_name, (2, manifest.dim), ("<f4",)))
+
+
+class Change:
+    """What becomes the next version."""
+
+    def __init__(self, folder: Path, manifest: Manifest, ram: int | None) -> None:
+        self.folder, self.old, self.ram = folder, manifest, ram
+        self.layout = Layout(
+            manifest.metric, manifest.coarse, manifest.fine, manifest.bytes_per_vector, manifest.recall_target
+        )
+        self.next_segment, self.number = manifest.next_segment, manifest.number + 1
+        self.ranges, self._new_ranges = read_ranges(folder, manifest), False
+        self.segments = [Segment(folder, record, manifest, self.ranges) for record in manifest.segments]
+        self.deleted: dict[int, Array] = {}  # segment -> bools (documents,), of those where it changes
+        self.unit_rows = manifest.unit_rows
+
+    @classmethod
+    def first(cls, folder: Path, dim: int, layout: Layout, source: Source, texts: bool, ram: int | None) -> Change:
+        """The change from nothing."""
+        nothing = Manifest(
+            number=0,
+            dim=dim,
+            metric=layout.metric,
+            unit_rows=True,
+            fine=layout.fine,
+            coarse=layout.coarse,
+            bytes_per_vector=layout.bytes_per_vector,
+            recall_target=layout.recall,
+            texts=texts,
+            source=source,
+            created=_now(),
+            embedkit=__version__,
+            next_segment=1,
+            segments=(),
+        )
+        return cls(folder, nothing, ram)
+
+    def close(self) -> None:
+        for segment in self.segments:
+            segment.close()
+
+    def document_writer(self) -> DocumentWriter:
+        """Of the segment that `add` writes next."""
+        return DocumentWriter(self._files().path(DOCUMENTS))
+
+    def new_path(self, part: str) -> Path:
+        """Where a part of that segment lies."""
+        return self._files().path(part)
+
+    def sync_documents(self) -> None:
+        """Makes the closed file of that segment's documents durable."""
+        sync_file(self.new_path(DOCUMENTS))
+        sync_folder(self.folder)
+
+    def add(self, rows: Array, content: Content) -> None:
+        """The documents that lie in `document_writer`'s file, and their rows (n, dim), in the order of the documents. Those of
+        the same ids are replaced.
+
+        Raises DataError for rows that are not finite, DataError where there are none."""
+        if len(rows) == 0:
+            raise DataError("There are no rows to index; expected at least one.")
+        merged = self._to_merge(len(rows))
+        files = self._files(without_codes=bool(merged))
+        reader = DocumentReader(files.path(DOCUMENTS), content.documents)
+        name = _row_names(reader, content)
+        if self.layout.fine == "int8" and self.ranges is None:
+            self.ranges, self._new_ranges = drawn_ranges(rows, self.layout, name), True
+        self.unit_rows = files.write_rows(rows, self.ranges, name) and self.unit_rows
+        self._replace(reader)
+        reader.close()
+        self._take(files, content)
+        if len(content.without_rows):
+            self._delete(self.segments[-1], content.without_rows)
+        if merged:
+            self.merge(len(merged) + 1)
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """How many were there."""
+        wanted = iter(ids)
+        count = 0
+        while block := list(itertools.islice(wanted, AT_ONCE)):
+            for segment in self.segments:
+                count += self._delete(segment, np.array(list(segment.documents.numbers(block).values()), np.int64))
+        return count
+
+    def delete_where(self, where: Where) -> int:
+        """How many documents passed."""
+        return sum(
+            self._delete(segment, np.flatnonzero(matching(where, segment.documents))) for segment in self.segments
+        )
+
+    def merge(self, count: int) -> None:
+        """The last `count` segments become one, without what is deleted."""
+        merged, self.segments = self.segments[-count:], self.segments[:-count]
+        alive = [self._alive(segment) for segment in merged]
+        masks = [segment.rows_of(kept) for segment, kept in zip(merged, alive, strict=True)]
+        if any(kept.any() for kept in alive):
+            files = self._files()
+            writer = DocumentWriter(files.path(DOCUMENTS))
+            empty = 0
+            for segment, kept in zip(merged, alive, strict=True):
+                for document in itertools.compress(segment.documents.stream(), kept):
+                    writer.append([document], texts=self.old.texts)
+                    empty += self.old.texts and not document.full_text
+            writer.close()
+            files.copy_rows(_stored(merged, masks), self.ranges)
+            self._take(files, Content(writer.count, empty, _counts(merged, alive), _spans(merged, masks)))
+        for segment in merged:
+            self.deleted.pop(segment.record.number, None)
+            segment.close()
+
+    def commit(self) -> Manifest:
+        """Publishes what was changed as the next version."""
+        records = [self._with_deletions(segment) for segment in self.segments if self._alive(segment).any()]
+        manifest = replace(
+            self.old,
+            number=self.number,
+            segments=tuple(records),
+            next_segment=self.next_segment,
+            unit_rows=self.unit_rows,
+            created=_now(),
+            embedkit=__version__,
+        )
+        if self._new_ranges and self.ranges is not None:
+            manifest = replace(manifest, ranges=self.number)
+            with sealed_partial(self.folder / manifest.ranges_name) as stream:
+                stream.write(npy_header(self.ranges.shape, self.ranges.dtype) + self.ranges.tobytes())
+            manifest = replace(manifest, ranges_file=block_record(self.folder / manifest.ranges_name))
+        commit(self.folder, manifest)
+        return manifest
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.deleted) or tuple(s.record for s in self.segments) != self.old.segments
+
+    def _files(self, *, without_codes: bool = False) -> SegmentFiles:
+        layout = replace(self.layout, coarse="none", bytes_per_vector=None) if without_codes else self.layout
+        return SegmentFiles(self.folder, self.next_segment, self.old.dim, layout, self.ram, first=self.old.number == 0)
+
+    def _take(self, files: SegmentFiles, content: Content) -> None:
+        record = files.finish(content, self.ranges)
+        self.segments.append(Segment(self.folder, record, self.old, self.ranges))
+        self.next_segment += 1
+
+    def _to_merge(self, rows: int) -> Sequence[Segment]:
+        merged: list[Segment] = []
+        for segment in reversed(self.segments):
+            size = int(segment.rows_of(self._alive(segment)).sum())
+            if size >= KEPT_APART * rows:
+                break
+            merged.append(segment)
+            rows += size
+        return merged
+
+    def _replace(self, reader: DocumentReader) -> None:
+        if self.segments:
+            self.delete(reader.all_ids())
+
+    def _alive(self, segment: Segment) -> Array:
+        before = np.ones(segment.record.documents, dtype=bool) if segment.alive is None else segment.alive
+        deleted = self.deleted.get(segment.record.number)
+        return before if deleted is None else before & ~deleted
+
+    def _delete(self, segment: Segment, numbers: Array) -> int:
+        fresh = numbers[self._alive(segment)[numbers]]
+        if len(fresh):
+            deleted = self.deleted.setdefault(segment.record.number, np.zeros(segment.record.documents, dtype=bool))
+            deleted[fresh] = True
+        return len(fresh)
+
+    def _with_deletions(self, segment: Segment) -> SegmentRecord:
+        if segment.record.number not in self.deleted:
+            return segment.record
+        gone = ~self._alive(segment)
+        record = replace(segment.record, deleted=int(gone.sum()), deletion=self.number)
+        path = self.folder / record.deletion_name
+        bits = np.packbits(gone)
+        with sealed_partial(path) as stream:
+            stream.write(npy_header(bits.shape, bits.dtype) + bits.tobytes())
+        return replace(record, deletion_file=block_record(path))
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _row_names(reader: DocumentReader, content: Content) -> Callable[[int], str]:
+    """What a row is called in an error."""
+
+    def name(row: int) -> str:
+        document = row
+        if content.counts is not None:
+            document = int(np.searchsorted(np.cumsum(content.counts), row, side="right"))
+        return reader.ids([document])[document]
+
+    return name
+
+
+def _stored(segments: Sequence[Segment], masks: Sequence[Array]) -> Iterator[Array]:
+    """The rows of the masks as they lie on disk, BLOCK at a time."""
+    for segment, mask in zip(segments, masks, strict=True):
+        for start in range(0, len(mask), BLOCK):
+            yield segment.fine.stored[start : start + BLOCK][mask[start : start + BLOCK]]
+
+
+def _counts(segments: Sequence[Segment], alive: Sequence[Array]) -> Array | None:
+    if all(segment.starts is None for segment in segments):
+        return None
+    return np.concatenate(
+        [
+            (np.ones(len(kept), np.int64) if segment.starts is None else np.diff(segment.starts))[kept]
+            for segment, kept in zip(segments, alive, strict=True)
+        ]
+    )
+
+
+def _spans(segments: Sequence[Segment], masks: Sequence[Array]) -> Array | None:
+    """A row that covers its whole document has the span (0, 0)."""
+    if all(segment.spans is None for segment in segments):
+        return None
+    return np.concatenate(
+        [
+            np.zeros((int(mask.sum()), 2), "<u4") if segment.spans is None else segment.spans[mask]
+            for segment, mask in zip(segments, masks, strict=True)
+        ]
+    )

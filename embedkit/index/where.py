@@ -1,0 +1,164 @@
+"""Filters on metadata: {"lang": "en", "year": {"gte": 2020}}, and which documents of a segment pass them.
+
+    {"field": value}                      one of the field's values equals this one
+    {"field": {"gte": 2020, "lt": 2024}}  each operator holds for one of its values: eq ne in gt gte lt lte exists
+    {"and": [w, ...]}  {"or": [w, ...]}  {"not": w}
+
+What stands in one mapping must hold together; {} lets everything pass. True is 1 and 1.0 is 1; numbers and texts are
+never equal, and ranges stay within one of them. `ne` is the contrary of `eq`: a document without the field passes.
+A list has several values, a mapping has fields of its own ("author.name") and no value itself, null and NaN are none.
+
+Cost: one array of `count` bytes a comparison, and the numbers of the documents that have the values. Of 200,000
+documents, a value that 4,000 have takes 0.04 ms, one that 50,000 have 0.2 ms, and a range over 10,000 values 10 ms.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedkit.errors import UsageError
+from embedkit.index.documents import PRESENT, Cut, DocumentReader, Scalar, comparable
+from embedkit.types import is_unicode
+
+OPERATORS = ("eq", "ne", "in", "gt", "gte", "lt", "lte", "exists")
+JOINTS = ("and", "or", "not")  # fields of these names cannot be asked for
+DEEPEST = 50
+EXAMPLE = '{"year": {"gte": 2020}}'
+
+
+@dataclass(frozen=True)
+class Where:
+    """One node of a filter: and, or, not over `parts`; in, gt, gte, lt, lte, exists over a field."""
+
+    operator: str
+    parts: tuple[Where, ...] = ()
+    field: str = ""
+    values: tuple[Scalar, ...] = ()  # of `in`, several or none; of gt, gte, lt and lte, one
+
+    @cached_property
+    def key(self) -> str:
+        """The same for filters that differ only in their order, in repetitions or in the spelling of a number."""
+        if self.operator == "not":
+            return f"not({self.parts[0].key})"
+        if self.operator in ("and", "or"):
+            return f"{self.operator}({','.join(sorted({part.key for part in self.parts}))})"
+        return f"{self.operator}({json.dumps(self.field)}:{','.join(sorted({json.dumps(v) for v in self.values}))})"
+
+
+def parse_where(where: Mapping[str, Any]) -> Where:
+    """Reads a filter as JSON has it. Raises UsageError for anything that is not understood."""
+    return _parse(where, 1)
+
+
+def matching(where: Where, reader: DocumentReader) -> NDArray[np.bool_]:
+    """(reader.count,) True where the document passes. Raises IntegrityError where the reader's file is damaged.
+
+    A field that no document has matches nothing: segments differ.
+    """
+    if where.operator == "not":
+        return ~matching(where.parts[0], reader)
+    if where.operator in ("and", "or"):
+        mask = np.full(reader.count, where.operator == "and")
+        join = np.logical_and if where.operator == "and" else np.logical_or
+        for part in where.parts:
+            join(mask, matching(part, reader), out=mask)
+        return mask
+    mask = np.zeros(reader.count, np.bool_)
+    if where.operator == "exists":
+        mask[reader.posting(where.field, PRESENT)] = True
+    elif where.operator == "in":
+        for value in where.values:
+            mask[reader.posting(where.field, value)] = True
+    else:
+        mask[reader.postings(where.field, *_between(where.operator, where.values[0]))] = True
+    return mask
+
+
+def _between(operator: str, value: Scalar) -> tuple[Cut, Cut]:
+    """The range of values, cut where its kind begins and ends: numbers come first, then texts, then PRESENT."""
+    start: Cut = ("", False) if isinstance(value, str) else (-math.inf, False)
+    stop: Cut = (PRESENT, False) if isinstance(value, str) else ("", False)
+    if operator in ("gt", "gte"):
+        return (value, operator == "gt"), stop
+    return start, (value, operator == "lte")
+
+
+def _parse(where: object, depth: int) -> Where:
+    if depth > DEEPEST:
+        raise UsageError(f"The filter is nested more than {DEEPEST} levels deep; write it flatter.")
+    if not isinstance(where, Mapping):
+        raise UsageError(f"The filter {_short(where)} is no mapping; write one, such as {EXAMPLE}.")
+    parts: list[Where] = []
+    for name, condition in where.items():
+        if not isinstance(name, str) or not is_unicode(name):
+            raise UsageError(
+                f"The filter names the field {_short(name)}, which is no text; write one, such as {EXAMPLE}."
+            )
+        parts += _joint(name, condition, depth) if name in JOINTS else _conditions(name, condition)
+    return parts[0] if len(parts) == 1 else Where("and", tuple(parts))
+
+
+def _joint(name: str, condition: object, depth: int) -> list[Where]:
+    if name == "not":
+        return [Where("not", (_parse(condition, depth + 1),))]
+    if not isinstance(condition, (list, tuple)):
+        raise UsageError(f'The filter has {_short(condition)} for "{name}"; give it a list of filters.')
+    return [Where(name, tuple(_parse(part, depth + 1) for part in condition))]
+
+
+def _conditions(field: str, condition: object) -> list[Where]:
+    if not isinstance(condition, Mapping):
+        return [_condition(field, "eq", condition)]
+    if not condition:
+        raise UsageError(
+            f"The filter says nothing of the field {field!r}; give it a value, or one of {', '.join(OPERATORS)}."
+        )
+    return [_condition(field, operator, value) for operator, value in condition.items()]
+
+
+def _condition(field: str, operator: object, value: object) -> Where:
+    if operator not in OPERATORS:
+        raise UsageError(
+            f"The filter has {_short(operator)} for the field {field!r}; the operators are {', '.join(OPERATORS)}, "
+            'and a field within a field is written "outer.inner".'
+        )
+    if operator == "exists":
+        if not isinstance(value, bool):
+            raise UsageError(f"The filter has {_short(value)} for exists of the field {field!r}; write true or false.")
+        found = Where("exists", field=field)
+        return found if value else Where("not", (found,))
+    if operator == "in":
+        if not isinstance(value, (list, tuple)):
+            raise UsageError(f"The filter has {_short(value)} for in of the field {field!r}; write a list of values.")
+        return Where("in", field=field, values=tuple(dict.fromkeys(_scalar(field, item) for item in value)))
+    scalar = _scalar(field, value)
+    if operator in ("eq", "ne"):
+        found = Where("in", field=field, values=(scalar,))
+        return found if operator == "eq" else Where("not", (found,))
+    return Where(str(operator), field=field, values=(scalar,))
+
+
+def _scalar(field: str, value: object) -> Scalar:
+    scalar = comparable(value)
+    if scalar is None or (isinstance(scalar, str) and not is_unicode(scalar)):
+        raise UsageError(
+            f"The filter compares the field {field!r} with {_short(value)}; compare it with a text, a number, true or "
+            "false, with several by {" + '"in": [...]}, or with null by {"exists": false}.'
+        )
+    return scalar
+
+
+def _short(value: object) -> str:
+    try:
+        shown = ascii(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, a list within a list within ...
+        shown = f"a {type(value).__name__}"
+    return shown if len(shown) <= 60 else f"{shown[:60]}..."

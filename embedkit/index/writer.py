@@ -1,0 +1,216 @@
+"""Writes the files of one segment; they count once a manifest names them.
+
+One pass over the vectors writes the fine rows; codes are then trained on a bounded sample of these and filled from them block
+by block. Peak memory: the codes, SAMPLE_COPIES of the training sample, one block of rows, and 4 bytes a row where documents
+have several rows.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from embedkit.errors import DataError
+from embedkit.index.coarse import (
+    HELD_OUT,
+    NEIGHBOURS,
+    SHORTLISTS,
+    USUAL_RECALL,
+    Codes,
+    Settings,
+    calibrated,
+    fill,
+    least_rows,
+    sample_size,
+    train,
+    widened,
+    write_codes,
+)
+from embedkit.index.documents import DocumentReader
+from embedkit.index.fine import BLOCK, FineRows, FineWriter, ranges_of
+from embedkit.index.ids import write_ids, write_numbers
+from embedkit.index.layout import Layout
+from embedkit.index.manifest import CODES, DOCUMENTS, FINE, SPANS, STARTS, SegmentRecord
+from embedkit.storage import block_record, npy_header, positional_file, sealed_partial, sync_file
+from embedkit.types import Array, Rows, Vectors
+from embedkit.vectors import unit_rows
+
+RANGE_SAMPLE = 65_536  # rows that the ranges of int8 are taken from
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Content:
+    """What goes into a segment beside its rows: documents that lie in its SQLite file already, and which rows are whose."""
+
+    documents: int
+    empty_texts: int
+    counts: Array | None = None  # rows of each document; None: one each
+    spans: Array | None = None  # (rows, 2) characters of its document that each row covers; None: all
+
+    @property
+    def without_rows(self) -> Rows:
+        """Documents that were set aside: there is nothing to find them by."""
+        return np.flatnonzero(self.counts == 0) if self.counts is not None else np.empty(0, np.int64)
+
+
+class SegmentFiles:
+    """The files of a new segment, under the number that it will have.
+
+    first: of the whole index, with the codes that were asked for, or an error. A later one is searched exactly where it has too
+    few rows to train them."""
+
+    def __init__(
+        self, folder: Path, number: int, dim: int, layout: Layout, ram: int | None = None, *, first: bool = True
+    ) -> None:
+        self.folder, self.number, self.dim, self.layout, self.ram = folder, number, dim, layout, ram
+        self.first = first
+
+    def path(self, part: str) -> Path:
+        return self.folder / f"segment-{self.number:04}.{part}"
+
+    def write_rows(self, rows: Array, ranges: Vectors | None, name: Callable[[int], str]) -> bool:
+        """The fine rows of an array (n, dim); whether all of them have length 1 (or 0). name: of a row, for errors.
+
+        Raises DataError for a row that is not finite as it is stored."""
+        unit = True
+
+        def blocks(writer: FineWriter) -> None:
+            nonlocal unit
+            for start in range(0, len(rows), BLOCK):
+                block = prepared(rows[start : start + BLOCK], self.layout, functools.partial(_shifted, name, start))
+                unit = unit and _are_unit(block)
+                writer.append(block)
+
+        self._write(blocks, ranges)
+        return unit
+
+    def copy_rows(self, stored: Iterable[Array], ranges: Vectors | None) -> None:
+        """Rows as other segments of the same index hold them."""
+
+        def blocks(writer: FineWriter) -> None:
+            for block in stored:
+                writer.append_stored(block)
+
+        self._write(blocks, ranges)
+
+    def _write(self, blocks: Callable[[FineWriter], None], ranges: Vectors | None) -> None:
+        with positional_file(self.path(FINE)) as file:
+            writer = FineWriter(file, self.dim, self.layout.fine, ranges)
+            blocks(writer)
+            writer.finish()
+
+    def finish(self, content: Content, ranges: Vectors | None) -> SegmentRecord:
+        """Everything else, and what a manifest says of the segment."""
+        sync_file(self.path(DOCUMENTS))
+        reader = DocumentReader(self.path(DOCUMENTS), content.documents)
+        parts = [FINE, DOCUMENTS, *write_ids(self.path, reader.all_ids())]
+        reader.close()
+        parts += self._write_ranges_of_rows(content)
+        count = content.documents if content.counts is None else int(content.counts.sum())
+        factory, settings = self.layout.factory(count, self.dim), Settings(None, SHORTLISTS[0], (1.0, 1.0))
+        if factory is not None and (self.first or count >= least_rows(factory, self.dim)):
+            fine = FineRows(self.path(FINE), count, self.dim, self.layout.fine, ranges)
+            settings = self._write_codes(factory, fine)
+            fine.close()
+            parts.append(CODES)
+        else:
+            factory = None
+        return SegmentRecord(
+            number=self.number,
+            rows=count,
+            documents=content.documents,
+            empty_texts=content.empty_texts,
+            coarse=factory,
+            probes=settings.probes,
+            shortlist=settings.shortlist,
+            recall=None if factory is None else settings.recall,
+            files={part: block_record(self.path(part)) for part in parts},
+        )
+
+    def _write_ranges_of_rows(self, content: Content) -> list[str]:
+        if content.counts is None:
+            return []
+        write_numbers(self.path(STARTS), np.concatenate([[0], np.cumsum(content.counts, dtype=np.int64)]))
+        if content.spans is None:
+            return [STARTS]
+        spans = np.asarray(content.spans, dtype="<u4")
+        with sealed_partial(self.path(SPANS)) as stream:
+            stream.write(npy_header(spans.shape, spans.dtype))
+            stream.write(spans.tobytes())
+        return [STARTS, SPANS]
+
+    def _write_codes(self, factory: str, fine: FineRows) -> Settings:
+        sample, held_out = _sample(fine.count, sample_size(factory, self.dim, fine.count, self.ram))
+        index = train(factory, self.dim, fine.rows, sample)
+        fill(index, factory, fine.blocks())
+        with sealed_partial(self.path(CODES)) as stream:
+            write_codes(index, stream)
+        return _measured(Codes(index, fine.kernel, None), fine, held_out, self.layout.recall)
+
+
+def _sample(count: int, size: int) -> tuple[Rows, Rows]:
+    """Rows to train on and rows to measure with, ascending. They are different ones where there are enough: a row that the
+    codes were trained on finds its neighbours too easily."""
+    if count < HELD_OUT * 10:
+        return np.arange(count), _drawn(count, min(HELD_OUT, count))
+    drawn = np.random.default_rng(SEED).choice(count, min(count, size + HELD_OUT), replace=False)
+    return np.sort(drawn[HELD_OUT:]), np.sort(drawn[:HELD_OUT])
+
+
+def _measured(codes: Codes, fine: FineRows, own: Rows, target: float | None) -> Settings:
+    """The cheapest settings that keep the target on these rows, taken as queries; with a margin where none is given."""
+    if fine.count == 1:
+        return Settings(None, SHORTLISTS[0], (1.0, 1.0))  # no neighbours to lose
+    queries = fine.rows(own)
+    nearest = fine.search(queries, NEIGHBOURS + 1)[1]
+    others = nearest != own[:, None]
+    others[others.all(axis=1), -1] = False  # rows with many twins: their own place was taken
+    truth = nearest[others].reshape(len(own), -1)
+    found = calibrated(codes, queries, own, truth, target or USUAL_RECALL)
+    return found if target is not None else widened(codes, found, queries, own, truth)
+
+
+def drawn_ranges(rows: Array, layout: Layout, name: Callable[[int], str]) -> Vectors | None:
+    """The ranges of int8 rows, from a sample of the first rows that an index gets; None for other dtypes."""
+    if layout.fine != "int8":
+        return None
+    numbers = _drawn(len(rows), min(RANGE_SAMPLE, len(rows)))
+    return ranges_of(prepared(rows[numbers], layout, lambda row: name(int(numbers[row])), stored="float32"))
+
+
+def _drawn(count: int, size: int) -> Rows:
+    """`size` of `count` row numbers, ascending."""
+    if size == count:
+        return np.arange(count)
+    chosen: Rows = np.sort(np.random.default_rng(SEED).choice(count, size, replace=False))
+    return chosen
+
+
+def prepared(rows: Array, layout: Layout, name: Callable[[int], str], stored: str | None = None) -> Vectors:
+    """float32 rows as the index compares them. Raises DataError that names a row that is not finite as it is stored."""
+    block = np.asarray(rows, dtype=np.float32)
+    if layout.metric == "cosine":
+        block = unit_rows(block)
+    kept = {"int8": "float32"}.get(layout.fine, layout.fine) if stored is None else stored
+    with np.errstate(over="ignore"):  # what overflows is named below
+        finite = np.isfinite(block.astype(kept)).all(axis=1)
+    if not finite.all():
+        raise DataError(
+            f"The vector of {name(int(np.argmin(finite)))!r} is not finite in {kept} (NaN, or a number too large); "
+            f"mend it, or choose --fine float32."
+        )
+    return block
+
+
+def _shifted(name: Callable[[int], str], start: int, row: int) -> str:
+    return name(start + row)
+
+
+def _are_unit(rows: Vectors) -> bool:
+    lengths = np.linalg.norm(rows, axis=1)
+    return bool(np.all((np.abs(lengths - 1) < 1e-3) | (lengths == 0)))

@@ -1,0 +1,101 @@
+"""Texts to vectors: in memory, or a corpus into a file by a job that can be killed."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from embedkit.corpus import Fields, read_corpus
+from embedkit.encoder import Encoder, OnLong
+from embedkit.encoders import TextEncoder, load
+from embedkit.engine import embed_to_file
+from embedkit.errors import UsageError
+from embedkit.types import Kind, Vectors
+
+
+def embed(
+    inputs: Iterable[str] | str,
+    model: str | Path | Encoder | None = None,
+    *,
+    kind: Kind = "document",
+    prompt: str | None = None,
+    dim: int | None = None,
+    **options: Any,
+) -> Vectors:
+    """float32 (n, dim) rows of the inputs, in order; one string gives (1, dim), no input gives (0, dim).
+
+    model: a folder, a hub id, or an encoder from `load`; the default model when left out. The two models last opened are
+    kept in memory. kind: "query" or "document", which decides the model's own prompt. prompt: a literal one instead.
+    dim: keep the first so many columns, at unit length again where rows are unit. options: those of `load` (device, dtype,
+    max_tokens, ...). Raises what `load` and `encode` raise.
+    """
+    if model is None or isinstance(model, (str, Path)):
+        model = _loaded(None if model is None else str(model), json.dumps(options, sort_keys=True))
+    elif options:
+        raise UsageError(f"{', '.join(options)} came beside a model that is loaded already; give them to load().")
+    if isinstance(model, TextEncoder):
+        return model.encode(inputs, kind=kind, prompt=prompt, truncate_dim=dim)
+    if prompt is not None or dim is not None:
+        raise UsageError("prompt and dim are for models that embedkit loads; give them to the encoder itself.")
+    return model.encode([inputs] if isinstance(inputs, str) else list(inputs), kind=kind)
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(model: str | None, options: str) -> TextEncoder:
+    """options: as JSON, for prompts are dicts and a cache needs keys that can be hashed."""
+    return load(model, **json.loads(options))
+
+
+def embed_corpus(
+    corpus: Any,
+    path: str | Path,
+    encoder: Encoder | Callable[[], Encoder],
+    *,
+    kind: Kind = "document",
+    fields: Fields = Fields(),  # noqa: B008
+    limit: int | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    on_long: OnLong = "truncate",
+    shard: tuple[int, int] | None = None,
+    workers: int = 1,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Embeds any corpus that `read_corpus` reads into NAME.npy (or NAME.parquet), NAME.ids.txt and NAME.manifest.json, a
+    job that can be killed at any moment and goes on with `resume`; returns the manifest.
+
+    encoder: from `load`, or a function that opens one. workers: processes, each with a model of its own, opened as this one
+    was, with its share of the threads; a function is called in each as it is. shard: (I, N), the I-th of N parts. on_long:
+    "truncate" counts and lists longer texts, "chunk" gives them several rows, "error" refuses them. Rows that the model
+    cannot take are listed in NAME.quarantine.jsonl and counted in the manifest. Raises what `embed_to_file` raises,
+    DataError for rows that cannot be used.
+    """
+    if workers > 1 and hasattr(encoder, "encode"):
+        encoder = _reopening(cast(Encoder, encoder), workers)
+    return embed_to_file(
+        read_corpus(corpus, fields, limit=limit),
+        Path(path),
+        encoder,
+        kind=kind,
+        on_long=on_long,
+        shard=shard,
+        workers=workers,
+        overwrite=overwrite,
+        resume=resume,
+        progress=progress,
+    )
+
+
+def _reopening(encoder: Encoder, workers: int) -> Callable[[], Encoder]:
+    """What opens this model again in another process, with its share of the threads."""
+    if not encoder.settings:
+        raise UsageError(
+            "Several workers open the model themselves; give a function that does, or a model from load()."
+        )
+    computed = {name: encoder.compute[name] for name in ("device", "backend", "dtype") if name in encoder.compute}
+    numbers = {name: int(encoder.compute[name]) for name in ("batch_tokens", "threads") if name in encoder.compute}
+    numbers["threads"] = max(1, numbers.get("threads", 1) // workers)
+    return functools.partial(load, **{**encoder.settings, **computed, **numbers})

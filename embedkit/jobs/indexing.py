@@ -1,0 +1,306 @@
+"""Indexes from corpora and vectors: built, added to, opened for questions in words.
+
+A corpus is embedded by the engine's job into a file of the index folder, so that a build or an addition that was killed goes on where
+it ended; the documents are recorded on the way. Then the segment is written and a manifest makes it count.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from embedkit.corpus import Fields, read_corpus
+from embedkit.encoder import Encoder, OnLong, WindowEncoder
+from embedkit.encoders import load
+from embedkit.engine import embed_to_file, holds_vectors
+from embedkit.engine.outputs import Names
+from embedkit.errors import DataError, ModelError, ModelMismatch, UsageError
+from embedkit.index.documents import DocumentReader
+from embedkit.index.index import Index
+from embedkit.index.layout import Layout
+from embedkit.index.manifest import DOCUMENTS, Manifest, Metric, Source, is_leftover, manifest_numbers, read_manifest
+from embedkit.index.update import Change, changing
+from embedkit.index.versions import writing
+from embedkit.index.writer import Content
+from embedkit.jobs.row_source import RowSource, add_vectors, rows_a_document
+from embedkit.storage import make_folder, remove_folder
+from embedkit.types import Document
+
+# of `load`, that an index may bring; above all not that the code of its model is to be trusted
+STORED_SETTINGS = frozenset({"model", "revision", "max_tokens", "dim", "prompts", "prompt_names"})
+RECORDED = 256  # documents written at once on their way to the model
+logger = logging.getLogger(__name__)
+
+
+def build_index(
+    source: Any,
+    path: str | Path,
+    *,
+    model: str | Path | Encoder | None = None,
+    ids: Sequence[str] | None = None,
+    documents: Any = None,
+    metric: Metric | None = None,
+    coarse: str = "auto",
+    fine: str = "float16",
+    bytes_per_vector: int | None = None,
+    recall: float | None = None,
+    fields: Fields = Fields(),  # noqa: B008
+    limit: int | None = None,
+    on_long: OnLong = "truncate",
+    resume: bool = False,
+    ram: int | None = None,
+    progress: bool = False,
+) -> Index:
+    """Builds an index folder and opens it: whole, or begun and to be gone on with `resume`.
+
+    source: a corpus (a path, rows, a DataFrame, a Dataset: see `read_corpus`), which `model` embeds; or vectors, an array
+    (n, dim) with `ids`, or a NAME.npy or NAME.parquet that `embedkit embed` wrote, with `documents`, a corpus in the same order, for texts.
+    metric: "cosine" or "dot", by default the model's own. coarse: "auto" (exact up to 20,000 rows), "none" (exact) or a
+    faiss factory string; for "auto", bytes_per_vector is what a row may take in RAM. recall: the share of the 10 nearest
+    neighbours that the shortlist is to keep, measured on rows held out; when left out, 0.97 and a margin for questions that look
+    different from documents. fine: "float16", "float32" or "int8" rows on disk.
+    on_long: "chunk" gives texts beyond the model's limit several passages. ram: bytes that training may take.
+    Raises UsageError for a path that is taken or a layout that cannot be, DataError for rows that cannot be used.
+    """
+    target = Path(path).absolute()
+    if resume and manifest_numbers(target):
+        return open_index(target)
+    check_begun(target, resume=resume)
+    by_vectors = isinstance(source, np.ndarray) or (isinstance(source, (str, Path)) and holds_vectors(Path(source)))
+    if by_vectors and model is not None:
+        raise UsageError("Vectors and a model came; vectors are taken as they are: leave the model out.")
+    if not by_vectors and (ids is not None or documents is not None):
+        raise UsageError("ids and documents belong to vectors; a corpus brings its own.")
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit={limit} was asked for; expected at least 1.")
+    if by_vectors:
+        rows = RowSource.of(source, ids, limit)
+        layout = Layout(metric or metric_of(rows.similarity), coarse, fine, bytes_per_vector, recall)
+        return index_vectors(rows, target, layout, documents, fields, whole=limit is None, ram=ram)
+    encoder = model if model is not None and not isinstance(model, (str, Path)) else load(model)
+    layout = Layout(metric or metric_of(encoder.similarity), coarse, fine, bytes_per_vector, recall)
+    corpus = read_corpus(source, fields, limit=limit)
+    with _first_change(target, encoder.dim, layout, source_of(encoder, on_long), True, ram) as change:
+        _add_corpus(change, corpus, encoder, "build.npy", resume, progress)
+    return open_index(target, encoder)
+
+
+def index_vectors(
+    rows: RowSource,
+    path: Path,
+    layout: Layout,
+    documents: Any = None,
+    fields: Fields = Fields(),  # noqa: B008
+    *,
+    whole: bool = True,
+    ram: int | None = None,
+) -> Index:
+    """Builds an index from vectors that name their model, or none. documents: a corpus in the same order; whole: which ends
+    with them."""
+    with _first_change(path, rows.dim, layout, rows.source, documents is not None, ram) as change:
+        add_vectors(change, rows, documents, fields, whole=whole)
+    return open_index(path)
+
+
+@contextmanager
+def _first_change(
+    folder: Path, dim: int, layout: Layout, source: Source, texts: bool, ram: int | None
+) -> Iterator[Change]:
+    """A block that fills the first version of an index; after an error in it, only what can be gone on with stays."""
+    layout.check(dim)
+    make_folder(folder)
+    with writing(folder):
+        try:
+            change = Change.first(folder, dim, layout, source, texts, ram)
+            yield change
+            change.commit()
+            change.close()
+        except BaseException:
+            if not any(folder.glob("build.*")) and not manifest_numbers(folder):
+                remove_folder(folder)
+            raise
+
+
+def check_begun(folder: Path, *, resume: bool) -> None:
+    """Raises UsageError where something stands at the path that a build may not go on with."""
+    if not folder.exists():
+        return
+    begun = folder.is_dir() and not manifest_numbers(folder) and all(map(is_leftover, folder.iterdir()))
+    if begun and resume:
+        return
+    if begun and any(folder.iterdir()):
+        raise UsageError(f"{folder} was begun and is not finished; go on with --resume (resume=True), or remove it.")
+    raise UsageError(f"{folder} is there already; choose another name, or remove it first.")
+
+
+def add_to_index(
+    path: str | Path,
+    source: Any,
+    *,
+    model: str | Path | Encoder | None = None,
+    ids: Sequence[str] | None = None,
+    documents: Any = None,
+    fields: Fields = Fields(),  # noqa: B008
+    limit: int | None = None,
+    resume: bool = False,
+    ram: int | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> int:
+    """Adds documents to an index, or replaces those of the same id, in one commit; how many came.
+
+    source: as in `build_index`. A corpus is embedded by the index's own model, in a job that can be killed and goes on with
+    `resume`; options are those of `load`. Raises ModelMismatch for rows of another model, UsageError for those of another width, and
+    what `build_index` raises; the index is as it was then.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    if isinstance(source, np.ndarray) or (isinstance(source, (str, Path)) and holds_vectors(Path(source))):
+        if model is not None or options:
+            raise UsageError("Vectors and a model came; vectors are taken as they are: leave the model out.")
+        rows = RowSource.of(source, ids, limit)
+        _check_space(folder, manifest, rows)
+        with changing(folder, ram) as change:
+            count = add_vectors(change, rows, documents, fields, whole=limit is None)
+            change.commit()
+        return count
+    with open_index(folder, model, **options) as index:
+        encoder = index.encoder()
+    with changing(folder, ram) as change:
+        count = _add_corpus(change, read_corpus(source, fields, limit=limit), encoder, "add.npy", resume, progress)
+        change.commit()
+    return count
+
+
+def _check_space(folder: Path, manifest: Manifest, rows: RowSource) -> None:
+    """Refuses rows of another model or width, before anything is written."""
+    if rows.dim != manifest.dim:
+        raise UsageError(f"Rows of width {rows.dim} came; {folder} holds rows of width {manifest.dim}.")
+    theirs, ours = rows.source, manifest.source
+    if theirs.fingerprint is not None and theirs.fingerprint != ours.fingerprint:
+        raise ModelMismatch(
+            f"{folder} was built by {str(ours.fingerprint)[:12]} ({ours.model}), these rows by {theirs.fingerprint[:12]} "
+            f"({theirs.model}); embed them with the index's model, or build an index of their own."
+        )
+
+
+def _add_corpus(
+    change: Change, corpus: Iterable[Document], encoder: Encoder, name: str, resume: bool, progress: bool
+) -> int:
+    """Embeds a corpus by a job that can be gone on with, and adds it; how many documents came."""
+    path, source = change.folder / name, change.old.source
+    names, recorded = Names(path), _recorded(corpus, change)
+    resume = resume and (names.ledger.exists() or names.manifest.exists())  # else what is there is of no use
+    manifest = embed_to_file(
+        recorded,
+        path,
+        encoder,
+        on_long=cast(OnLong, source.on_long),
+        resume=resume,
+        overwrite=not resume,
+        progress=progress,
+    )
+    rows, count = RowSource.of(path), manifest["documents"]
+    if (rows.source.fingerprint, rows.source.on_long) != (source.fingerprint, source.on_long):
+        raise UsageError(f"{path} was made by another model, or with another on_long; give the same, or start again.")
+    # an earlier run had all vectors, and ended then: its file of documents may be another change's by now
+    again = sum(1 for _ in recorded)
+    counts = None
+    if again or rows.spans is not None or rows.set_aside:
+        reader = DocumentReader(change.new_path(DOCUMENTS), again or count)
+        counts = rows_a_document(reader.all_ids(), rows.ids)
+        reader.close()
+        if len(counts) != count or np.count_nonzero(counts == 0) != len(rows.set_aside):
+            raise DataError("The corpus has changed since its vectors were made; run this again without --resume.")
+        if rows.spans is None and not rows.set_aside:
+            counts = None  # one each
+    if rows.set_aside:
+        some = ", ".join(sorted(rows.set_aside)[:10])
+        logger.warning("%d documents were set aside, the model cannot take them: %s", len(rows.set_aside), some)
+    change.old = replace(change.old, source=replace(source, first_input=source.first_input or manifest["first_input"]))
+    change.add(rows.rows, Content(count, manifest["empty_texts"], counts, rows.spans))
+    return int(count)
+
+
+def _recorded(corpus: Iterable[Document], change: Change) -> Iterator[Document]:
+    """The documents as they come, written to the segment on the way. A job that is gone on with reads them all again."""
+    writer, waiting = change.document_writer(), list[Document]()
+    for document in corpus:
+        waiting.append(document)
+        if len(waiting) == RECORDED:
+            writer.append(waiting, texts=True)
+            waiting = []
+        yield document
+    writer.append(waiting, texts=True)
+    writer.close()
+    change.sync_documents()
+
+
+def metric_of(similarity: str) -> Metric:
+    """How an index compares rows of such a model. Raises UsageError where it compares in another way than an index can."""
+    if similarity not in ("cosine", "dot"):
+        raise UsageError(f"The model compares by {similarity}; an index compares by 'cosine' or 'dot': name one.")
+    return cast(Metric, similarity)
+
+
+def source_of(encoder: Encoder, on_long: OnLong = "truncate", first: Document | None = None) -> Source:
+    """What an index records of the encoder that made its rows, and of the first text that it read."""
+    literal = None if first is None else first.full_text
+    if literal is not None and isinstance(encoder, WindowEncoder):
+        literal = encoder.first_input(literal, "document")
+    settings = dict(encoder.settings)
+    return Source(
+        model=settings.get("model"),
+        fingerprint=encoder.fingerprint,
+        settings=settings,
+        compute=dict(encoder.compute),
+        on_long=on_long,
+        first_input=literal,
+    )
+
+
+def open_index(
+    path: str | Path,
+    model: str | Path | Encoder | None = None,
+    *,
+    prompt_name: str | None = None,
+    check: bool = False,
+    **options: Any,
+) -> Index:
+    """Opens an index for searching.
+
+    model: needed only where the one that the index names is found elsewhere now; loaded at the first question in words.
+    prompt_name: a prompt that the model stores, for questions, instead of the one for queries. options: those of `load`
+    (device, dtype, threads, ...); threads are those of a search, too. check: read every byte first. Raises UsageError where
+    there is no index, IntegrityError where it is damaged; a search raises ModelMismatch where the model is not the one that made
+    the rows.
+    """
+    query_options = {} if prompt_name is None else {"prompt_name": prompt_name}
+    opener = _opener(Path(path), model, options)
+    return Index(path, opener, query_options, threads=options.get("threads"), check=check)
+
+
+def _opener(path: Path, model: str | Path | Encoder | None, options: dict[str, Any]) -> Callable[[], Encoder] | None:
+    if model is not None and not isinstance(model, (str, Path)):
+        return lambda: model
+    stored = {name: value for name, value in read_manifest(path).source.settings.items() if name in STORED_SETTINGS}
+    named = stored.pop("model", None)
+    if model is None and named is None:
+        return None
+    if model is not None:
+        stored.pop("revision", None)  # it belongs to the hub id that the index names
+
+    def opened() -> Encoder:
+        if model is None and Path(str(named)).is_absolute() and not Path(str(named)).is_dir():
+            raise ModelError(
+                f"{path} names the model {named}, which is not there any more; say where it is with --model."
+            )
+        return load(model or named, **{**stored, **options})
+
+    return opened

@@ -1,0 +1,172 @@
+"""Vectors that are taken as they are: an array, or what `embedkit embed` wrote; whose they are, and what made them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedkit.corpus import Fields, read_corpus
+from embedkit.corpus.documents import checked_id
+from embedkit.engine import open_vectors
+from embedkit.engine.outputs import Names
+from embedkit.errors import DataError, UsageError
+from embedkit.index.manifest import Source
+from embedkit.index.update import Change
+from embedkit.index.writer import Content
+from embedkit.types import Array, Document
+
+BLOCK = 4096  # documents taken at once
+
+
+@dataclass(frozen=True)
+class RowSource:
+    rows: Array  # (n, dim)
+    ids: Sequence[str]  # of the documents, one a row; of those with several rows, the same one several times
+    spans: Array | None = (
+        None  # (n, 2) characters of its document that each row covers, where documents have several rows
+    )
+    set_aside: frozenset[str] = frozenset()  # documents of the corpus that have no row
+    source: Source = field(default_factory=Source)
+    similarity: str = "cosine"
+
+    @property
+    def dim(self) -> int:
+        return int(self.rows.shape[1])
+
+    @classmethod
+    def of(cls, source: Any, ids: Sequence[str] | None = None, limit: int | None = None) -> RowSource:
+        """source: an array (n, dim), or the path of a NAME.npy or NAME.parquet. Raises DataError for an array of another kind,
+        UsageError for ids that are not one a row, and what `open_vectors` raises."""
+        if isinstance(source, np.ndarray):
+            if source.ndim != 2 or source.dtype.kind not in "fiu":
+                raise DataError(
+                    f"An array of {source.dtype} of shape {source.shape} came; expected numbers of shape (rows, dim)."
+                )
+            made = cls(source, RowNumbers(len(source)))
+        else:
+            made = cls._of_file(Path(source))
+        if ids is not None:
+            named = [checked_id(str(identifier), f"ids, row {number}") for number, identifier in enumerate(ids, 1)]
+            if len(named) != len(made.rows):
+                raise UsageError(f"{len(named)} ids came with {len(made.rows)} vectors; give one id a vector.")
+            made = cls(made.rows, named, None, made.set_aside, made.source, made.similarity)
+        if limit is None:
+            return made
+        end = sum(rows for _, rows in itertools.islice(made.groups(), limit))  # of so many documents
+        spans = None if made.spans is None else made.spans[:end]
+        return cls(made.rows[:end], made.ids[:end], spans, made.set_aside, made.source, made.similarity)
+
+    @classmethod
+    def _of_file(cls, path: Path) -> RowSource:
+        file, names = open_vectors(path), Names(path)
+        manifest, ids, spans = file.manifest, file.ids, None
+        on_long = manifest.get("on_long", "truncate")
+        if on_long == "chunk":
+            ids, spans = _chunks(names.chunks)
+        aside: frozenset[str] = frozenset()
+        if manifest.get("set_aside"):
+            aside = frozenset(json.loads(line)["id"] for line in names.quarantine.read_text("utf-8").splitlines())
+        settings = manifest.get("settings", {})
+        made_by = Source(
+            model=settings.get("model"),
+            fingerprint=manifest.get("fingerprint"),
+            settings=settings,
+            compute=manifest.get("compute", {}),
+            on_long=on_long,
+            first_input=manifest.get("first_input"),
+        )
+        return cls(file.rows, ids, spans, aside, made_by, manifest.get("similarity", "cosine"))
+
+    def groups(self) -> Iterator[tuple[str, int]]:
+        """(document id, how many rows it has), in order."""
+        if self.spans is None:
+            yield from ((identifier, 1) for identifier in self.ids)
+            return
+        for identifier, rows in itertools.groupby(self.ids):
+            yield identifier, sum(1 for _ in rows)
+
+
+class RowNumbers(Sequence[str]):
+    """The ids of rows that nobody named: "0", "1", ..."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, place: Any) -> Any:
+        found = range(self._count)[place]
+        return RowNumbers(len(found)) if isinstance(place, slice) else str(found)
+
+
+def _chunks(path: Path) -> tuple[list[str], Array]:
+    """The document and the span of each row."""
+    documents, spans = [], []
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            chunk = json.loads(line)
+            documents.append(chunk["document"])
+            spans.append((chunk["start"], chunk["end"]))
+    return documents, np.array(spans, dtype="<u4").reshape(-1, 2)
+
+
+def add_vectors(change: Change, source: RowSource, documents: Any, fields: Fields, *, whole: bool) -> int:
+    """The rows of a source and, from `documents`, a corpus in the same order, their texts; how many documents came.
+
+    whole: the corpus must end with the rows. Raises DataError where ids do not fit, with what `Change.add` raises."""
+    texts = None if documents is None else read_corpus(documents, fields)
+    kept = documents is not None and change.old.texts
+    writer, counts, empty = change.document_writer(), [], 0
+    groups = source.groups()
+    while block := list(itertools.islice(groups, BLOCK)):
+        some = [_document(identifier, texts, source.set_aside) for identifier, _ in block]
+        writer.append(some, texts=kept)
+        counts += [rows for _, rows in block] if source.spans is not None else []
+        empty += sum(not document.full_text for document in some) if kept else 0
+    writer.close()
+    rest = None if texts is None or not whole else _next(texts, source.set_aside)
+    if rest is not None:
+        raise DataError(
+            f"After the last vector stands the document {rest.id!r}; give the corpus that was embedded, in the same order."
+        )
+    several = None if source.spans is None else np.array(counts)
+    change.add(source.rows, Content(writer.count, empty, several, source.spans))
+    return writer.count
+
+
+def _next(texts: Iterator[Document], set_aside: frozenset[str]) -> Document | None:
+    return next((document for document in texts if document.id not in set_aside), None)
+
+
+def _document(identifier: str, texts: Iterator[Document] | None, set_aside: frozenset[str]) -> Document:
+    if texts is None:
+        return Document(id=identifier, text="")
+    document = _next(texts, set_aside)
+    if document is None or document.id != identifier:
+        found = "nothing" if document is None else f"the document {document.id!r}"
+        raise DataError(
+            f"Beside the vector of {identifier!r} stands {found}; give the corpus that was embedded, in the same order (ids "
+            f"come from NAME.ids.txt beside the vectors, and are row numbers where it is missing)."
+        )
+    return document
+
+
+def rows_a_document(documents: Iterable[str], rows: Iterable[str]) -> Array:
+    """(documents,) how many rows each has. rows: the document of each row, in the order of the documents."""
+    counts, waiting = [], iter(rows)
+    row = next(waiting, None)
+    for identifier in documents:
+        count = 0
+        while row == identifier:
+            count, row = count + 1, next(waiting, None)
+        counts.append(count)
+    if row is not None:
+        raise DataError(f"A vector belongs to {row!r}, which is no document; build the index again without --resume.")
+    return np.array(counts, dtype=np.int64)
