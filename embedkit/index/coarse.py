@@ -1,27 +1,24 @@
-"""The coarse level: light codes in RAM, any faiss factory string, and the settings with which they are searched.
+"""The coarse level: light codes in RAM, any faiss factory string,
 
 faiss is used for what it is good at, codes and kernels; ids, texts and checksums are ours. Its import is late. Codes are
-trained on a bounded sample and filled block by block; then the cheapest settings that keep the wanted share of the exact
-neighbours are found on rows held out. Cost of that: an exact search of HELD_OUT queries.
+trained on a bounded sample and filled block by block.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 
 from embedkit.errors import DataError, IntegrityError, UsageError
 from embedkit.index.faiss_import import faiss_threads, import_faiss
 from embedkit.index.fine import Mask
-from embedkit.types import Array, Rows, Vectors
+from embedkit.types import Rows, Vectors
 
-logger = logging.getLogger(__name__)
 EXACT_UP_TO = 20_000  # rows; below, exact search answers a query in a third of a millisecond
 CODE_AT_LEAST = 32  # bytes of a code, unless fewer are asked for
 ROW_NUMBER = 8  # bytes that an inverted list holds beside each code
@@ -29,29 +26,10 @@ SAMPLE_PER_LIST = 40  # faiss warns under 39 rows a centroid
 LEAST = 1000  # rows that codes are trained on
 SAMPLE_AT_LEAST, SAMPLE_AT_MOST = 131_072, 524_288
 SAMPLE_COPIES = 3  # of the sample in memory while faiss trains
-TURN_SAMPLE, OPQ_ROUNDS = (
-    32_768,
-    10,
-)  # rows that a rotation is trained on; faiss's own 50 rounds take minutes for nothing
+TURN_SAMPLE = 32_768  # rows that a rotation is trained on
+OPQ_ROUNDS = 10  # faiss's own 50 take minutes for nothing
 BLOCK = 16_384  # rows turned at once
-HELD_OUT, NEIGHBOURS = 512, 10  # queries whose exact neighbours the settings must keep
-ONE_SIDED_95 = 1.645
-USUAL_RECALL = 0.97  # where none is asked for; and the margin that `widened` gives then
-PROBED_AT_LEAST, PROBED_SHARE, VERIFIED_AT_LEAST = 48, 1 / 8, 100
-PROBES = tuple(sorted({round(2 ** (step / 4)) for step in range(4, 53)}))  # 2 to 8192
-SHORTLISTS = (20, 30, 40, 50, 70, 100, 140, 200, 300, 400)
-# Cost of a query in nanoseconds of one thread, for the choice between settings only: measured with PQ96x4fs over WordNet on
-# two cores. Verifying a row is a cache miss or three; scanning is a stream.
-SCAN_NS_PER_BYTE, VERIFY_NS = 0.04, 240.0
 BY_RESERVOIR = 11  # of IndexIVFFastScan: 6 % faster than the default for shortlists of 50 to 100
-
-
-class Settings(NamedTuple):
-    """How codes are searched."""
-
-    probes: int | None  # inverted lists that a query visits; None where there are none
-    shortlist: int  # candidates that the fine rows verify
-    recall: tuple[float, float]  # on rows held out: mean, and lower end of its 95 % interval (one-sided)
 
 
 def automatic_factory(count: int, dim: int, bytes_per_vector: int | None) -> str | None:
@@ -176,6 +154,10 @@ def _train_turns(turns: Sequence[Any], rows: Vectors) -> None:
             turn.niter = OPQ_ROUNDS
         if not turn.is_trained:
             turn.train(rows)
+        if hasattr(
+            turn, "eigen_power"
+        ):  # a PCA, which would take off the mean: inner products would be of other vectors
+            turn.have_bias = False
         rows = turn.apply(rows)
 
 
@@ -306,60 +288,3 @@ class Codes:
         kept = np.take_along_axis(keep, order, axis=1)
         rows = np.where(kept, np.take_along_axis(rows, order, axis=1), -1)
         return np.where(kept, np.take_along_axis(scores, order, axis=1), -np.inf).astype(np.float32), rows
-
-
-def calibrated(codes: Codes, queries: Vectors, own: Rows, truth: Rows, target: float) -> Settings:
-    """The cheapest settings whose shortlist keeps `target` of the exact neighbours; else those that keep most.
-
-    queries: (q, dim) rows held out, own: (q,) their numbers, truth: (q, NEIGHBOURS) their neighbours. The lower end of a
-    95 % interval over queries must reach the target, as these are a sample."""
-    lists, count = codes.inverted_lists, codes.index.ntotal
-    tried: list[tuple[float, Settings]] = []
-    for probes in [p for p in PROBES if p < lists] + [lists] if lists else (None,):
-        found = codes.coarse_scores(queries, SHORTLISTS[-1] + 1, probes)[1]
-        for size, kept in _kept(found, own, truth):
-            scanned = 0 if probes is None else probes / lists * count * codes.code_size
-            cost = SCAN_NS_PER_BYTE * scanned + VERIFY_NS * size
-            tried.append((cost, Settings(probes, size, _interval(kept))))
-        if tried[-1][1].recall[1] > max(target, 0.999):
-            break  # more lists cost more and give nothing
-    if good := [entry for entry in tried if entry[1].recall[1] >= target]:
-        return min(good)[1]
-    best = max(tried, key=lambda entry: (entry[1].recall[0], -entry[0]))[1]
-    logger.warning(
-        "These codes keep %.3f of the exact neighbours at best, %.3f were asked for; give more bytes a vector.",
-        best.recall[0],
-        target,
-    )
-    return best
-
-
-def widened(codes: Codes, found: Settings, queries: Vectors, own: Rows, truth: Rows) -> Settings:
-    """With a margin for questions that look different from documents: their neighbours are spread over many lists.
-
-    On SciFact's training questions 16 of 64 lists lose 0.028 nDCG@10 against all of them, though they keep 0.98 of the neighbours
-    of documents; 32 lose 0.004, 48 lose 0.001."""
-    probes, shortlist = found.probes, max(found.shortlist, VERIFIED_AT_LEAST)
-    if probes is not None:
-        lists = codes.inverted_lists
-        probes = min(lists, max(probes, PROBED_AT_LEAST, round(lists * PROBED_SHARE)))
-    rows = codes.coarse_scores(queries, shortlist + 1, probes)[1]
-    (kept,) = (share for _, share in _kept(rows, own, truth, (shortlist,)))
-    return Settings(probes, shortlist, _interval(kept))
-
-
-def _interval(kept: Array) -> tuple[float, float]:
-    """Mean, and lower end of the 95 % interval over queries."""
-    mean, error = float(kept.mean()), float(kept.std(ddof=1)) / math.sqrt(len(kept))
-    return round(mean, 4), round(mean - ONE_SIDED_95 * error, 4)
-
-
-def _kept(found: Rows, own: Rows, truth: Rows, sizes: Sequence[int] = SHORTLISTS) -> Iterator[tuple[int, Array]]:
-    """(size, share (q,) of the true neighbours among the first `size` candidates), a query's own row left out."""
-    equal = found[:, :, None] == truth[:, None, :]  # (q, m, NEIGHBOURS)
-    nowhere = max(found.shape[1], max(sizes)) + 1
-    places = np.where(equal.any(axis=1), equal.argmax(axis=1), nowhere)
-    itself = found == own[:, None]
-    places -= (np.where(itself.any(axis=1), itself.argmax(axis=1), nowhere)[:, None] < places).astype(np.int64)
-    for size in sizes:
-        yield size, (places < size).mean(axis=1)

@@ -142,6 +142,21 @@ class FineRows:
         scores, places = search_kernel(kernel_over(self.stored[mask.numbers], self.fine, self.ranges), queries, k)
         return scores, mask.numbers[places] if mask.count else places
 
+    def nearest(self, queries: Vectors, k: int) -> Rows:
+        """(q, k) the exact nearest rows of many queries, by matrix products over blocks: faster than `search`, whose scores
+        do not depend on their neighbours."""
+        faiss = import_faiss()
+        scores, rows = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1, np.int64)
+        for number, block in enumerate(self.blocks()):
+            some_scores, some = faiss.knn(queries, block, min(k, len(block)), faiss.METRIC_INNER_PRODUCT)
+            scores, both = (
+                np.concatenate([scores, some_scores], axis=1),
+                np.concatenate([rows, some + number * BLOCK], axis=1),
+            )
+            best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            scores, rows = np.take_along_axis(scores, best, axis=1), np.take_along_axis(both, best, axis=1)
+        return rows
+
     def score(self, queries: Vectors, rows: Rows) -> Vectors:
         """(q, m) scores of the same rows (m,) for all queries."""
         found, order = search_kernel(kernel_over(self.stored[rows], self.fine, self.ranges), queries, len(rows))

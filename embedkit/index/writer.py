@@ -15,21 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from embedkit.errors import DataError
-from embedkit.index.coarse import (
-    HELD_OUT,
-    NEIGHBOURS,
-    SHORTLISTS,
-    USUAL_RECALL,
-    Codes,
-    Settings,
-    calibrated,
-    fill,
-    least_rows,
-    sample_size,
-    train,
-    widened,
-    write_codes,
-)
+from embedkit.index.calibration import HELD_OUT, NEIGHBOURS, SHORTLISTS, USUAL_RECALL, Settings, calibrated, widened
+from embedkit.index.coarse import Codes, fill, least_rows, sample_size, train, write_codes
 from embedkit.index.documents import DocumentReader
 from embedkit.index.fine import BLOCK, FineRows, FineWriter, ranges_of
 from embedkit.index.ids import write_ids, write_numbers
@@ -167,7 +154,7 @@ def _measured(codes: Codes, fine: FineRows, own: Rows, target: float | None) -> 
     if fine.count == 1:
         return Settings(None, SHORTLISTS[0], (1.0, 1.0))  # no neighbours to lose
     queries = fine.rows(own)
-    nearest = fine.search(queries, NEIGHBOURS + 1)[1]
+    nearest = fine.nearest(queries, min(NEIGHBOURS + 1, fine.count))
     others = nearest != own[:, None]
     others[others.all(axis=1), -1] = False  # rows with many twins: their own place was taken
     truth = nearest[others].reshape(len(own), -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,19 @@ def test_a_mask_leaves_only_its_rows(
         np.testing.assert_allclose(scores[q, :wanted], np.sort(truth[q])[::-1][:wanted], atol=1e-5)
 
 
+@every_fine
+def test_the_nearest_of_many_queries_are_found_block_by_block(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fine, "BLOCK", 90)
+    held = opened(tmp_path / "a.npy", bent_rows(500, 24), kind)
+    queries = bent_rows(40, 24, seed=1)
+    truth = by_numpy(queries, held.rows(np.arange(500)))
+    for k in (1, 11, 100):
+        found = np.take_along_axis(truth, held.nearest(queries, k), axis=1)
+        np.testing.assert_allclose(found, -np.sort(-truth, axis=1)[:, :k], atol=1e-5)
+
+
 def test_more_than_there_is_and_nothing_at_all(tmp_path: Path) -> None:
     held = opened(tmp_path / "a.npy", bent_rows(3), "float16")
     assert held.search(bent_rows(2), 10)[1].shape == (2, 3)
@@ -162,6 +176,14 @@ def test_more_than_there_is_and_nothing_at_all(tmp_path: Path) -> None:
     none = opened(tmp_path / "b.npy", np.empty((0, 32), np.float32), "float16")
     assert none.search(bent_rows(2), 10)[0].shape == (2, 0)
     assert none.score(bent_rows(2), np.empty(0, np.int64)).shape == (2, 0)
+
+
+def test_nearest_rows_of_many_queries_are_those_of_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fine, "BLOCK", 64)
+    rows = np.random.default_rng(3).standard_normal((300, 16)).astype(np.float32)
+    opened_rows = opened(tmp_path / "x.npy", rows, "float32")
+    expected = np.argsort(-(rows[:40] @ rows.T), axis=1)[:, :11]
+    assert opened_rows.nearest(rows[:40], 11).tolist() == expected.tolist()
 
 
 def test_rows_are_copied_as_they_are_stored(tmp_path: Path) -> None:
@@ -196,6 +218,7 @@ def test_what_is_no_array_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_closed_rows_can_be_read_as_long_as_somebody_holds_them(tmp_path: Path) -> None:
+    gc.collect()
     before = len(list(Path("/dev/fd").iterdir()))
     held = opened(tmp_path / "a.npy", bent_rows(5), "float32")
     held.expect_shortlists()

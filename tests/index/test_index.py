@@ -309,6 +309,16 @@ def test_a_shortlist_holds_twice_as_many_as_are_asked_for(tmp_path: Path) -> Non
     assert [len(ids) for ids in index.search(bent_rows(3, 16), k=350).ids] == [350] * 3
 
 
+@pytest.mark.parametrize("coarse", ["IVF32,SQ8", "PQ16x4fs", "HNSW16"])
+def test_more_than_the_lists_visited_hold_are_found_all_the_same(tmp_path: Path, coarse: str) -> None:
+    rows = bent_rows(2000)
+    index = embedkit.build_index(rows, tmp_path / "x", coarse=coarse, fine="float32")
+    hits = index.search(rows[:3], k=1500)
+    assert [len(set(ids)) for ids in hits.ids] == [1500] * 3
+    truth = -np.sort(-(rows[:3] @ rows.T), axis=1)[:, :1500]
+    assert np.abs(hits.scores - truth).mean() < 0.02
+
+
 # --- refusals -----------------------------------------------------------------------------------------------------
 
 
@@ -514,8 +524,11 @@ def test_large_numbers_fit_into_float32_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("coarse", ["SQ8", "IVF1,SQ8", "HNSW16", "Flat"])
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_codes_of_very_few_rows_are_no_harm(tmp_path: Path, coarse: str, count: int) -> None:
+def test_codes_of_very_few_rows_are_no_harm(
+    tmp_path: Path, coarse: str, count: int, caplog: pytest.LogCaptureFixture
+) -> None:
     index = embedkit.build_index(bent_rows(count), tmp_path / "x", coarse=coarse)
+    assert (index.manifest.segments[0].recall, caplog.text) == ((1.0, 1.0), "")
     assert index.search(bent_rows(1), k=10).ids[0][0] == "0"
     assert len(index.search(bent_rows(1), k=10).ids[0]) == count
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from embedkit.errors import DataError, IntegrityError
 from embedkit.index import Index, Layout
+from embedkit.index.ids import write_numbers
+from embedkit.index.manifest import read_manifest
 from embedkit.jobs import RowSource, index_vectors
+from embedkit.storage import block_record
 
 from ..conftest import bent_rows
 
@@ -191,3 +196,26 @@ def test_merging_keeps_spans_and_rows_of_what_is_left(tmp_path: Path) -> None:
     left = [count for name, count in passages.counts.items() if name not in ("d0", "d5")]
     assert np.diff(segment.starts).tolist() == [*left, 1, 1]
     assert list(segment.ids) == [*(name for name in passages.counts if name not in ("d0", "d5")), "x", "y"]
+
+
+def test_a_row_that_cannot_be_stored_is_told_by_its_document(tmp_path: Path) -> None:
+    passages = Passages(bent_rows(60), [3, 1, 4, 2])
+    for place, owner in ((0, "d0"), (3, "d1"), (4, "d2"), (9, "d3")):
+        rows = passages.rows.copy()
+        rows[place, 5] = np.nan
+        with pytest.raises(DataError, match=f"The vector of '{owner}' is not finite"):
+            index_vectors(RowSource(rows, passages.owners, passages.spans), tmp_path / "x", Layout())
+
+
+@pytest.mark.parametrize("starts", [[0, 3, 4, 8, 9], [0, 5, 4, 8, 10]])
+def test_starts_that_divide_the_rows_otherwise_are_refused(tmp_path: Path, starts: list[int]) -> None:
+    """With checksums that fit, as a defect of a writer would leave them."""
+    index_vectors(Passages(bent_rows(60), [3, 1, 4, 2]).source, tmp_path / "x", Layout()).close()
+    path = tmp_path / "x" / "segment-0001.starts.npy"
+    write_numbers(path, np.array(starts))
+    manifest = read_manifest(tmp_path / "x")
+    (segment,) = manifest.segments
+    segment = replace(segment, files={**segment.files, "starts.npy": block_record(path)})
+    (tmp_path / "x" / "manifest-000001.json").write_bytes(replace(manifest, segments=(segment,)).sealed())
+    with pytest.raises(IntegrityError, match=r"starts\.npy does not divide 10 rows"):
+        Index(tmp_path / "x")
