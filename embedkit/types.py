@@ -46,6 +46,9 @@ class Hits(NamedTuple):
     scores: NDArray[np.float32]  # (queries, k), higher is better, -inf where fewer than k were found
     documents: list[list[Document]] | None  # beside ids; None where the search was asked for ids alone
     passages: list[list[str]] | None = None  # "doc#3", what each was found by; None where each document has one row
+    spans: list[list[tuple[int, int]]] | None = (
+        None  # characters of `full_text` that each covers; (0, 0) for all of them
+    )
     explanations: list[list[dict[str, Any]]] | None = None  # coarse and fine score and rank, where they were asked for
 
 

@@ -361,9 +361,9 @@ def test_what_is_added_is_as_if_it_had_been_built(tmp_path: Path, on_long: Any) 
     documents = corpus(40, (22,))
     folder, vectors = tmp_path / "x", tmp_path / "v.npy"
     build_index(documents[:20], folder, model=Windowed(), on_long=on_long).close()
-    assert add_to_index(folder, documents[18:30], model=Windowed()) == 12  # two of them again
+    assert add_to_index(folder, documents[18:30], model=Windowed()).documents == 12  # two of them again
     embed_corpus(documents[30:], vectors, Windowed(), on_long=on_long)
-    assert add_to_index(folder, vectors, documents=documents[30:]) == 10
+    assert add_to_index(folder, vectors, documents=documents[30:]).documents == 10
     left = [document for document in documents if document.text != "bad"]
     whole = build_index(left, tmp_path / "whole", model=Windowed(), on_long=on_long)
     index = open_index(folder, Windowed())
@@ -382,13 +382,13 @@ def test_an_addition_that_was_stopped_ends_with_the_bytes_of_one_that_was_not(tm
     documents = corpus(30, (3, 21))
     for name in ("x", "whole"):
         build_index(documents[:12], tmp_path / name, model=Windowed(), on_long=on_long).close()
-    assert add_to_index(tmp_path / "whole", documents[10:], model=Windowed()) == 20
+    assert add_to_index(tmp_path / "whole", documents[10:], model=Windowed()).documents == 20
     with pytest.raises(KeyboardInterrupt):
         add_to_index(tmp_path / "x", documents[10:], model=Stopping(3))
     assert begun(tmp_path / "x") == {"add.ledger", "add.npy.partial"}
     with open_index(tmp_path / "x", Windowed(), check=True) as index:  # it is as it was, meanwhile
         assert (len(index), index.manifest.number) == (11, 1)
-    assert add_to_index(tmp_path / "x", documents[10:], model=Stopping(4), resume=True) == 20
+    assert add_to_index(tmp_path / "x", documents[10:], model=Stopping(4), resume=True).documents == 20
     assert contents(tmp_path / "x") == contents(tmp_path / "whole")
 
 
@@ -396,8 +396,8 @@ def test_an_addition_that_is_not_gone_on_with_starts_again(tmp_path: Path) -> No
     build_index(corpus(4), tmp_path / "x", model=Windowed()).close()
     with pytest.raises(KeyboardInterrupt):
         add_to_index(tmp_path / "x", corpus(20)[4:], model=Stopping(3))
-    assert add_to_index(tmp_path / "x", [Document("other", "x")], model=Windowed()) == 1
-    assert add_to_index(tmp_path / "x", corpus(6), model=Windowed(), limit=5) == 5
+    assert add_to_index(tmp_path / "x", [Document("other", "x")], model=Windowed()).documents == 1
+    assert add_to_index(tmp_path / "x", corpus(6), model=Windowed(), limit=5).documents == 5
     index = open_index(tmp_path / "x", Windowed(), check=True)
     assert sorted(index.search("x", k=9).ids[0]) == ["d0", "d1", "d2", "d3", "d4", "other"]
 
@@ -452,12 +452,12 @@ def test_an_index_without_texts_stays_without(tmp_path: Path) -> None:
 def test_the_model_that_an_index_names_embeds_what_is_added(tmp_path: Path, tiny_model: Path) -> None:
     encoder = embedkit.load(tiny_model, dtype="float32")
     build_index(["cat", "dog"], tmp_path / "x", model=encoder).close()
-    assert add_to_index(tmp_path / "x", [Document("n", "red fish")], dtype="float32", threads=1) == 1
+    assert add_to_index(tmp_path / "x", [Document("n", "red fish")], dtype="float32", threads=1).documents == 1
     index = open_index(tmp_path / "x", dtype="float32")
     hits = index.search(encoder.encode(["red fish"]), k=1)
     assert hits.ids == [["n"]] and hits.scores[0, 0] == pytest.approx(1, abs=1e-3)
     moved = shutil.copytree(tiny_model, tmp_path / "moved")
-    assert add_to_index(tmp_path / "x", [Document("m", "blue bird")], model=moved) == 1
+    assert add_to_index(tmp_path / "x", [Document("m", "blue bird")], model=moved).documents == 1
 
 
 def test_a_stream_is_read_once(tmp_path: Path) -> None:
@@ -471,7 +471,7 @@ def test_a_stream_is_read_once(tmp_path: Path) -> None:
             yield document
 
     assert len(build_index(stream(), tmp_path / "x", model=Windowed())) == read == 10
-    assert add_to_index(tmp_path / "x", stream(), model=Windowed()) == 10
+    assert add_to_index(tmp_path / "x", stream(), model=Windowed()).documents == 10
     assert read == 20
 
 

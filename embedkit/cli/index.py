@@ -222,13 +222,17 @@ def add_command(
     with _kept(folder / "add.ledger"), _threads(threads):
         if holds_vectors(Path(source)):
             _refuse_model(arguments)
-            count = add_to_index(folder, source, documents=documents, **given)
+            added = add_to_index(folder, source, documents=documents, **given)
         else:
             begun = begun_with(folder / "add.ledger") if resume else {}
             options = {name: value for name, value in {**begun, **arguments}.items() if value is not None}
-            count = add_to_index(folder, source, progress=progress_wanted(quiet), **given, **options)
+            added = add_to_index(folder, source, progress=progress_wanted(quiet), **given, **options)
     with Index(folder) as index:
-        _say_changed({"added": count, "documents": len(index), "version": index.manifest.number}, as_json)
+        _say_changed({"added": added.documents, "documents": len(index), "version": index.manifest.number}, as_json)
+    if added.set_aside:
+        raise DataError(
+            f"{added.set_aside:,} documents were set aside, the model cannot take them; the others are added."
+        )
 
 
 @index_group.command("delete")

@@ -163,9 +163,17 @@ def print_facts(facts: Any, as_json: bool) -> None:
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        number = isinstance(value, int) and not isinstance(value, bool)
-        shown = "none" if value is None else f"{value:,}" if number else value
-        click.echo(f"{name.replace('_', ' '):{width}}  {shown}")
+        lines = [_shown(entry) for entry in value] if isinstance(value, list) else [_shown(value)]
+        for number, line in enumerate(lines):
+            click.echo(f"{name.replace('_', ' ') if number == 0 else '':{width}}  {line}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(part)}" for name, part in value.items())
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "none" if value is None else str(value)
 
 
 def progress_wanted(quiet: bool) -> bool:

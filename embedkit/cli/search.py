@@ -139,6 +139,8 @@ def _rows(hits: Hits, position: int) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"id": document.id, "score": float(hits.scores[position, place])}
         if hits.passages is not None:
             row["passage"] = hits.passages[position][place]
+        if hits.spans is not None:
+            row["span"] = hits.spans[position][place]
         row |= {"title": document.title, "text": document.text, "metadata": dict(document.metadata)}
         if hits.explanations is not None:
             row["explanation"] = hits.explanations[position][place]

@@ -99,10 +99,11 @@ class Index:
 
         queries: one text, several texts, or vectors (dim,) or (n, dim) of the index's own space. like: instead, ids of stored
         documents; each is left out of its own hits. where: only documents whose metadata pass ({"year": {"gte": 2020}}, see
-        `where.py`). group: "best" ranks documents by their best passage, "mean" by the mean over all of theirs, None returns
-        passages ("doc#3"). min_score: leaves out what scores less. documents=False leaves titles, texts and metadata where
-        they are. explain: says of each hit its coarse and fine score and rank. shortlist, probes: candidates verified and
-        inverted lists visited, instead of what the index was held to when it was built.
+        `where.py`). group: "best" ranks documents by their best passage, "mean" by the mean over all of theirs (with a coarse
+        level, among the documents that the best passages belong to), None returns passages ("doc#3"). min_score: leaves out
+        what scores less. documents=False leaves titles, texts and metadata where they are. explain: says of each hit its coarse
+        and fine score and rank. shortlist, probes: candidates verified and inverted lists visited, instead of what the index was
+        held to when it was built.
 
         Ties go to the larger id; with a coarse level, among its shortlist. Raises ModelMismatch when the encoder is not the
         one that made the rows, UsageError for a vector of another width or one that is not finite, for a filter that cannot be
@@ -315,6 +316,7 @@ def _hits(snapshot: Snapshot, ranked: Ranked, k: int, group: Group | None, docum
         scores=_padded(ranked.scores, k),
         documents=_split(snapshot.documents(snapshot.documents_of(rows)), found) if documents else None,
         passages=_split(snapshot.row_ids(rows), found) if snapshot.has_passages else None,
+        spans=_split(snapshot.row_spans(rows), found) if snapshot.has_passages else None,
         explanations=None if coarse is None else _split(snapshot.explained(ranked, coarse), found),
     )
 

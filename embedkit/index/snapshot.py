@@ -215,6 +215,14 @@ class Snapshot:
                 names[place] = f"{names[place]}#{inside - own.start}"
         return names
 
+    def row_spans(self, rows: Rows) -> list[tuple[int, int]]:
+        """The characters of its document that each row covers, (0, 0) for all of them."""
+        spans = np.zeros((len(rows), 2), dtype=np.int64)
+        for base, segment, places in self._by_segment(self.row_bases, rows):
+            if segment.spans is not None:
+                spans[places] = segment.spans[rows[places] - base]
+        return [(start, end) for start, end in spans.tolist()]
+
     def documents(self, keys: Rows) -> list[Document]:
         documents = np.empty(len(keys), dtype=object)
         for base, segment, places in self._by_segment(self.document_bases, keys):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -139,6 +139,13 @@ def check_begun(folder: Path, *, resume: bool) -> None:
     raise UsageError(f"{folder} is there already; choose another name, or remove it first.")
 
 
+class Added(NamedTuple):
+    """What became of the documents that came."""
+
+    documents: int  # that are in the index now
+    set_aside: int  # that the model cannot take
+
+
 def add_to_index(
     path: str | Path,
     source: Any,
@@ -152,8 +159,8 @@ def add_to_index(
     ram: int | None = None,
     progress: bool = False,
     **options: Any,
-) -> int:
-    """Adds documents to an index, or replaces those of the same id, in one commit; how many came.
+) -> Added:
+    """Adds documents to an index, or replaces those of the same id, in one commit.
 
     source: as in `build_index`. A corpus is embedded by the index's own model, in a job that can be killed and goes on with
     `resume`; options are those of `load`. Raises ModelMismatch for rows of another model, UsageError for those of another width, and
@@ -169,13 +176,13 @@ def add_to_index(
         with changing(folder, ram) as change:
             count = add_vectors(change, rows, documents, fields, whole=limit is None)
             change.commit()
-        return count
+        return Added(count, 0)
     with open_index(folder, model, **options) as index:
         encoder = index.encoder()
     with changing(folder, ram) as change:
-        count = _add_corpus(change, read_corpus(source, fields, limit=limit), encoder, "add.npy", resume, progress)
+        added = _add_corpus(change, read_corpus(source, fields, limit=limit), encoder, "add.npy", resume, progress)
         change.commit()
-    return count
+    return added
 
 
 def _check_space(folder: Path, manifest: Manifest, rows: RowSource) -> None:
@@ -192,8 +199,8 @@ def _check_space(folder: Path, manifest: Manifest, rows: RowSource) -> None:
 
 def _add_corpus(
     change: Change, corpus: Iterable[Document], encoder: Encoder, name: str, resume: bool, progress: bool
-) -> int:
-    """Embeds a corpus by a job that can be gone on with, and adds it; how many documents came."""
+) -> Added:
+    """Embeds a corpus by a job that can be gone on with, and adds it."""
     path, source = change.folder / name, change.old.source
     names, recorded = Names(path), _recorded(corpus, change)
     resume = resume and (names.ledger.exists() or names.manifest.exists())  # else what is there is of no use
@@ -225,7 +232,7 @@ def _add_corpus(
         logger.warning("%d documents were set aside, the model cannot take them: %s", len(rows.set_aside), some)
     change.old = replace(change.old, source=replace(source, first_input=source.first_input or manifest["first_input"]))
     change.add(rows.rows, Content(count, manifest["empty_texts"], counts, rows.spans))
-    return int(count)
+    return Added(count - len(rows.set_aside), len(rows.set_aside))
 
 
 def _recorded(corpus: Iterable[Document], change: Change) -> Iterator[Document]:

@@ -156,6 +156,8 @@ def test_info_prints_the_same_facts_as_lines(run: Run, index: Path) -> None:
     assert [name.strip() for name in lines] == [name.replace("_", " ") for name in facts]
     shown = {name.strip(): value.strip().replace(",", "") for name, value in lines.items()}
     told = {name: "none" if value is None else str(value).replace(",", "") for name, value in facts.items()}
+    told["fields"] = " ".join(facts["fields"])
+    told["segments"] = "number 1 documents 7 coarse none probes none shortlist 20 recall none"
     assert shown == {name.replace("_", " "): value for name, value in told.items()}
 
 

@@ -103,7 +103,9 @@ def test_the_passage_is_the_row_that_a_document_was_found_by(tmp_path: Path) -> 
     index = index_vectors(passages.source, tmp_path / "x", Layout(coarse="none", fine="float32"))
     names = passages.names()
     hits = index.search(passages.rows[::20], k=5)
-    assert hits.passages is not None
+    assert hits.passages is not None and hits.spans is not None
+    covered = {name: tuple(span) for name, span in zip(names, passages.spans.tolist(), strict=True)}
+    assert hits.spans == [[covered[name] for name in found] for found in hits.passages]
     for query, ids, found in zip(passages.rows[::20], hits.ids, hits.passages, strict=True):
         for document, passage in zip(ids, found, strict=True):
             own = [row for row, owner in enumerate(passages.owners) if owner == document]
