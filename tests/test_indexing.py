@@ -361,7 +361,7 @@ def test_what_is_added_is_as_if_it_had_been_built(tmp_path: Path, on_long: Any) 
     documents = corpus(40, (22,))
     folder, vectors = tmp_path / "x", tmp_path / "v.npy"
     build_index(documents[:20], folder, model=Windowed(), on_long=on_long).close()
-    assert add_to_index(folder, documents[18:30], model=Windowed()).documents == 12  # two of them again
+    assert add_to_index(folder, documents[18:30], model=Windowed()) == (11, 1)  # two of them again, one set aside
     embed_corpus(documents[30:], vectors, Windowed(), on_long=on_long)
     assert add_to_index(folder, vectors, documents=documents[30:]).documents == 10
     left = [document for document in documents if document.text != "bad"]
@@ -382,13 +382,13 @@ def test_an_addition_that_was_stopped_ends_with_the_bytes_of_one_that_was_not(tm
     documents = corpus(30, (3, 21))
     for name in ("x", "whole"):
         build_index(documents[:12], tmp_path / name, model=Windowed(), on_long=on_long).close()
-    assert add_to_index(tmp_path / "whole", documents[10:], model=Windowed()).documents == 20
+    assert add_to_index(tmp_path / "whole", documents[10:], model=Windowed()) == (19, 1)
     with pytest.raises(KeyboardInterrupt):
         add_to_index(tmp_path / "x", documents[10:], model=Stopping(3))
     assert begun(tmp_path / "x") == {"add.ledger", "add.npy.partial"}
     with open_index(tmp_path / "x", Windowed(), check=True) as index:  # it is as it was, meanwhile
         assert (len(index), index.manifest.number) == (11, 1)
-    assert add_to_index(tmp_path / "x", documents[10:], model=Stopping(4), resume=True).documents == 20
+    assert add_to_index(tmp_path / "x", documents[10:], model=Stopping(4), resume=True) == (19, 1)
     assert contents(tmp_path / "x") == contents(tmp_path / "whole")
 
 
@@ -430,7 +430,7 @@ def test_bare_vectors_may_be_added_to_any_index_of_their_width(tmp_path: Path) -
         add_to_index(
             tmp_path / "x", rows, ids=["a", "b"], documents=[{"id": "a", "text": "one"}, {"id": "b", "text": "two"}]
         )
-        == 2
+        == (2, 0)
     )
     index = open_index(tmp_path / "x", Windowed())
     assert index.search("two", k=1).ids == [["b"]]

@@ -40,17 +40,21 @@ def calibrated(codes: Codes, queries: Vectors, own: Rows, truth: Rows, target: f
 
     queries: (q, dim) rows held out, own: (q,) their numbers, truth: (q, NEIGHBOURS) their neighbours. The lower end of a
     95 % interval over queries must reach the target, as these are a sample."""
-    lists, count = codes.inverted_lists, codes.index.ntotal
+    lists = codes.inverted_lists
+    a_list = SCAN_NS_PER_BYTE * codes.index.ntotal * codes.code_size / lists if lists else 0.0
     tried: list[tuple[float, Settings]] = []
+    good: list[tuple[float, Settings]] = []
     for probes in [p for p in PROBES if p < lists] + [lists] if lists else (None,):
+        scanned = a_list * (probes or 0)
+        if good and scanned + VERIFY_NS * SHORTLISTS[0] > min(good)[0]:
+            break  # more lists can only cost more
         found = codes.coarse_scores(queries, SHORTLISTS[-1] + 1, probes)[1]
-        for size, kept in _kept(found, own, truth):
-            scanned = 0 if probes is None else probes / lists * count * codes.code_size
-            cost = SCAN_NS_PER_BYTE * scanned + VERIFY_NS * size
-            tried.append((cost, Settings(probes, size, _interval(kept))))
-        if tried[-1][1].recall[1] > max(target, 0.999):
-            break  # more lists cost more and give nothing
-    if good := [entry for entry in tried if entry[1].recall[1] >= target]:
+        tried += [
+            (scanned + VERIFY_NS * size, Settings(probes, size, _interval(kept)))
+            for size, kept in _kept(found, own, truth)
+        ]
+        good = [entry for entry in tried if entry[1].recall[1] >= target]
+    if good:
         return min(good)[1]
     best = max(tried, key=lambda entry: (entry[1].recall[0], -entry[0]))[1]
     logger.warning(

@@ -118,10 +118,11 @@ class DocumentWriter:
     def _row(self, document: Document, texts: bool) -> tuple[object, ...]:
         number, title, text = self.count, *((document.title, document.text) if texts else ("", ""))
         try:
-            metadata = _to_json(dict(document.metadata))
+            metadata = _to_json(dict(document.metadata)) if document.metadata else "{}"
             content_check = _content_check(number, document.id, title, text, metadata)
             hashed = _hash(document.id)
-            pairs = set(_pairs(json.loads(metadata)))  # as a reader will see it: names are strings, tuples are lists
+            # as a reader will see it: names are strings, tuples are lists
+            pairs = set(_pairs(json.loads(metadata))) if document.metadata else set()
         except (TypeError, ValueError, RecursionError) as error:
             raise DataError(
                 f"Document {number} ({document.id!r}) cannot be stored ({error}); give it Unicode text "
