@@ -426,12 +426,9 @@ def test_bare_vectors_may_be_added_to_any_index_of_their_width(tmp_path: Path) -
     """An array names no model; whoever gives it knows what it is."""
     build_index(corpus(4), tmp_path / "x", model=Windowed()).close()
     rows = np.array([row("one"), row("two")])
-    assert (
-        add_to_index(
-            tmp_path / "x", rows, ids=["a", "b"], documents=[{"id": "a", "text": "one"}, {"id": "b", "text": "two"}]
-        )
-        == (2, 0)
-    )
+    assert add_to_index(
+        tmp_path / "x", rows, ids=["a", "b"], documents=[{"id": "a", "text": "one"}, {"id": "b", "text": "two"}]
+    ) == (2, 0)
     index = open_index(tmp_path / "x", Windowed())
     assert index.search("two", k=1).ids == [["b"]]
     assert [document.text for document in index.get(["a", "b"])] == ["one", "two"]

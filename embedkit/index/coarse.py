@@ -6,6 +6,7 @@ trained on a bounded sample and filled block by block.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from embedkit.index.faiss_import import faiss_threads, import_faiss
 from embedkit.index.fine import Mask
 from embedkit.types import Rows, Vectors
 
+logger = logging.getLogger(__name__)
 EXACT_UP_TO = 20_000  # rows; below, exact search answers a query in a third of a millisecond
 CODE_AT_LEAST = 32  # bytes of a code, unless fewer are asked for
 ROW_NUMBER = 8  # bytes that an inverted list holds beside each code
@@ -172,6 +174,7 @@ def fill(index: Any, factory: str, blocks: Iterator[Vectors]) -> None:
     try:
         for block in blocks:
             index.add(block)
+            logger.debug("%d rows coded", index.ntotal, extra={"rows": index.ntotal})
     except RuntimeError as error:
         raise UsageError(f"faiss adds no rows to an index of {factory!r} ({_reason(error)}); choose another.") from None
 
@@ -255,9 +258,12 @@ class Codes:
             parameters = faiss.IndexRefineSearchParameters(k_factor=quotient, base_index_params=inside)
             if selector is None:
                 self._kept[key] = parameters
-        threads = 1 if len(queries) == 1 else None  # several would only wait for each other
-        with faiss_threads(threads):
-            scores, rows = self._verified.search(np.ascontiguousarray(queries), k, params=parameters)
+        queries = np.ascontiguousarray(queries)
+        if len(queries) > 1:
+            scores, rows = self._verified.search(queries, k, params=parameters)
+        else:
+            with faiss_threads(1):  # several would only wait for each other
+                scores, rows = self._verified.search(queries, k, params=parameters)
         return scores, rows
 
     def _parameters(self, shortlist: int, selector: Any, probes: int | None) -> Any:

@@ -39,6 +39,8 @@ def best_of(scores: Sequence[Vectors], rows: Sequence[Rows], size: int) -> tuple
     """Several lists of scored rows, each (q, m) and best first, as one of at most `size`; scores -inf where rows are -1."""
     if len(scores) == 1:
         only = rows[0][:, :size]
+        if (only[:, -1:] >= 0).all():  # what is missing stands last
+            return scores[0][:, :size], only
         return np.where(only < 0, np.float32(-np.inf), scores[0][:, :size]), only
     all_scores, all_rows = np.concatenate(scores, axis=1), np.concatenate(rows, axis=1)
     all_scores = np.where(all_rows < 0, np.float32(-np.inf), all_scores)
@@ -66,8 +68,9 @@ def _first_of_each(keys: Rows) -> Rows:
 
 def cut(ranked: Ranked, k: int, names: Names) -> Ranked:
     """The k best, with ties in order. ranked: best first."""
-    tied = np.flatnonzero(_has_ties(ranked.scores, k))
-    if len(tied):
+    ties = _has_ties(ranked.scores, k)
+    if ties.any():
+        tied = np.flatnonzero(ties)
         order = np.tile(np.arange(ranked.keys.shape[1]), (len(ranked.keys), 1))
         order[tied] = _by_id(ranked.scores[tied], ranked.keys[tied], names)
         ranked = ranked.at(order)

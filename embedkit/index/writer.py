@@ -8,6 +8,7 @@ have several rows.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from embedkit.storage import block_record, npy_header, positional_file, sealed_p
 from embedkit.types import Array, Rows, Vectors
 from embedkit.vectors import unit_rows
 
+logger = logging.getLogger(__name__)
 RANGE_SAMPLE = 65_536  # rows that the ranges of int8 are taken from
 SEED = 0
 
@@ -133,6 +135,7 @@ class SegmentFiles:
 
     def _write_codes(self, factory: str, fine: FineRows) -> Settings:
         sample, held_out = _sample(fine.count, sample_size(factory, self.dim, fine.count, self.ram))
+        logger.info("Training %s on %d of %d rows.", factory, len(sample), fine.count)
         index = train(factory, self.dim, fine.rows, sample)
         fill(index, factory, fine.blocks())
         with sealed_partial(self.path(CODES)) as stream:
