@@ -3,6 +3,7 @@ weights, and, where they are present, the default model and the real collections
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -38,6 +39,13 @@ def nothing_is_unpickled() -> Iterator[None]:
     before = len(UNPICKLED)
     yield
     assert UNPICKLED[before:] == []
+
+
+@pytest.fixture(autouse=True)
+def no_handler_stays() -> Iterator[None]:
+    """The command line hangs its handlers on the logger of a process that ends with it; here it does not."""
+    yield
+    logging.getLogger("embedkit").handlers.clear()
 
 
 WORDS = ["cat", "dog", "fish", "bird", "red", "blue", "one", "two", "run", "swim", "query", ":"]

@@ -135,7 +135,7 @@ class SegmentFiles:
 
     def _write_codes(self, factory: str, fine: FineRows) -> Settings:
         sample, held_out = _sample(fine.count, sample_size(factory, self.dim, fine.count, self.ram))
-        logger.info("Training %s on %d of %d rows.", factory, len(sample), fine.count)
+        logger.debug("training %s on %d of %d rows", factory, len(sample), fine.count)
         index = train(factory, self.dim, fine.rows, sample)
         fill(index, factory, fine.blocks())
         with sealed_partial(self.path(CODES)) as stream:

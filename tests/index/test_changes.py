@@ -143,10 +143,10 @@ def test_an_empty_index_is_one_and_can_be_filled_again(tmp_path: Path, coarse: s
     assert_holds(index, dict(zip("abcde", bent_rows(5, DIM), strict=True)), atol)
 
 
-def test_two_hundred_documents_one_by_one_make_few_segments(tmp_path: Path) -> None:
-    rows = bent_rows(201, DIM)
+def test_eighty_documents_one_by_one_make_few_segments(tmp_path: Path) -> None:
+    rows = bent_rows(81, DIM)
     index = embedkit.build_index(rows[:1], tmp_path / "x", ids=["0"])
-    for number in range(1, 201):
+    for number in range(1, 81):
         index.add(rows[number : number + 1], ids=[str(number)])
         assert len(index.manifest.segments) <= math.log2(number + 1) + 1
         sizes = [segment.rows for segment in index.manifest.segments]
@@ -154,7 +154,7 @@ def test_two_hundred_documents_one_by_one_make_few_segments(tmp_path: Path) -> N
     assert_holds(index, {str(number): row for number, row in enumerate(rows)}, 5e-4)
     names = {path.name.split(".")[0] for path in index.path.iterdir()}
     segments = {f"segment-{segment.number:04}" for segment in index.manifest.segments}
-    assert names == {"lock", f"manifest-{201:06}", *segments}  # nothing of older versions is left
+    assert names == {"lock", f"manifest-{81:06}", *segments}  # nothing of older versions is left
 
 
 def test_the_same_document_again_and_again_leaves_one(tmp_path: Path) -> None:

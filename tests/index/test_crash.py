@@ -284,7 +284,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
 
 def test_an_operation_that_fails_is_a_clean_error_and_the_same_again_ends_well(case: Case) -> None:
     draw = random.Random(1)
-    found = Counter(case.fail(k, draw.choice([*FAILURES.values()])) for k in case.sample(4, draw))
+    found = Counter(case.fail(k, draw.choice([*FAILURES.values()])) for k in case.sample(2, draw))
     assert found["OSError"] + found["Stopped"] > 0
     assert {name.split()[0] for name in case.log} >= {"create", "write", "fsync", "truncate", "rename", "unlink"}
 
@@ -297,13 +297,13 @@ def test_a_disk_that_stays_broken_costs_nothing_that_was_there(case: Case) -> No
 def test_a_failed_fsync_is_not_taken_for_a_good_one(case: Case) -> None:
     draw = random.Random(3)
     fsyncs = [k for k, what in enumerate(case.log) if what == "fsync" and k <= case.commit + 1]
-    for k in draw.sample(fsyncs, min(3, len(fsyncs))):
+    for k in draw.sample(fsyncs, min(2, len(fsyncs))):
         assert "returned" not in case.crash(k, draw, fsync_fails=True)
 
 
 def test_a_crash_in_any_operation_leaves_the_old_version_or_the_new_one(case: Case) -> None:
     draw = random.Random(4)
-    for k in case.sample(6, draw):
+    for k in case.sample(3, draw):
         case.crash(k, draw)
 
 
