@@ -5,7 +5,7 @@
 FOLDER (or EMBEDKIT_DATA) holds `scifact` in BEIR layout. The corpus and the test queries are embedded once by the default model
 into `scifact.npy` and `queries.npy` beside this file (ignored by git); each coarse level is then built from those vectors,
 and its row written to coarse_levels.jsonl at once. A level that stands there already is not repeated; remove the file to
-measure anew. Costs about four minutes on two cores, nearly all of it the embedding.
+measure anew. Costs about two minutes on two cores, nearly all of it the embedding.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ factory strings tuned by hand over half floats that faiss maps from disk, and it
 is searched for recall targets of 0.95 and 0.97, and a grid of settings around these. All are measured in one run: the settings take
 turns, ROUNDS times, and the median counts. `ram` counts everything that a search must hold but the fine rows, mapped or
 not; `build_s` is the whole build, of ours with documents, ids, checksums and the measurement of its settings. Then single queries, warm
-and with the pages of the fine rows dropped before each. Costs about four minutes on two cores.
+and with the pages of the fine rows dropped before each. Costs about three minutes on two cores.
 """
 
 from __future__ import annotations

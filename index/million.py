@@ -5,7 +5,7 @@
 The rows are synthetic: Gaussian clusters in 32 dimensions, turned into --dim by a random matrix, with noise; each document has four
 fields whose values single out 1, 0.1, 0.01 and 0.0001 of all. A process of its own builds the index with `auto` from the file of
 rows, then searches it; its anonymous memory (RssAnon) is read every 50 ms, and what it has after its imports is taken off. Filters
-are compared with a plain product over the documents that pass. Costs about six minutes on two cores.
+are compared with a plain product over the documents that pass. Costs about two minutes on two cores.
 """
 
 from __future__ import annotations

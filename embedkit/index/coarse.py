@@ -1,4 +1,4 @@
-"""The coarse level: light codes in RAM, any faiss factory string,
+"""The coarse level: light codes in RAM, any faiss factory string.
 
 faiss is used for what it is good at, codes and kernels; ids, texts and checksums are ours. Its import is late. Codes are
 trained on a bounded sample and filled block by block.
@@ -21,7 +21,7 @@ from embedkit.index.fine import Mask
 from embedkit.types import Rows, Vectors
 
 logger = logging.getLogger(__name__)
-EXACT_UP_TO = 20_000  # rows; below, exact search answers a query in a third of a millisecond
+EXACT_UP_TO = 20_000  # rows; below, exact search answers a query in less than a millisecond
 CODE_AT_LEAST = 32  # bytes of a code, unless fewer are asked for
 ROW_NUMBER = 8  # bytes that an inverted list holds beside each code
 SAMPLE_PER_LIST = 40  # faiss warns under 39 rows a centroid
@@ -38,8 +38,10 @@ def automatic_factory(count: int, dim: int, bytes_per_vector: int | None) -> str
     """Exact search for small collections, else inverted lists over 4-bit product quantization after a PCA and a random rotation.
 
     bytes_per_vector: what a code and its row number may take; by default a code has an eighth of the dimension, at least 32
-    bytes, and never more than a sixth: index/README.md shows that larger codes, RaBitQ and scalars are slower at the same
-    recall. In few dimensions that is room for 4 or 8 bits each. Raises UsageError for less than a code of one byte."""
+    bytes, and never more than a sixth: index/README.md shows that larger codes gain nothing, and that RaBitQ and scalars are
+    slower at the same size and recall. In few dimensions that is room for 4 or 8 bits each.
+
+    Raises UsageError for less than a code of one byte."""
     if count <= EXACT_UP_TO:
         return None
     usual = max(dim // 8, CODE_AT_LEAST)
@@ -156,9 +158,8 @@ def _train_turns(turns: Sequence[Any], rows: Vectors) -> None:
             turn.niter = OPQ_ROUNDS
         if not turn.is_trained:
             turn.train(rows)
-        if hasattr(
-            turn, "eigen_power"
-        ):  # a PCA, which would take off the mean: inner products would be of other vectors
+        # a PCA would take off the mean, and inner products would be of other vectors
+        if hasattr(turn, "eigen_power"):
             turn.have_bias = False
         rows = turn.apply(rows)
 
@@ -199,9 +200,8 @@ class Codes:
         if isinstance(self._inside, faiss.IndexIVFFastScan):
             self._inside.implem = BY_RESERVOIR
         self._verified = faiss.IndexRefine(index, kernel)
-        self._kept: dict[
-            tuple[int, int, int | None], Any
-        ] = {}  # search parameters: making them takes as long as a search
+        # search parameters by k, shortlist and probes: making them takes as long as a search
+        self._kept: dict[tuple[int, int, int | None], Any] = {}
 
     @property
     def inverted_lists(self) -> int:

@@ -242,7 +242,7 @@ class Index:
 
         source: a corpus (see `read_corpus`), which the index's model embeds; or vectors (n, dim) with their ids. `jobs.add_to_index`
         does the same for more documents than one cares to embed twice after a crash. Raises what `build_index` raises, and
-        Stopped while another process writes to the index; whatever is raised, the index is as it was.
+        Stopped while another process writes to the index; the index is as it was then, unless a disk fails after the commit.
         """
         if not isinstance(source, np.ndarray):
             self.encoder()  # before anything is written

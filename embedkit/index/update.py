@@ -1,7 +1,7 @@
 """Changes of an index: each becomes one version, with all its parts, or nothing.
 
 New documents make a new segment; documents of the same id in older ones are deleted in the same commit. Segments that are not
-twice as large as all behind them are merged into one, so that there are at most log2(rows) of them, and a row is copied
+twice as large as what comes behind them are merged with it, so that there are at most log2(rows) of them, and a row is copied
 log2(rows) times in its life. Deleting writes one bit a document.
 """
 
@@ -31,7 +31,7 @@ from embedkit.types import Array, Vectors
 from embedkit.version import __version__
 
 AT_ONCE = 10_000  # ids looked up in other segments
-KEPT_APART = 2  # times as many rows as all behind it: a segment that is not merged
+KEPT_APART = 2  # times as many rows as what comes behind it: a segment that is not merged
 
 
 @contextmanager
@@ -114,7 +114,7 @@ class Change:
         """The documents that lie in `document_writer`'s file, and their rows (n, dim), in the order of the documents. Those of
         the same ids are replaced.
 
-        Raises DataError for rows that are not finite, DataError where there are none."""
+        Raises DataError for rows that are not finite, or where there are none."""
         if len(rows) == 0:
             raise DataError("There are no rows to index; expected at least one.")
         merged = self._to_merge(len(rows))

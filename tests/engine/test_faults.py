@@ -132,3 +132,4 @@ def test_a_crash_in_any_operation_of_a_resumed_run_and_of_the_one_after(case: Ca
             except SimulatedCrash:
                 disk.crash(draw)
         case.end_well()
+        assert contents(case.folder) == case.whole

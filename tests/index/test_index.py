@@ -273,7 +273,7 @@ def test_an_explanation_gives_rank_and_score_of_both_levels(tmp_path: Path, coar
     index = embedkit.build_index(rows, tmp_path / "x", coarse=coarse, fine="float32")
     index.add(bent_rows(2, seed=5), ids=["x", "y"])
     hits = index.search(rows[:3], k=6, explain=True)
-    assert hits.explanations is not None
+    assert hits.explanations is not None and [len(said) for said in hits.explanations] == [6, 6, 6]
     for q in range(3):
         for rank, (name, said) in enumerate(zip(hits.ids[q], hits.explanations[q], strict=True), 1):
             assert said["fine"] == {"rank": rank, "score": float(hits.scores[q, rank - 1])}
