@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from embedkit.errors import DataError, IntegrityError, UsageError
-from embedkit.index.faiss_import import faiss_threads, import_faiss
+from embedkit.index.faiss_import import import_faiss
 from embedkit.index.fine import Mask
 from embedkit.types import Rows, Vectors
 
@@ -258,12 +258,7 @@ class Codes:
             parameters = faiss.IndexRefineSearchParameters(k_factor=quotient, base_index_params=inside)
             if selector is None:
                 self._kept[key] = parameters
-        queries = np.ascontiguousarray(queries)
-        if len(queries) > 1:
-            scores, rows = self._verified.search(queries, k, params=parameters)
-        else:
-            with faiss_threads(1):  # several would only wait for each other
-                scores, rows = self._verified.search(queries, k, params=parameters)
+        scores, rows = self._verified.search(np.ascontiguousarray(queries), k, params=parameters)
         return scores, rows
 
     def _parameters(self, shortlist: int, selector: Any, probes: int | None) -> Any:

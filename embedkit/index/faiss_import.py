@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,11 +11,12 @@ from embedkit.errors import MissingDependency
 
 def import_faiss() -> Any:
     try:
-        return importlib.import_module("faiss")
+        import faiss
     except ImportError:
         raise MissingDependency(
             'faiss is not installed; from the project\'s folder, run pip install -e ".[cpu]" or, for a GPU, pip install -e ".[gpu]".'
         ) from None
+    return faiss
 
 
 @contextmanager

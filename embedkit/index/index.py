@@ -121,7 +121,7 @@ class Index:
         own = [] if like is None else [like] if isinstance(like, str) else list(like)
         vectors = snapshot.stored_vectors(own) if queries is None else self._vectors(queries)
         vectors = _compared(vectors, self.manifest.metric)
-        with faiss_threads(self.threads):
+        with faiss_threads(self.threads if len(vectors) > 1 else 1):  # for one query, several would wait for each other
             spare = 0 if not own else 1 if group else snapshot.most_rows(own)
             ranked = snapshot.search(vectors, k + spare, asked)
             if own:
@@ -198,7 +198,7 @@ class Index:
 
     def _vectors(self, queries: str | Sequence[str] | Vectors) -> Vectors:
         if isinstance(queries, np.ndarray):
-            vectors = np.atleast_2d(queries).astype(np.float32, copy=False)
+            vectors = np.asarray(np.atleast_2d(queries), dtype=np.float32)
         else:
             texts = [queries] if isinstance(queries, str) else list(queries)
             vectors = self.encoder().encode(texts, kind="query", **self.query_options)
@@ -306,10 +306,10 @@ def _split(values: list[Any], counts: Sequence[int]) -> list[list[Any]]:
 
 def _hits(snapshot: Snapshot, ranked: Ranked, k: int, group: Group | None, documents: bool, coarse: Any) -> Hits:
     real = ranked.keys >= 0
-    if real.all():
-        found, keys, rows = [real.shape[1]] * len(real), ranked.keys.reshape(-1), ranked.rows.reshape(-1)
-    else:
+    if -1 in ranked.keys:
         found, keys, rows = real.sum(axis=1).tolist(), ranked.keys[real], ranked.rows[real]
+    else:
+        found, keys, rows = [real.shape[1]] * len(real), ranked.keys.reshape(-1), ranked.rows.reshape(-1)
     ids = snapshot.document_ids(keys) if group else snapshot.row_ids(keys)
     return Hits(
         ids=_split(ids, found),

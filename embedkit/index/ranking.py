@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -39,7 +38,7 @@ def best_of(scores: Sequence[Vectors], rows: Sequence[Rows], size: int) -> tuple
     """Several lists of scored rows, each (q, m) and best first, as one of at most `size`; scores -inf where rows are -1."""
     if len(scores) == 1:
         only = rows[0][:, :size]
-        if (only[:, -1:] >= 0).all():  # what is missing stands last
+        if -1 not in only[:, -1:]:  # what is missing stands last
             return scores[0][:, :size], only
         return np.where(only < 0, np.float32(-np.inf), scores[0][:, :size]), only
     all_scores, all_rows = np.concatenate(scores, axis=1), np.concatenate(rows, axis=1)
@@ -68,23 +67,20 @@ def _first_of_each(keys: Rows) -> Rows:
 
 def cut(ranked: Ranked, k: int, names: Names) -> Ranked:
     """The k best, with ties in order. ranked: best first."""
-    ties = _has_ties(ranked.scores, k)
-    if ties.any():
-        tied = np.flatnonzero(ties)
+    tied = _tied(ranked.scores, k)
+    if len(tied):
         order = np.tile(np.arange(ranked.keys.shape[1]), (len(ranked.keys), 1))
         order[tied] = _by_id(ranked.scores[tied], ranked.keys[tied], names)
         ranked = ranked.at(order)
     return Ranked(ranked.scores[:, :k], ranked.keys[:, :k], ranked.rows[:, :k])
 
 
-def _has_ties(scores: Vectors, k: int) -> Array:
-    """(q,) whether two of the first k + 1 scores are equal."""
-    if len(scores) == 1:  # a few microseconds of the hundred that one query takes
-        one = scores[0, : k + 1].tolist()
-        return np.array([any(a == b > -np.inf for a, b in itertools.pairwise(one))])
+def _tied(scores: Vectors, k: int) -> Sequence[int] | Rows:
+    """The queries of whose first k + 1 scores two are equal."""
     first = scores[:, : k + 1]
-    tied: Array = ((first[:, :-1] == first[:, 1:]) & (first[:, 1:] > -np.inf)).any(axis=1)
-    return tied
+    if len(first) == 1 and len(set(first[0].tolist())) == first.shape[1]:
+        return ()  # one query has a hundred microseconds in all
+    return np.flatnonzero(((first[:, :-1] == first[:, 1:]) & (first[:, 1:] > -np.inf)).any(axis=1))
 
 
 def _by_id(scores: Vectors, keys: Rows, names: Names) -> Rows:

@@ -99,7 +99,8 @@ class Segment:
         started = time.perf_counter()
         scores, rows = codes.search(queries, k, size, mask, probes)
         self._cold = self._cold or time.perf_counter() - started > COLD_SECONDS * len(queries)
-        if (short := rows[:, -1] < 0).any():  # the lists visited hold too few, or too few that pass
+        if -1 in rows[:, -1]:  # the lists visited hold too few, or too few that pass
+            short = rows[:, -1] < 0
             some_scores, some_rows = self.fine.search(queries[short], k, mask)
             scores[short, : some_rows.shape[1]], rows[short, : some_rows.shape[1]] = some_scores, some_rows
         return scores, rows

@@ -318,7 +318,8 @@ def test_what_has_returned_outlives_any_crash(case: Case) -> None:
 def test_an_index_that_is_changed_by_a_process_that_is_killed_has_lost_nothing(tmp_path: Path) -> None:
     with Zygote() as parent:
         found = killed_life(parent, tmp_path / "life", "sample", most=10)
-    assert found["kills of a changing index"] + found["lives that were lived to the end"] >= 10
+    kills = found["kills of a changing index"]
+    assert kills == 10 or (kills and found["lives that were lived to the end"])  # as fast as the machine is
     assert not [name for name in found if "WRONG" in name]
 
 
