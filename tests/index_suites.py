@@ -26,6 +26,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +251,8 @@ class Zygote:
         pid = int(self.process.stdout.readline())
         ready, _, _ = select.select([self.process.stdout], [], [], seconds)
         if not ready:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it ended by itself just now
+                os.kill(pid, signal.SIGKILL)
         status = int(self.process.stdout.readline())
         return status, os.WIFSIGNALED(status)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -20,13 +20,13 @@ from embedkit.encoder import Encoder, OnLong, WindowEncoder
 from embedkit.encoders import load
 from embedkit.engine import embed_to_file, holds_vectors
 from embedkit.engine.outputs import Names
-from embedkit.errors import DataError, ModelError, ModelMismatch, UsageError
+from embedkit.errors import DataError, ModelError, ModelMismatch, Stopped, UsageError
 from embedkit.index.documents import DocumentReader
 from embedkit.index.index import Index
 from embedkit.index.layout import Layout
 from embedkit.index.manifest import DOCUMENTS, Manifest, Metric, Source, is_leftover, manifest_numbers, read_manifest
 from embedkit.index.update import Change, changing
-from embedkit.index.versions import writing
+from embedkit.index.versions import remove_old, writing
 from embedkit.index.writer import Content
 from embedkit.jobs.row_source import RowSource, add_vectors, rows_a_document
 from embedkit.storage import make_folder, remove_folder
@@ -70,6 +70,7 @@ def build_index(
     """
     target = Path(path).absolute()
     if resume and manifest_numbers(target):
+        _clear_away(target)
         return open_index(target)
     check_begun(target, resume=resume)
     by_vectors = isinstance(source, np.ndarray) or (isinstance(source, (str, Path)) and holds_vectors(Path(source)))
@@ -125,6 +126,14 @@ def _first_change(
             if not any(folder.glob("build.*")) and not manifest_numbers(folder):
                 remove_folder(folder)
             raise
+
+
+def _clear_away(folder: Path) -> None:
+    """What a build left that was killed after its commit."""
+    if not any(folder.glob("build.*")):
+        return
+    with suppress(Stopped, UsageError), writing(folder):  # where it cannot, the next commit does
+        remove_old(folder, read_manifest(folder))
 
 
 def check_begun(folder: Path, *, resume: bool) -> None:

@@ -255,6 +255,7 @@ class Case:
         self.change.step(self.layer.path)
         assert content(self.layer.path) == self.after
         assert {path.name for path in self.layer.root.iterdir()} == {self.layer.path.name}
+        assert not [path for path in self.layer.path.iterdir() if path.name.startswith(("build.", "add."))]
 
     def clear_up(self) -> None:
         """The next commit leaves nothing there that no version names."""
