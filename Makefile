@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/embedkit demo
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest $(PYTEST_OPTIONS)
+	$(VENV)/bin/python -m pytest -n auto $(PYTEST_OPTIONS)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check
