@@ -12,6 +12,7 @@ import click
 from embedkit.cli.options import (
     begun_with,
     corpus_options,
+    devices_of,
     fields,
     load_arguments,
     model_options,
@@ -69,7 +70,7 @@ def _shard(_: click.Context, __: click.Parameter, value: str | None) -> tuple[in
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Processes, each with a model and its share of the threads.",
+    help="Processes a device, each with a model and its share of the threads.",
 )
 @corpus_options
 @model_options
@@ -115,7 +116,9 @@ def embed_command(
         return
     check_source(source)
     columns = fields(options)
-    begun = begun_with(names.ledger, workers) if resume else {}
+    devices = devices_of(options)
+    count = workers * max(1, len(devices))
+    begun = begun_with(names.ledger, count) if resume else {}
     arguments = {**begun, **load_arguments(options), **prompt_names(options, kind)}
     from embedkit.encoders import load
     from embedkit.jobs import embed_corpus
@@ -125,7 +128,7 @@ def embed_command(
         manifest = embed_corpus(
             source,
             output,
-            opening() if workers == 1 else functools.partial(opening, threads=_share(arguments, workers)),
+            opening() if count == 1 else functools.partial(opening, threads=_share(arguments, count)),
             kind=kind,
             fields=columns,
             limit=limit,
@@ -134,6 +137,7 @@ def embed_command(
             on_long=on_long,
             shard=shard,
             workers=workers,
+            devices=devices,
             progress=progress_wanted(quiet),
         )
     except KeyboardInterrupt:
