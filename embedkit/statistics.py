@@ -9,6 +9,7 @@ import numpy as np
 
 from embedkit.types import Array
 
+Values = Sequence[float] | Array
 DRAWS = 10_000
 SLOW_DRAWS = 2_000  # of a statistic that is computed one resample after the other
 SWAPS = 100_000
@@ -16,7 +17,7 @@ BLOCK = 1_000_000  # resampled values held at once
 TIE = 1e-12  # differences of sums below this are rounding
 
 
-def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(values: Values, *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean (Efron & Tibshirani 1993, chapter 13), over 10,000 resamples.
 
     The units (usually queries) are resampled with replacement; the same values and seed give the same interval.
@@ -35,7 +36,7 @@ def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, seed: in
 
 
 def bootstrap_statistic(
-    statistic: Callable[..., float], *columns: Sequence[float], level: float = 0.95, seed: int = 0
+    statistic: Callable[..., float], *columns: Values, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of any statistic of columns of equal length, whose rows are resampled together; over
     2,000 resamples. One on which the statistic is no number (a correlation of constants) is left out."""
@@ -52,7 +53,7 @@ def _between(draws: Array, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def randomisation_test(differences: Sequence[float], *, seed: int = 0) -> float:
+def randomisation_test(differences: Values, *, seed: int = 0) -> float:
     """Two-sided p of paired differences (n,) having mean 0: Fisher's randomisation test, each sign drawn anew 100,000 times
     (Smucker, Allan & Carterette 2007); all 2^n assignments where these are fewer. 1 where nothing differs.
     """
@@ -80,7 +81,7 @@ def _signs(draws: int, count: int, seed: int) -> Any:
         yield 1.0 - 2.0 * generator.integers(2, size=(size, count), dtype=np.int8)
 
 
-def correlation_test(truth: Sequence[float], one: Sequence[float], other: Sequence[float], *, seed: int = 0) -> float:
+def correlation_test(truth: Values, one: Values, other: Values, *, seed: int = 0) -> float:
     """Two-sided p of two systems' predictions (n,) having the same Spearman correlation with the truth: their ranks for a pair
     are swapped or not, 100,000 times. Ranks, because the scales of two systems' scores have nothing to do with each other.
     """
@@ -104,6 +105,14 @@ def _correlations(target: Array, columns: Array) -> Array:
     return found
 
 
+def spearman(one: Values, other: Values) -> float:
+    """Rank correlation; NaN where one of the two is constant."""
+    left, right = (_ranks(np.asarray(column, dtype=np.float64)) for column in (one, other))
+    if left.std() == 0 or right.std() == 0:
+        return float("nan")
+    return float(np.mean(_standard(left) * _standard(right)))
+
+
 def _ranks(values: Array) -> Array:
     """Ranks, the mean of theirs for equal values."""
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -119,7 +128,7 @@ def _standard(values: Array) -> Array:
     return standard
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Values) -> list[float]:
     """Adjusted for their number, so that the chance of any false finding among them stays what was asked (Holm 1979)."""
     order = sorted(range(len(p_values)), key=lambda place: p_values[place])
     adjusted, highest = [0.0] * len(p_values), 0.0
@@ -129,7 +138,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def effect_size(differences: Sequence[float]) -> float:
+def effect_size(differences: Values) -> float:
     """Cohen's d of paired differences: their mean in units of their standard deviation; 0 where nothing differs."""
     values = np.asarray(differences, dtype=np.float64)
     deviation = float(values.std(ddof=1)) if len(values) > 1 else 0.0

@@ -73,6 +73,7 @@ def evaluate_retrieval(task: Retrieval, searched: Encoder | Index, *, progress: 
         scores={name: float(np.mean(list(values.values()))) for name, values in per_query.items()},
         intervals={name: bootstrap_interval(list(values.values())) for name, values in per_query.items()},
         per_query=per_query,
+        texts=task.queries,
         context={
             **describe_encoder(encoder),
             "search": searched.info() if isinstance(searched, Index) else "exact",

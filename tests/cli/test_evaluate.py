@@ -193,3 +193,22 @@ def test_a_full_disk_leaves_the_old_report(
     done = run("eval", "--data", beir, "--split", "dev", "--model", tiny_model, "-o", tmp_path / "results")
     assert "The disk is full" in done.sentence(75)
     assert {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()} == before
+
+
+def test_two_models_are_compared(run: Run, beir: Path, tiny_model: Path, tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    for folder, options in ((a, []), (b, ["--max-tokens", "3"])):
+        assert run("eval", "--data", beir, "-o", folder, "--model", tiny_model, *options).code == 0
+    done = run("compare", a, b)
+    assert done.code == 0
+    assert done.out.startswith("| task | metric | one | other | difference |")
+    (found,) = run("compare", a, b, "--json").facts
+    assert found["metric"] == "ndcg@10"
+    assert found["wins"] + found["ties"] + found["losses"] == found["units"] > 0
+    assert 0 < found["p"] <= found["p_holm"] <= 1
+    (same,) = run("compare", a, a, "--json").facts
+    assert (same["p"], same["wins"], same["moved"]) == (1.0, 0, [])
+
+
+def test_a_folder_without_a_report_is_refused(run: Run, tmp_path: Path) -> None:
+    assert "holds no report.json" in run("compare", tmp_path, tmp_path).sentence(2)
