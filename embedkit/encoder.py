@@ -25,8 +25,8 @@ class Encoder(Protocol):
     def fingerprint(self) -> str:
         """Names the vector space: equal exactly when the same input gives the same row, up to rounding.
 
-        Weights, tokenizer, max_tokens, pooling and all modules, prompts of both kinds, norm, similarity and dim are in
-        it; path, device, batch size, backend and compute dtype are not.
+        Weights, tokenizer, max_tokens, pooling and all modules, prompts of both kinds, norm, similarity, dim and layers are
+        in it; path, device, batch size, backend and compute dtype are not.
         """
         ...
 

@@ -65,12 +65,12 @@ def scifact(data: Path, dtype: str, coarse: str | None) -> dict[str, Any]:
     }
 
 
-def stsb(data: Path, dtype: str) -> dict[str, Any]:
-    """Spearman of the cosines of the 1,379 test pairs."""
+def stsb(data: Path, dtype: str, **options: Any) -> dict[str, Any]:
+    """Spearman of the cosines of the 1,379 test pairs. options: those of `load`."""
     path = next(p for p in (data / "stsb" / "data.tsv", data / "stsb" / "data.tsv.gz") if p.exists())
     with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as stream:
         pairs = [row for row in csv.DictReader(stream, delimiter="\t") if row["split"] == "test"]
-    encoder = embedkit.load(dtype=dtype)
+    encoder = embedkit.load(dtype=dtype, **options)
     left, right = (encoder.encode([pair[side] for pair in pairs]) for side in ("sentence1", "sentence2"))
     score = spearmanr((left * right).sum(axis=1), [float(pair["score"]) for pair in pairs]).statistic
     return {"score": float(score), "interval": None, "compute": encoder.compute["dtype"]}

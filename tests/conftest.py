@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -130,6 +131,36 @@ def make_plain(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_family(family: str, plain: Path, folder: Path, layers: int = 2) -> Path:
+    """A plain model of another family with random weights, and the tokenizer of `plain`."""
+    import torch
+    import transformers
+
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 66,
+    }
+    if family == "DistilBert":
+        sizes = {"dim": 32, "n_layers": layers, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 66}
+    if family == "T5":
+        sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": layers, "num_heads": 4}
+    if family in ("Qwen3", "Gemma3nText"):  # Qwen3 and Gemma have heads of their own width
+        sizes |= {"num_key_value_heads": 2, "head_dim": 8}
+    if family == "Gemma3nText":
+        sizes |= {"vocab_size_per_layer_input": 43, "hidden_size_per_layer_input": 8, "laurel_rank": 4}
+        sizes |= {"num_kv_shared_layers": 0, "activation_sparsity_pattern": [0.0] * layers}
+    kind = {"Llama": "LlamaForCausalLM", "T5": "T5ForConditionalGeneration"}.get(family, f"{family}Model")
+    specials = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+    shutil.copytree(plain, folder)
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(vocab_size=43, **sizes, **specials)
+    getattr(transformers, kind)(config).save_pretrained(folder)
     return folder
 
 

@@ -55,6 +55,7 @@ def _shard(_: click.Context, __: click.Parameter, value: str | None) -> tuple[in
     help="Decides the prompt.",
 )
 @click.option("--dim", type=int, help="Keep the first D columns, at unit length again.")
+@click.option("--layers", type=int, help="Compute the first L layers of the model alone.")
 @click.option(
     "--on-long",
     type=click.Choice(["truncate", "chunk", "error"]),
@@ -80,6 +81,7 @@ def embed_command(
     output: Path,
     kind: Any,
     dim: int | None,
+    layers: int | None,
     on_long: Any,
     resume: bool,
     overwrite: bool,
@@ -123,7 +125,7 @@ def embed_command(
     from embedkit.encoders import load
     from embedkit.jobs import embed_corpus
 
-    opening = functools.partial(load, dim=dim, **arguments)
+    opening = functools.partial(load, dim=dim, layers=layers, **arguments)
     try:
         manifest = embed_corpus(
             source,

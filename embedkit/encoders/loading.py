@@ -14,6 +14,7 @@ from pathlib import Path
 from embedkit.encoders.default_model import DEFAULT_MODEL, default_model_folder
 from embedkit.encoders.fingerprint import describe_files
 from embedkit.encoders.hub_cache import cached_folder
+from embedkit.encoders.layers import trained_for_layers
 from embedkit.encoders.model_files import ModelFiles, position_limit, read_model_files
 from embedkit.encoders.opened import Asked, Opened, limited
 from embedkit.encoders.openvino_backend import open_bert
@@ -39,6 +40,7 @@ def load(
     batch_tokens: int | None = None,
     max_tokens: int | None = None,
     dim: int | None = None,
+    layers: int | None = None,
     prompts: Mapping[str, str] | None = None,
     prompt_names: Mapping[Kind, str] | None = None,
     trust_remote_code: bool = False,
@@ -51,17 +53,20 @@ def load(
     agrees with torch), "openvino" or "torch". dtype: "auto" takes bfloat16 where this CPU multiplies it faster than
     float32, or the GPU has units for it; "float32" means float32. threads: of the backend; torch's are set for the whole
     process. batch_tokens: padded tokens a batch. max_tokens: longer inputs are cut there (the model's own limit when left
-    out). dim: keep the first so many columns, at unit length again where rows are unit. prompts: name -> literal prompt,
-    beside or instead of those the model stores. prompt_names: kind -> which of them that kind takes. trust_remote_code: run
-    the code that the repository brings, which must be a folder or pinned to a commit by `revision`; it is never stored, so
-    an index of such a model is opened with the model beside it.
+    out). dim: keep the first so many columns, at unit length again where rows are unit. layers: compute the first so many
+    layers of the transformer alone, then what stands after the last one: the family's norm, pooling, heads. prompts: name ->
+    literal prompt, beside or instead of those the model stores. prompt_names: kind -> which of them that kind takes.
+    trust_remote_code: run the code that the repository brings, which must be a folder or pinned to a commit by `revision`; it
+    is never stored, so an index of such a model is opened with the model beside it.
     Raises ModelError when the model cannot be opened, UsageError for a setting that it cannot have. Weights are read from
     safetensors alone, and no code of the model's repository is run unless it is trusted.
     """
     name = _full_name(model)
-    asked = Asked(name, revision, device, backend, dtype, threads, batch_tokens, max_tokens, prompts, trust_remote_code)
+    asked = Asked(
+        name, revision, device, backend, dtype, threads, batch_tokens, max_tokens, layers, prompts, trust_remote_code
+    )
     folder = _local_folder(name, revision)
-    files = read_model_files(folder) if folder else None
+    files = read_model_files(folder, layers) if folder else None
     if files and _takes_openvino(asked):
         opened = _open_files(files, asked)
     else:
@@ -69,14 +74,21 @@ def load(
 
         opened = open_sentence_transformer(asked, folder)
         folder = folder or _local_folder(name, revision)  # in the hub's cache by now
-        files = files or (read_model_files(folder) if folder else None)
+        files = files or (read_model_files(folder, layers) if folder else None)
     if folder and not (folder / "modules.json").exists():
         logger.warning("%s has no modules.json: taken as a plain encoder, with %s pooling.", name, opened.pooling)
+    if opened.cut and not trained_for_layers(folder):
+        logger.warning(
+            "%s stops after layers=%d: the rows of a model that was not trained to be cut are usually poor.",
+            name,
+            layers,
+        )
     again = {
         "model": _settled(name),
         "revision": revision,
         "max_tokens": max_tokens,
         "dim": dim,
+        "layers": layers,
         "prompts": prompts,
         "prompt_names": prompt_names,
     }
@@ -149,6 +161,7 @@ def _open_files(files: ModelFiles, asked: Asked) -> Opened:
         width=files.width,
         batch_tokens=budget,
         pooling=files.pooling,
+        cut=files.cut,
     )
 
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedkit.encoders.layers import check_layers
 from embedkit.encoders.pooling import POOLINGS
+from embedkit.errors import UsageError
 from embedkit.types import Array
 
 FAMILIES = {  # encoders with absolute positions, normed after each block -> class and algorithm of their own tokenizer
@@ -48,8 +51,9 @@ class ModelFiles:
     """All that decides which row a text gets."""
 
     folder: Path
-    config: Mapping[str, Any]  # of the transformer
-    tensors: Mapping[str, Array]  # names as in BertModel
+    config: Mapping[str, Any]  # of the transformer, its number of layers that of those kept
+    tensors: Mapping[str, Array]  # names as in BertModel, of the layers kept
+    cut: bool  # layers are left out
     tokenizer: Any  # tokenizers.Tokenizer
     max_tokens: int | None  # as the folder says; see also position_limit
     pooling: str
@@ -70,15 +74,20 @@ class _Unknown(Exception):
     """Something in the folder that this module does not know."""
 
 
-def read_model_files(folder: Path) -> ModelFiles | None:
-    """The model in `folder`, or None where another library has to open it."""
+def read_model_files(folder: Path, layers: int | None = None) -> ModelFiles | None:
+    """The model in `folder`, or None where another library has to open it. layers: how many to read; None: all.
+
+    Raises UsageError where the model has fewer.
+    """
     try:
-        return _read(folder)
+        return _read(folder, layers)
+    except UsageError:
+        raise
     except Exception:  # unknown, or damaged: sentence-transformers says what is wrong with it
         return None
 
 
-def _read(folder: Path) -> ModelFiles:
+def _read(folder: Path, layers: int | None) -> ModelFiles:
     from tokenizers import Tokenizer
 
     config = _config(_json(folder / "config.json"))
@@ -94,10 +103,13 @@ def _read(folder: Path) -> ModelFiles:
     if stored.get("model_type", "SentenceTransformer") != "SentenceTransformer":
         raise _Unknown
     pooling = _json(modules["Pooling"] / "config.json") if modules else {"pooling_mode": "mean"}
+    most = int(config["num_hidden_layers"])
+    kept = most if layers is None else check_layers(layers, most)
     return ModelFiles(
         folder=folder,
-        config=config,
-        tensors=_tensors(folder, config),
+        config={**config, "num_hidden_layers": kept},
+        tensors=_tensors(folder, most, kept),
+        cut=kept < most,
         tokenizer=tokenizer,
         max_tokens=_tokens(settings.get("max_seq_length") or tokenizer_config.get("model_max_length")),
         pooling=_pooling(pooling),
@@ -225,21 +237,23 @@ def _dense(folder: Path) -> Dense:
     return Dense(weights["linear.weight"], weights.get("linear.bias"), activation)
 
 
-def _tensors(folder: Path, config: Mapping[str, Any]) -> dict[str, Array]:
-    """The stored weights of the encoder, whatever head they were saved with."""
-    from safetensors.numpy import load_file
+def _tensors(folder: Path, layers: int, kept: int) -> dict[str, Array]:
+    """The stored weights of the encoder's first `kept` layers, whatever head they were saved with."""
+    from safetensors import safe_open
 
     shards = sorted(folder.glob("model*.safetensors"))
     if len(shards) > 1 and not (folder / "model.safetensors.index.json").exists():
         raise _Unknown
-    stored = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
-    prefixes = ("bert.", "roberta.")
-    prefix = next((p for p in prefixes if any(name.startswith(p) for name in stored)), "")
-    named = {name.removeprefix(prefix): tensor for name, tensor in stored.items()}
-    kept = {_renamed(name): tensor for name, tensor in named.items() if not name.startswith(HEADS)}
-    if set(kept) != set(_tensor_names(int(config["num_hidden_layers"]))):
-        raise _Unknown
-    return kept
+    with ExitStack() as opened:
+        files = [opened.enter_context(safe_open(shard, framework="numpy")) for shard in shards]
+        stored = {name: file for file in files for name in file.keys()}  # noqa: SIM118
+        prefixes = ("bert.", "roberta.")
+        prefix = next((p for p in prefixes if any(name.startswith(p) for name in stored)), "")
+        places = {_renamed(name.removeprefix(prefix)): name for name in stored}
+        places = {name: place for name, place in places.items() if not name.startswith(HEADS)}
+        if set(places) != set(_tensor_names(layers)):
+            raise _Unknown
+        return {name: stored[places[name]].get_tensor(places[name]) for name in _tensor_names(kept)}
 
 
 def _tensor_names(layers: int) -> Iterator[str]:

@@ -29,6 +29,7 @@ class Asked:
     threads: int | None
     batch_tokens: int | None
     max_tokens: int | None
+    layers: int | None
     prompts: Mapping[str, str] | None
     trust_remote_code: bool
 
@@ -66,6 +67,7 @@ class Opened:
     width: int
     batch_tokens: int
     pooling: str
+    cut: bool  # layers of the transformer are left out
 
 
 def positive(name: str, value: int) -> int:

@@ -14,6 +14,7 @@ from embedkit.encoders.conversion import convert
 from embedkit.encoders.default_model import DEFAULT_MODEL, WEIGHTS, check_weights
 from embedkit.encoders.fingerprint import describe_modules
 from embedkit.encoders.hub_cache import cached_file
+from embedkit.encoders.layers import check_it_runs, keep_layers
 from embedkit.encoders.model_files import NO_LIMIT
 from embedkit.encoders.opened import Asked, Opened, limited
 from embedkit.encoders.openvino_import import openvino_installed
@@ -31,10 +32,14 @@ def open_sentence_transformer(asked: Asked, folder: Path | None) -> Opened:
         torch.set_num_threads(asked.threads)
     place = torch_device(asked.device)
 
-    def opened() -> Any:
-        return _open(asked, folder, _attention(place, asked.dtype)).to(place)
+    def opened() -> tuple[Any, bool]:
+        model = _open(asked, folder, _attention(place, asked.dtype))
+        if asked.layers is None or not keep_layers(model, asked.layers, asked.name):
+            return model.to(place), False
+        check_it_runs(model.to(place), asked.layers, asked.name)
+        return model, True
 
-    model = opened()
+    model, cut = opened()
     tokens = _limit_tokens(model, asked.max_tokens, asked.name)
     pooling = next((module for module in model.children() if type(module).__name__ == "Pooling"), None)
     tokenizer = fast_tokenizer(model)
@@ -58,7 +63,7 @@ def open_sentence_transformer(asked: Asked, folder: Path | None) -> Opened:
             dtype=asked.dtype,
             threads=asked.threads,
             batch_tokens=budget,
-            reopen=opened,
+            reopen=lambda: opened()[0],
         )
     if asked.backend == "openvino" and converted is None:
         raise UsageError(
@@ -66,7 +71,8 @@ def open_sentence_transformer(asked: Asked, folder: Path | None) -> Opened:
             f"'auto'."
         )
     return Opened(
-        backend=converted or TorchBackend(model, dtype=_dtype(asked.dtype, model), batch_tokens=budget, reopen=opened),
+        backend=converted
+        or TorchBackend(model, dtype=_dtype(asked.dtype, model), batch_tokens=budget, reopen=lambda: opened()[0]),
         tokenization=tokenization,
         description=description,
         max_tokens=tokens,
@@ -77,6 +83,7 @@ def open_sentence_transformer(asked: Asked, folder: Path | None) -> Opened:
         width=model.get_embedding_dimension(),
         batch_tokens=budget,
         pooling=str(getattr(pooling, "pooling_mode", "its own")),
+        cut=cut,
     )
 
 

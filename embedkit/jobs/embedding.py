@@ -29,8 +29,8 @@ def embed(
 
     model: a folder, a hub id, or an encoder from `load`; the default model when left out. The two models last opened are
     kept in memory. kind: "query" or "document", which decides the model's own prompt. prompt: a literal one instead.
-    dim: keep the first so many columns, at unit length again where rows are unit. options: those of `load` (device, dtype,
-    max_tokens, ...). Raises what `load` and `encode` raise.
+    dim: keep the first so many columns, at unit length again where rows are unit. options: those of `load` (layers,
+    device, dtype, max_tokens, ...). Raises what `load` and `encode` raise.
     """
     if model is None or isinstance(model, (str, Path)):
         model = _loaded(None if model is None else str(model), json.dumps(options, sort_keys=True))

@@ -65,6 +65,31 @@ def test_dim_keeps_the_first_columns_at_unit_length(
     np.testing.assert_allclose(rows, first / np.linalg.norm(first, axis=1, keepdims=True), atol=1e-5)
 
 
+def test_layers_stop_there_and_go_with_the_vectors_into_an_index(
+    run: Run, embed: Callable[..., tuple[np.ndarray, list[str]]], corpus: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """`search` and `eval` open the cut model without being told; another one would be refused."""
+    from embedkit.encoders import load
+
+    rows, _ = embed(corpus, "--layers", 1)
+    model = load(tiny_model, layers=1, dtype="float32")
+    np.testing.assert_array_equal(rows, model.encode(TEXTS))
+    index = tmp_path / "cut.index"
+    assert run("index", "build", tmp_path / "out.npy", "--documents", corpus, "-o", index).code == 0
+    found = run("search", index, "red cat", "--dtype", "float32", "--json").facts["hits"]
+    scores = dict(zip(IDS, rows @ model.encode("red cat")[0], strict=True))
+    assert [hit["id"] for hit in found] == sorted(scores, key=scores.__getitem__, reverse=True)
+    judged = tmp_path / "judged"
+    write_jsonl(judged / "queries.jsonl", [{"_id": "q", "text": "red cat"}])
+    write_jsonl(judged / "corpus.jsonl", ROWS)
+    (judged / "qrels").mkdir()
+    (judged / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\nq\t{found[1]['id']}\t1\n")
+    done = run("eval", "--data", judged, "--index", index, "-o", tmp_path / "results", "--json")
+    assert done.facts["tasks"]["judged"]["scores"]["mrr@10"] == 0.5
+    refused = run("embed", corpus, "-o", tmp_path / "no.npy", "--model", tiny_model, "--layers", 3)
+    assert "layers=3 came; the model has 2 layers: choose 1 to 2." in refused.sentence(2)
+
+
 def test_limit_takes_the_first_rows(
     embed: Callable[..., tuple[np.ndarray, list[str]]], corpus: Path, reference: Reference
 ) -> None:

@@ -21,6 +21,8 @@ from embedkit.encoders.timing import quickest
 from embedkit.encoders.torch_backend import bfloat16_is_fast
 from embedkit.errors import IntegrityError, MissingDependency, ModelError, UsageError
 
+from ..conftest import make_family
+
 
 def test_a_folder_of_sentence_transformers_gives_its_rows(tiny_model: Path) -> None:
     from sentence_transformers import SentenceTransformer
@@ -126,7 +128,7 @@ def test_a_model_that_cannot_be_converted_stays_with_torch(
     pytest.importorskip("openvino")
     from embedkit.encoders import conversion
 
-    monkeypatch.setattr("embedkit.encoders.loading.read_model_files", lambda folder: None)
+    monkeypatch.setattr("embedkit.encoders.loading.read_model_files", lambda *_: None)
     assert load(plain_model).compute["backend"] == "openvino"
     right = conversion._graph
 
@@ -364,26 +366,9 @@ def test_a_full_disk_is_not_a_bad_model(tiny_model: Path, monkeypatch: pytest.Mo
 @pytest.mark.filterwarnings("ignore")
 def test_families_give_the_rows_of_sentence_transformers(family: str, plain_model: Path, tmp_path: Path) -> None:
     """Absolute, shifted, relative and rotary positions; mean pooling, and the last token for a causal model."""
-    import transformers
     from sentence_transformers import SentenceTransformer
 
-    copy = shutil.copytree(plain_model, tmp_path / family)
-    sizes = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "max_position_embeddings": 66,
-    }
-    if family == "DistilBert":
-        sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 66}
-    if family == "T5":
-        sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
-    kind = {"Llama": "LlamaForCausalLM", "T5": "T5ForConditionalGeneration"}.get(family, f"{family}Model")
-    specials = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{family}Config")(vocab_size=43, **sizes, **specials)
-    getattr(transformers, kind)(config).save_pretrained(copy)
+    copy = make_family(family, plain_model, tmp_path / family)
     texts = ["cat dog red", "", "red fish swim " * 30, "bird"]
     encoder = load(copy, dtype="float32")
     rows = encoder.encode(texts)
