@@ -30,8 +30,7 @@ ROWS = [
 JOBS: dict[str, dict[str, Any]] = {
     "npy": {"name": "x.npy", "on_long": "chunk"},
     "parquet": {"name": "x.parquet", "on_long": "truncate"},
-    "int8": {"name": "x.npy", "on_long": "truncate", "precision": "int8"},
-    "overwrite": {"name": "x.npy", "on_long": "truncate", "overwrite": True},
+    "overwrite by int8": {"name": "x.npy", "on_long": "truncate", "overwrite": True, "precision": "int8"},
 }
 
 
