@@ -22,7 +22,8 @@ DTYPES: dict[str, np.dtype[Any]] = {  # of the numbers that are stored; eight bi
 STEPS = 255  # between the lowest and the highest value of an int8 dimension
 BLOCK = 16_384  # codes that are made float32 at once
 # Share of values outside the ranges above which rows count as other than those that these were taken from. Of rows like them,
-# 2 / (n + 1) lie outside the extremes of n: one in a thousand where a window of 2,048 rows was the sample.
+# 2 / (n + 1) lie outside the extremes of n. On SciFact (eval/README.md) ranges of 2,048 rows leave 0.06 % outside and keep 0.991 of
+# the exact neighbours, those of 500 rows 0.35 % and 0.984, those of 100 rows 1.9 % and 0.959.
 DRIFT = 0.01
 
 
@@ -58,6 +59,8 @@ class Ranges:
 
     It is taken once, from a sample of the documents, and stored beside their codes; documents that come later and queries are
     coded by the same one, so a row has the same code alone and in any batch. A value outside takes the nearest code inside.
+    The ranges go from the lowest to the highest value of the sample: a finer step between quantiles costs more than it gives
+    (of SciFact's exact neighbours the extremes of 2,048 rows keep 0.991, 0.1 % to 99.9 % 0.987, 1 % to 99 % 0.954).
     """
 
     lowest: Vectors  # (dim,)

@@ -8,7 +8,7 @@ its difference from float32 with 95 % intervals (bootstrap over queries), the sh
 a document. Rows "sentence-transformers" call `quantize_embeddings` and `semantic_search_faiss` of the installed version.
 
 A row is written to precision.jsonl at once, and one that stands there is not measured again; remove the file to measure anew.
-Two to five minutes on two cores, nearly all of it the embedding.
+About two minutes on two cores, nearly all of it the embedding (six beside other work).
 """
 
 from __future__ import annotations
@@ -95,14 +95,14 @@ def folded(data: Data, sample: int = CALIBRATED_ON, *, code_queries: bool = Fals
 
 
 def float_times_codes(data: Data) -> Found:
-    from sentence_transformers.util import quantize_embeddings
+    from sentence_transformers.util.quantization import quantize_embeddings
 
     codes = quantize_embeddings(data.rows, "uint8")
     return Found(best(data.queries @ codes.astype(np.float32).T), codes.shape[1])
 
 
 def peer(data: Data, precision: Any, **options: Any) -> Found:
-    from sentence_transformers.util import quantize_embeddings, semantic_search_faiss
+    from sentence_transformers.util.quantization import quantize_embeddings, semantic_search_faiss
 
     codes = quantize_embeddings(data.rows, precision)
     hits, _ = semantic_search_faiss(

@@ -128,6 +128,16 @@ def test_codes_known_by_hand() -> None:
 
 
 @pytest.mark.parametrize("dim", [1, 7, 64])
+def test_codes_are_those_of_sentence_transformers_by_the_same_extremes(dim: int) -> None:
+    from sentence_transformers.util.quantization import quantize_embeddings
+
+    sample, rows = spread_rows(200, dim), spread_rows(500, dim, seed=1)
+    theirs = quantize_embeddings(rows, "uint8", ranges=np.stack([sample.min(axis=0), sample.max(axis=0)]))
+    np.testing.assert_array_equal(Ranges.of(sample).encode(rows), theirs)
+    np.testing.assert_array_equal(sign_bits(rows), quantize_embeddings(rows, "ubinary"))
+
+
+@pytest.mark.parametrize("dim", [1, 7, 64])
 def test_a_code_stands_for_what_is_half_a_step_away_at_most(dim: int) -> None:
     rows = spread_rows(300, dim)
     ranges = Ranges.of(rows)
