@@ -204,7 +204,7 @@ def _check_held(rows: Vectors, precision: str) -> None:
     if not held.all():
         place = int(np.argmin(held))
         raise DataError(
-            f"its vector has a value of {np.abs(rows[place]).max():g}, which {precision} cannot hold"
+            f"The row has a value of {np.abs(rows[place]).max():g}, which {precision} cannot hold"
             f"{' (it ends at 65504)' if precision == 'float16' else ''}; choose the precision float32.",
             position=place,
         )

@@ -61,6 +61,6 @@ def check_calibration(precision: str, given: bool, kind: Kind, sharded: bool) ->
         )
     if sharded:
         raise UsageError(
-            "int8 parts need the same ranges: embed the first rows alone (--limit 10000), and give the NAME.ranges.npy that comes "
+            "int8 parts need the same ranges: embed the first rows alone (--limit 2048), and give the NAME.ranges.npy that comes "
             "of it to every part with --ranges."
         )

@@ -214,7 +214,7 @@ def test_a_document_whose_vector_does_not_fit_is_named(tmp_path: Path, precision
             return found
 
     given = [*documents(4), Document("b", "bad"), Document("culprit", "loud"), *documents(9)[4:]]
-    with pytest.raises(DataError, match=rf"^At the document 'culprit': its vector .* which {precision} cannot hold"):
+    with pytest.raises(DataError, match=rf"^At the document 'culprit': The row .* which {precision} cannot hold"):
         embed_to_file(given, tmp_path / "x.npy", Loud(), precision=precision)
     embed_to_file(given[:5], tmp_path / "y.npy", Loud(), precision=precision)
 
