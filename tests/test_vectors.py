@@ -16,6 +16,7 @@ from embedkit.vectors import (
     check_precision,
     hamming,
     in_precision,
+    is_drift,
     sign_bits,
     sign_scores,
     truncate,
@@ -181,6 +182,17 @@ def test_values_outside_are_counted_one_by_one() -> None:
     assert ranges.outside(np.full((2, 6), 1e30, np.float32)) == 12
 
 
+def test_drift_is_a_share_that_chance_does_not_make() -> None:
+    """Rows like the sample of a window, drawn anew, are none, many or few; rows a little wider are."""
+    ranges = Ranges.of(spread_rows(2048, 64, spread=0))
+    for count in (1, 10, 5000):
+        rows = spread_rows(count, 64, seed=count, spread=0)
+        assert not is_drift(ranges.outside(rows), rows.size)
+    assert is_drift(ranges.outside(1.2 * rows), rows.size)
+    assert [is_drift(outside, 10**6) for outside in (3000, 3001)] == [False, True]
+    assert [is_drift(outside, 400) for outside in (100, 101)] == [False, True]
+
+
 @pytest.mark.parametrize("block", [1, 7, 10_000])
 def test_folded_scores_are_products_with_the_decoded_rows(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors, "BLOCK", block)
@@ -251,6 +263,24 @@ def test_a_file_that_is_missing_or_no_array_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.npy").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"a\.npy is not an array of numbers"):
         Ranges.read(tmp_path / "a.npy")
+
+
+def test_other_widths_and_signed_codes_are_refused() -> None:
+    rows = spread_rows(20, 5)
+    ranges = Ranges.of(rows)
+    codes = ranges.encode(rows)
+    for call in (
+        lambda: ranges.encode(rows[0]),
+        lambda: ranges.outside(rows[:, :4]),
+        lambda: ranges.decode(codes[:, :4]),
+        lambda: ranges.scores(rows[:, :4], codes),
+        lambda: ranges.scores(rows, codes[:, :4]),
+    ):
+        with pytest.raises(UsageError, match=r"An array of shape .* came; these ranges are of rows of 5 numbers"):
+            call()
+    for call in (lambda: ranges.decode(codes.astype(np.int8)), lambda: ranges.scores(rows, rows)):
+        with pytest.raises(UsageError, match=r"Codes in (int8|float32) came; expected uint8"):
+            call()
 
 
 # --- bits -----------------------------------------------------------------------------------------------------------

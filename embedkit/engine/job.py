@@ -50,7 +50,7 @@ from embedkit.storage import (
     writable,
 )
 from embedkit.types import Document, Kind
-from embedkit.vectors import DRIFT, Precision, Ranges
+from embedkit.vectors import Precision, Ranges, is_drift
 from embedkit.version import __version__
 
 LEDGER_VERSION = 1
@@ -194,11 +194,11 @@ class _Job:
                     release_memory()
             if self.totals.truncated:
                 logger.warning("%d texts are longer than the model takes; see the manifest.", self.totals.truncated)
-            if self._drift > DRIFT:
+            if is_drift(self.totals.outside, self._values):
                 logger.warning(
-                    "%.1f %% of the values lie outside the int8 ranges and were cut to them: these rows are unlike those that the "
-                    "ranges come from. Give ranges of rows like these with --ranges, or choose --precision float16.",
-                    100 * self._drift,
+                    "%.2f %% of the values lie outside the int8 ranges and were cut to them: these rows are unlike those that the "
+                    "ranges come from, or those were few. Take ranges from rows like these (--ranges), or --precision float16.",
+                    100 * self.totals.outside / self._values,
                 )
             return seal(self.names, rows, self.form, ledger, self._manifest())
 
@@ -293,13 +293,13 @@ class _Job:
         return HEADER + vector * self.form.width
 
     @property
-    def _drift(self) -> float:
-        """The share of values that lie outside the ranges of int8."""
-        return self.totals.outside / max(1, self.totals.vectors * self.encoder.dim)
+    def _values(self) -> int:
+        return self.totals.vectors * self.encoder.dim
 
     def _manifest(self) -> dict[str, Any]:
         totals, head = self.totals, self.head
-        calibration = {"given": head["ranges"] is not None, "rows": totals.calibrated_on, "outside": self._drift}
+        outside = totals.outside / max(1, self._values)
+        calibration = {"given": head["ranges"] is not None, "rows": totals.calibrated_on, "outside": outside}
         seconds = totals.seconds + time.monotonic() - self.clock
         return {
             "format": FORMAT,

@@ -29,7 +29,7 @@ from embedkit.index.where import Where, matching
 from embedkit.index.writer import Content, SegmentFiles, drawn_ranges
 from embedkit.storage import block_record, check_blocks, npy_header, sealed_partial, sync_file, sync_folder
 from embedkit.types import Array
-from embedkit.vectors import DRIFT, Ranges
+from embedkit.vectors import Ranges, is_drift
 from embedkit.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -128,11 +128,12 @@ class Change:
             self.ranges, self._new_ranges = drawn_ranges(rows, self.layout, name), True
         written = files.write_rows(rows, self.ranges, name)
         self.unit_rows = self.unit_rows and written.unit
-        if written.outside > DRIFT:
+        values = len(rows) * self.old.dim
+        if is_drift(written.outside, values):
             logger.warning(
-                "%.1f %% of the values of these rows lie outside the int8 ranges of %s and were cut to them: they are unlike the "
-                "rows that it was built from. Build it again from all rows, for compacting keeps the ranges.",
-                100 * written.outside,
+                "%.2f %% of the values of these rows lie outside the int8 ranges of %s and were cut to them: they are unlike the rows "
+                "that it was built from, or those were few. Build it again from all rows, for compacting keeps the ranges.",
+                100 * written.outside / values,
                 self.folder,
             )
         self._replace(reader)

@@ -52,7 +52,7 @@ class Written(NamedTuple):
     """What is known of rows once they are written."""
 
     unit: bool  # all of them have length 1 (or 0)
-    outside: float  # share of the values that lie outside the ranges of int8
+    outside: int  # values that lie outside the ranges of int8
 
 
 class SegmentFiles:
@@ -84,7 +84,7 @@ class SegmentFiles:
                 writer.append(block)
 
         writer = self._write(blocks, ranges)
-        return Written(unit, writer.outside / (writer.count * self.dim))
+        return Written(unit, writer.outside)
 
     def copy_rows(self, stored: Iterable[Array], ranges: Ranges | None) -> None:
         """Rows as other segments of the same index hold them."""

@@ -185,15 +185,16 @@ def test_ranges_that_changed_since_are_damage(tmp_path: Path) -> None:
 def test_drift_is_said_once_and_stands_in_the_manifest(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, interrupted: bool
 ) -> None:
-    ranges = Ranges.of(0.5 * rows(document.full_text for document in GIVEN))
+    given = documents(200)
+    ranges = Ranges.of(0.5 * rows(document.full_text for document in given))
     if interrupted:
-        stopped(GIVEN, 7, tmp_path / "x.npy", precision="int8", ranges=ranges)
-    embed_to_file(GIVEN, tmp_path / "x.npy", Plain(), precision="int8", ranges=ranges, resume=interrupted)
-    share = ranges.outside(rows(document.full_text for document in GIVEN)) / (20 * DIM)
+        stopped(given, 7, tmp_path / "x.npy", precision="int8", ranges=ranges)
+    embed_to_file(given, tmp_path / "x.npy", Plain(), precision="int8", ranges=ranges, resume=interrupted)
+    share = ranges.outside(rows(document.full_text for document in given)) / (200 * DIM)
     assert share > 0.2
     assert read_json(tmp_path / "x.manifest.json")["ranges"]["outside"] == share
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert warning.startswith(f"{100 * share:.1f} % of the values lie outside the int8 ranges")
+    assert warning.startswith(f"{100 * share:.2f} % of the values lie outside the int8 ranges")
     assert "--ranges" in warning and "--precision float16" in warning
 
 

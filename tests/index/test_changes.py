@@ -226,7 +226,7 @@ def test_int8_rows_that_drift_are_said_once_with_the_way_out(
     assert len(said) == drifts
     if drifts:
         assert said[0].startswith(
-            f"{share:.1f} % of the values of these rows lie outside the int8 ranges of {tmp_path / 'x'}"
+            f"{share:.2f} % of the values of these rows lie outside the int8 ranges of {tmp_path / 'x'}"
         )
         assert "Build it again" in said[0]
     caplog.clear()
