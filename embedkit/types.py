@@ -58,10 +58,15 @@ class Report:
 
     scores: dict[str, float]  # "ndcg@10": 0.412
     intervals: dict[str, tuple[float, float]]  # 95 %, bootstrap over the units
-    per_query: dict[str, dict[str, float]]  # metric -> query id -> value
+    per_query: dict[str, dict[str, float]]  # metric -> query, or what `unit` says -> value; of metrics that are means
     context: dict[str, Any]  # model, fingerprint, data, versions, seconds, the literal first inputs
+    main: str = "ndcg@10"  # the score that counts
+    unit: str = "query"  # what intervals are over: query, pair, item or repetition
+    predictions: dict[str, tuple[float, float]] = field(default_factory=dict)  # of correlations: unit -> truth, score
+    texts: dict[str, str] = field(default_factory=dict)  # unit -> what stands there
+    cost: dict[str, float] = field(default_factory=dict)  # "seconds", "tokens/s", "p50 ms", ...
 
     @property
     def units(self) -> int:
-        """How many queries the means are over; 0 where the engine gives no values by query."""
-        return max((len(values) for values in self.per_query.values()), default=0)
+        """How many queries, pairs, items or repetitions the scores are over; 0 where the engine does not say."""
+        return max((len(self.predictions), *map(len, self.per_query.values())), default=0)

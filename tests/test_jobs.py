@@ -306,5 +306,8 @@ def test_several_workers_open_the_model_that_came_with_its_share_of_the_threads(
     assert (alone["compute"]["threads"], shared["compute"]["threads"]) == ("2", "1")
     assert shared["fingerprint"] == alone["fingerprint"] == encoder.fingerprint
     np.testing.assert_allclose(np.load(tmp_path / "two.npy"), np.load(tmp_path / "one.npy"), atol=1e-6)
+    devices = jobs.embed_corpus(corpus, tmp_path / "devices.npy", encoder, devices=["cpu", "cpu"])
+    assert devices["compute"] == shared["compute"]
+    assert (tmp_path / "devices.npy").read_bytes() == (tmp_path / "two.npy").read_bytes()
     with pytest.raises(UsageError, match="Several workers open the model themselves"):
         jobs.embed_corpus(corpus, tmp_path / "three.npy", word_counts, workers=2)

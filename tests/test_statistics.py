@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from embedkit import statistics
-from embedkit.statistics import bootstrap_interval
+from embedkit.statistics import (
+    bootstrap_interval,
+    bootstrap_statistic,
+    correlation_test,
+    effect_size,
+    holm,
+    randomisation_test,
+)
 
 SAMPLES = [
     np.random.default_rng(1).normal(10, 2, size=60).tolist(),
@@ -118,3 +125,102 @@ def test_the_interval_moves_and_grows_with_the_values() -> None:
     moved = bootstrap_interval([3 + 2 * value for value in SAMPLES[0]])
     assert moved == pytest.approx((3 + 2 * low, 3 + 2 * high), rel=1e-9)
     assert all(type(bound) is float for bound in moved)
+
+
+# --- statistics that are no means, and tests ------------------------------------------------------------------------------
+
+
+def spearman(one: np.ndarray, other: np.ndarray) -> float:
+    import scipy.stats
+
+    return float(scipy.stats.spearmanr(one, other).statistic)
+
+
+def test_the_interval_of_any_statistic_is_that_of_scipy() -> None:
+    import scipy.stats
+
+    draw = np.random.default_rng(3)
+    truth = draw.normal(size=80)
+    found = truth + draw.normal(size=80)
+    expected = scipy.stats.bootstrap(
+        (truth, found), spearman, paired=True, n_resamples=2_000, method="percentile", rng=np.random.default_rng(5)
+    ).confidence_interval
+    low, high = bootstrap_statistic(spearman, truth, found)
+    assert (low, high) == pytest.approx(tuple(expected), abs=0.1 * (expected.high - expected.low))
+
+
+def test_resamples_without_a_value_are_left_out() -> None:
+    low, high = bootstrap_statistic(lambda a, b: float("nan") if a[0] == a[1] else 2.0, [0, 1], [0, 1])
+    assert (low, high) == (2.0, 2.0)
+
+
+def differences(seed: int, count: int, shift: float) -> list[float]:
+    draw = np.random.default_rng(seed)
+    values = draw.choice([0.0, 0.0, 0.3, 1.0, -0.3, -1.0], size=count)
+    return list(values + shift * (values != 0))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.2])
+@pytest.mark.parametrize("count", [9, 40, 100])
+def test_p_is_that_of_scipy(count: int, shift: float) -> None:
+    import scipy.stats
+
+    values = np.array(differences(count, count, shift))
+    expected = scipy.stats.permutation_test(
+        (values, np.zeros(count)),
+        lambda a, b, axis: (a - b).mean(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=20_000,
+        rng=np.random.default_rng(2),
+    ).pvalue
+    assert randomisation_test(values) == pytest.approx(expected, abs=0.012)  # three deviations of 20,000 draws
+
+
+def test_p_of_few_differences_is_known_by_hand() -> None:
+    """Of the eight assignments of signs to 1, 2 and 4 only two have a sum as far from 0 as 7; and 5 of 8 as 1 + 2 - 4."""
+    assert randomisation_test([1, 2, 4]) == 2 / 8
+    assert randomisation_test([1, 2, -4]) == 1.0  # 1 is the least that they can add up to
+    assert randomisation_test([0.1, 0.2, -0.3, 0]) == 1.0
+    assert randomisation_test([0, 0]) == 1.0 == randomisation_test([])
+
+
+def test_p_does_not_depend_on_who_comes_first() -> None:
+    values = differences(5, 60, 0.1)
+    assert randomisation_test(values) == pytest.approx(randomisation_test([-value for value in values]), abs=1e-12)
+
+
+def test_p_of_correlations_is_that_of_scipy() -> None:
+    import scipy.stats
+
+    draw = np.random.default_rng(6)
+    truth = draw.normal(size=60)
+    one, other = np.exp(truth + draw.normal(size=60)), truth + 1.4 * draw.normal(size=60)
+    ranks = [scipy.stats.rankdata(column) for column in (one, other)]
+
+    def gap(a: np.ndarray, b: np.ndarray) -> float:
+        target = scipy.stats.rankdata(truth)
+        return float(np.corrcoef(target, a)[0, 1] - np.corrcoef(target, b)[0, 1])
+
+    expected = scipy.stats.permutation_test(
+        ranks, gap, permutation_type="samples", n_resamples=4_000, rng=np.random.default_rng(7)
+    ).pvalue
+    assert 0.01 < expected < 0.9
+    assert correlation_test(truth, one, other) == pytest.approx(expected, abs=0.03)
+
+
+def test_the_same_ranks_do_not_differ() -> None:
+    truth = np.random.default_rng(8).normal(size=30)
+    assert correlation_test(truth, truth + 0.1, np.exp(truth)) == 1.0
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
+
+
+def test_the_effect_is_the_mean_in_deviations() -> None:
+    assert effect_size([1, 2, 3]) == pytest.approx(2.0)
+    assert effect_size([0, 0, 0]) == 0.0 == effect_size([])
+    assert effect_size([-0.5, -0.5]) == -np.inf

@@ -12,6 +12,7 @@ import click
 from embedkit.cli.options import (
     begun_with,
     corpus_options,
+    devices_of,
     fields,
     load_arguments,
     model_options,
@@ -82,7 +83,7 @@ def _shard(_: click.Context, __: click.Parameter, value: str | None) -> tuple[in
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Processes, each with a model and its share of the threads.",
+    help="Processes a device, each with a model and its share of the threads.",
 )
 @corpus_options
 @model_options
@@ -133,7 +134,9 @@ def embed_command(
     check_calibration(precision, ranges is not None, kind, shard is not None)
     check_source(source)
     columns = fields(options)
-    begun = begun_with(names.ledger, workers) if resume else {}
+    devices = devices_of(options)
+    count = workers * max(1, len(devices))
+    begun = begun_with(names.ledger, count) if resume else {}
     arguments = {**begun, **load_arguments(options), **prompt_names(options, kind)}
     from embedkit.encoders import load
     from embedkit.jobs import embed_corpus
@@ -143,7 +146,7 @@ def embed_command(
         manifest = embed_corpus(
             source,
             output,
-            opening() if workers == 1 else functools.partial(opening, threads=_share(arguments, workers)),
+            opening() if count == 1 else functools.partial(opening, threads=_share(arguments, count)),
             kind=kind,
             fields=columns,
             limit=limit,
@@ -154,6 +157,7 @@ def embed_command(
             ranges=ranges,
             shard=shard,
             workers=workers,
+            devices=devices,
             progress=progress_wanted(quiet),
         )
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from embedkit.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from embedkit.eval.local_tasks import LocalTask
+    from embedkit.eval.retrieval import Retrieval
     from embedkit.types import Report
 
 MANY = ("--data", "--tasks")  # take several names after one flag
@@ -40,10 +43,23 @@ class ManyNames(click.Command):
 
 @click.command("eval", cls=ManyNames)
 @click.option(
-    "--data", "folders", multiple=True, metavar="DIR ...", type=click.Path(path_type=Path), help="BEIR folders."
+    "--data",
+    "folders",
+    multiple=True,
+    metavar="DIR ...",
+    type=click.Path(path_type=Path),
+    help="Folders or files to score.",
 )
 @click.option("--tasks", multiple=True, metavar="NAME ...", help="Tasks of mteb; their data come from the hub.")
-@click.option("--split", default="test", show_default=True, help="Of the folders.")
+@click.option(
+    "--split", default="test", show_default=True, help="Of the folders; `all` joins those of pairs and texts."
+)
+@click.option(
+    "--type",
+    "type_asked",
+    type=click.Choice(["reranking", "sts", "pair-classification", "bitext", "classification", "clustering"]),
+    help="Of the folders, where their columns fit several.",
+)
 @click.option(
     "--index",
     "index_folder",
@@ -66,6 +82,7 @@ def eval_command(
     folders: tuple[Path, ...],
     tasks: tuple[str, ...],
     split: str,
+    type_asked: str | None,
     index_folder: Path | None,
     output: Path,
     as_json: bool,
@@ -78,24 +95,30 @@ def eval_command(
     \b
     embedkit eval --data scifact
     embedkit eval --data scifact --index scifact.index -o through-the-index
-    embedkit eval --tasks STSBenchmark SciFact --model intfloat/e5-small-v2
+    embedkit eval --data pairs.tsv intents.jsonl --tasks STSBenchmark --model intfloat/e5-small-v2
 
-    A folder holds corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, as BEIR has them (each also as .gz). Writes report.json
-    and report.md into RESULTS: nDCG@10, recall@100, MRR@10 and MAP over the 100 best, with 95 % bootstrap intervals over
-    queries; for tasks of mteb its own scores, and its result files beside.
+    DIR is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv), a folder of such, or a file, or folder with a
+    data.tsv, .csv, .jsonl or .parquet, whose columns tell what it is: sentence1, sentence2 and score (STS) or label (pair
+    classification) or neither (bitext); text and label (classification, or clustering); query, positive and negative
+    (reranking). Each also as .gz. mteb runs the protocol. Writes report.json and report.md into RESULTS, with 95 %
+    intervals over queries or pairs, or the repetitions of the protocol; and mteb's result files beside.
     """
     set_up_output(quiet, log)
     if not folders and not tasks:
-        raise click.UsageError("Give --data DIR (a BEIR folder) or --tasks NAME (a task of mteb).")
+        raise click.UsageError("Give --data DIR (a folder or file to score) or --tasks NAME (a task of mteb).")
     if tasks and index_folder is not None:
         raise click.UsageError("--index goes with --data; mteb's tasks take a model.")
     from embedkit.encoders import load
+    from embedkit.eval.local_scores import evaluate_local
+    from embedkit.eval.local_tasks import LocalTask
     from embedkit.eval.mteb_tasks import evaluate_mteb, find_tasks
     from embedkit.eval.report import write_reports
-    from embedkit.eval.retrieval import evaluate_retrieval, read_retrieval
+    from embedkit.eval.retrieval import evaluate_retrieval
     from embedkit.jobs import open_index
 
-    judged = [read_retrieval(folder, split) for folder in folders]
+    judged = [task for folder in folders for task in _tasks_of(folder, split, type_asked)]
+    if index_folder is not None and any(isinstance(task, LocalTask) for task in judged):
+        raise click.UsageError("--index goes with BEIR folders; other tasks take a model.")
     found = find_tasks(tasks)
     arguments = load_arguments(options)
     searched: Any
@@ -106,8 +129,11 @@ def eval_command(
     reports: dict[str, Report] = {}
     results: dict[str, Any] = {}
     for task in judged:
-        name = task.name if task.name not in reports else str(task.folder)
-        reports[name] = evaluate_retrieval(task, searched, progress=progress_wanted(quiet))
+        name = task.name if task.name not in reports else str(task.path)
+        if isinstance(task, LocalTask):
+            reports[name], results[name.replace("/", "-")] = evaluate_local(task, searched)
+        else:
+            reports[name] = evaluate_retrieval(task, searched, progress=progress_wanted(quiet))
         write_reports(output, reports, results)  # after each task, so that a later one cannot lose it
     for mteb_task in found:
         some, results[mteb_task.metadata.name] = evaluate_mteb(mteb_task, searched, progress=progress_wanted(quiet))
@@ -116,6 +142,20 @@ def eval_command(
     _print_reports(reports, as_json)
     if not as_json and not quiet:
         click.echo(f"Written to {output / 'report.md'} and {output / 'report.json'}", err=True)
+
+
+def _tasks_of(path: Path, split: str, type_asked: str | None) -> list[Retrieval | LocalTask]:
+    """The tasks of one --data."""
+    from embedkit.eval.local_tasks import is_beir, read_local
+    from embedkit.eval.retrieval import read_retrieval
+
+    if is_beir(path) and type_asked is None:
+        return [read_retrieval(path, split)]
+    inner = [folder for folder in sorted(path.iterdir()) if is_beir(folder)] if path.is_dir() else []
+    if inner and type_asked is None:
+        name = path.resolve().name
+        return [replace(read_retrieval(folder, split), name=f"{name}/{folder.name}") for folder in inner]
+    return [*read_local(path, split, type_asked)]
 
 
 def _print_reports(reports: dict[str, Report], as_json: bool) -> None:

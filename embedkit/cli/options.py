@@ -31,7 +31,7 @@ def model_options(command: Command) -> Command:
             help="Model folder or hub id. [default: all-MiniLM-L6-v2, or the index's own]",
         ),
         click.option("--revision", help="Commit, tag or branch of a hub id."),
-        click.option("--device", help="cpu, cuda, cuda:1, ...  [default: auto]"),
+        click.option("--device", help="cpu, cuda, cuda:1, ...; of `embed` also cuda:0,cuda:1.  [default: auto]"),
         click.option(
             "--backend", type=click.Choice(["auto", "openvino", "torch"]), help="What computes.  [default: auto]"
         ),
@@ -96,6 +96,15 @@ def load_arguments(options: dict[str, Any]) -> dict[str, Any]:
     """Takes the model options out of `options`, as arguments of `load`; --prompt-name stays there."""
     arguments = {name: value for name in MODEL_OPTIONS if (value := options.pop(name)) is not None}
     return {"model": options.pop("model"), **arguments}
+
+
+def devices_of(options: dict[str, Any]) -> list[str]:
+    """Takes --device out of `options` where it names several."""
+    if "," not in (options["device"] or ""):
+        return []
+    devices = [name.strip() for name in options["device"].split(",")]
+    options["device"] = None
+    return devices
 
 
 def prompt_names(options: dict[str, Any], kind: Kind) -> dict[str, Any]:

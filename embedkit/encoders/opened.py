@@ -36,6 +36,11 @@ class Asked:
         for option, choices in (("backend", BACKENDS), ("dtype", DTYPES)):
             if (value := getattr(self, option)) not in choices:
                 raise UsageError(f"{option}={value!r} came; expected {', '.join(choices)}.")
+        if "," in self.device:
+            raise UsageError(
+                f"device={self.device!r} came; a model is opened on one: give embed_corpus several as devices=, or the command "
+                f"`embedkit embed`."
+            )
         for option in ("threads", "batch_tokens"):
             if (value := getattr(self, option)) is not None:
                 positive(option, value)

@@ -14,7 +14,7 @@ import json
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -62,7 +62,7 @@ logger = logging.getLogger(__name__)
 def embed_to_file(
     documents: Iterable[Document],
     path: Path,
-    encoder: Encoder | Callable[[], Encoder],
+    encoder: Encoder | Callable[[], Encoder] | Sequence[Callable[[], Encoder]],
     *,
     kind: Kind = "document",
     on_long: OnLong = "truncate",
@@ -77,9 +77,10 @@ def embed_to_file(
     """Embeds the documents into `path` (NAME.npy or NAME.parquet) and the files beside it; returns the manifest.
 
     encoder: or a function that opens it; each of several workers calls that in a process of its own, so it must be one that
-    can be pickled. shard: (I, N) embeds the I-th of N parts, windows dealt in turn. resume: go on where an earlier run
-    ended; what is finished already is left as it is. on_long: what becomes of texts beyond the model's limit.
-    precision: of what is stored; int8 codes by `ranges`, or by those of the first window, which come out as NAME.ranges.npy.
+    can be pickled; or several functions, as for several devices, each for `workers` processes. shard: (I, N) embeds the I-th
+    of N parts, windows dealt in turn. resume: go on where an earlier run ended; what is finished already is left as it is.
+    on_long: what becomes of texts beyond the model's limit. precision: of what is stored; int8 codes by `ranges`, or by those
+    of the first window, which come out as NAME.ranges.npy.
 
     Raises UsageError where the output is there already or was begun with other settings, DataError where a row among those
     done has changed or a vector does not fit the precision, IntegrityError where ledger or vectors are damaged, ModelError
@@ -95,6 +96,7 @@ def embed_to_file(
     if workers < 1:
         raise UsageError(f"workers={workers} came; expected at least 1.")
     check_calibration(precision, ranges is not None, kind, shard is not None)
+    crew = [*encoder] * workers if isinstance(encoder, Sequence) else [encoder] * workers
     writable(path)
     begun = names.ledger.exists()
     with _told_when_full(names), locked_file(names.ledger, path) as file:
@@ -105,8 +107,8 @@ def embed_to_file(
                 _clear_if_nothing_is_done(names, ledger)
                 return read_json(names.manifest)
             if not (published := _last_words(ledger)):
-                with _opened(encoder, workers) as opened:
-                    job = _Job(names, opened, kind, on_long, RowForm(precision, opened.dim, ranges), shard, workers)
+                with _opened(crew) as opened:
+                    job = _Job(names, opened, kind, on_long, RowForm(precision, opened.dim, ranges), shard, len(crew))
                     published = job.run(documents, ledger, progress_bar(None, progress))
             publish(names, published)
         except BaseException:
@@ -328,19 +330,15 @@ def _last_words(ledger: Ledger) -> Record | None:
 
 
 @contextmanager
-def _opened(encoder: Encoder | Callable[[], Encoder], workers: int) -> Iterator[Encoder | Workers]:
-    if hasattr(encoder, "encode"):
-        if workers > 1:
-            raise UsageError(
-                "Several workers need a function that opens the model; an open one cannot be sent to them."
-            )
-        yield cast(Encoder, encoder)
+def _opened(crew: Sequence[Encoder | Callable[[], Encoder]]) -> Iterator[Encoder | Workers]:
+    factories = [member for member in crew if not hasattr(member, "encode")]
+    if len(crew) == 1:
+        yield factories[0]() if factories else cast(Encoder, crew[0])
         return
-    if workers == 1:
-        yield encoder()
-        return
-    with Workers(encoder, workers) as crew:
-        yield crew
+    if len(factories) < len(crew):
+        raise UsageError("Several workers need a function that opens the model; an open one cannot be sent to them.")
+    with Workers(factories) as opened:
+        yield opened
 
 
 @contextmanager

@@ -35,18 +35,21 @@ _CLOSE = object()  # to the thread that sends
 class Workers:
     """What one encoder offers, done by several: a WindowEncoder, to be used as a context. No process outlives the block.
 
-    Raises what opening the model raises. A worker that raises, is killed, or says nothing for PATIENCE seconds shows as a
+    factories: what each worker opens its model with. Raises what opening one raises, and UsageError where they compute
+    differently: rows would depend on who made them. A worker that raises, is killed, or says nothing for PATIENCE seconds shows as a
     ModelError with the position of the first input of the batch that it announced last.
     """
 
-    def __init__(self, factory: Factory, count: int) -> None:
-        self._factory, self._count = factory, count
+    def __init__(self, factories: Sequence[Factory]) -> None:
+        self._factories = factories
         self._crew: list[_Worker] = []
 
     def __enter__(self) -> Workers:
         try:
-            self._crew = [_Worker(self._factory) for _ in range(self._count)]
+            self._crew = [_Worker(factory) for factory in self._factories]
             facts = [worker.answer() for worker in self._crew]
+            for other in facts[1:]:
+                _check_same(facts[0], other)
         except BaseException:
             self.__exit__()
             raise
@@ -80,7 +83,7 @@ class Workers:
         stream, sent, given, ended = enumerate(windows), 0, 0, False
         results: dict[int, Encoded | EmbedkitError] = {}
         while True:
-            while not ended and sent - given < HELD * self._count:
+            while not ended and sent - given < HELD * len(self._crew):
                 if (window := next(stream, None)) is not None:
                     min(self._crew, key=lambda worker: len(worker.windows)).take(*window)
                     sent += 1
@@ -116,6 +119,14 @@ class Workers:
             except (EOFError, OSError) as error:
                 results[number] = worker.lost(error)
                 worker.windows.clear()  # those behind it never get their turn
+
+
+def _check_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    for fact in ("fingerprint", "compute"):
+        if one[fact] != other[fact]:
+            raise UsageError(
+                f"The workers' models differ in their {fact} ({one[fact]} and {other[fact]}); give devices of one kind."
+            )
 
 
 class _Worker:

@@ -41,19 +41,17 @@ class MtebModel:
             return self.encoder.encode(texts, prompt=self.encoder.default_prompt)
         return self.encoder.encode(texts, kind="query" if role == "query" else "document")
 
-    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """(n, m) similarities, as a tensor."""
-        import torch
-
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Vectors:
+        """(n, m) similarities."""
         left, right = self._comparable(embeddings1), self._comparable(embeddings2)
-        return torch.from_numpy(left @ right.T)
+        similar: Vectors = left @ right.T
+        return similar
 
-    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """(n,) similarities of row i with row i, as a tensor."""
-        import torch
-
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Vectors:
+        """(n,) similarities of row i with row i."""
         left, right = self._comparable(embeddings1), self._comparable(embeddings2)
-        return torch.from_numpy((left * right).sum(axis=1))
+        similar: Vectors = (left * right).sum(axis=1)
+        return similar
 
     def _comparable(self, rows: Any) -> Vectors:
         array = np.atleast_2d(np.asarray(rows, dtype=np.float32))

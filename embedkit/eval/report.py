@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from embedkit.errors import UsageError
+from embedkit.errors import IntegrityError, UsageError
 from embedkit.storage import atomic_file
 from embedkit.types import Report
 
@@ -27,13 +28,28 @@ def _write(path: Path, text: str) -> None:
 
 
 def _as_json(report: Report) -> dict[str, Any]:
-    return {
-        "scores": report.scores,
-        "intervals": report.intervals,
-        "units": report.units,
-        "context": report.context,
-        "per_query": report.per_query,
-    }
+    facts = asdict(report)
+    order = ("scores", "intervals", "main", "unit", "cost", "context", "per_query", "predictions", "texts")
+    return {"units": report.units, **{name: facts[name] for name in order}}
+
+
+def read_reports(folder: Path) -> dict[str, Report]:
+    """What `write_reports` wrote. Raises UsageError where there is no report.json, IntegrityError where it cannot be read."""
+    path = folder / "report.json"
+    if not path.is_file():
+        raise UsageError(f"{folder} holds no report.json; give the folder that `embedkit eval -o` wrote.")
+    try:
+        tasks = json.loads(path.read_text(encoding="utf-8"))["tasks"]
+        return {name: _from_json(facts) for name, facts in tasks.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(f"{path} is no report of embedkit ({error}); run the evaluation again.") from None
+
+
+def _from_json(facts: dict[str, Any]) -> Report:
+    known = {name: facts[name] for name in facts if name != "units"}
+    known["intervals"] = {name: tuple(bounds) for name, bounds in known["intervals"].items()}
+    known["predictions"] = {unit: tuple(pair) for unit, pair in known.get("predictions", {}).items()}
+    return Report(**known)
 
 
 def markdown(reports: Mapping[str, Report]) -> str:

@@ -34,7 +34,7 @@ class Retrieval:
     """One split of a BEIR folder. queries: only those that are judged in it."""
 
     name: str
-    folder: Path
+    path: Path  # of the folder
     split: str
     queries: dict[str, str]
     qrels: Qrels
@@ -68,18 +68,19 @@ def evaluate_retrieval(task: Retrieval, searched: Encoder | Index, *, progress: 
     run = _run_index(task, searched) if isinstance(searched, Index) else _run_exact(task, searched, progress)
     per_query = retrieval_scores(task.qrels, run)
     if not per_query["ndcg@10"]:
-        raise DataError(f"No query of {task.folder} ({task.split}) has a relevant document; nothing can be scored.")
+        raise DataError(f"No query of {task.path} ({task.split}) has a relevant document; nothing can be scored.")
     return Report(
         scores={name: float(np.mean(list(values.values()))) for name, values in per_query.items()},
         intervals={name: bootstrap_interval(list(values.values())) for name, values in per_query.items()},
         per_query=per_query,
+        texts=task.queries,
         context={
             **describe_encoder(encoder),
             "search": searched.info() if isinstance(searched, Index) else "exact",
             "data": {"name": task.name, "split": task.split, "sha256": _data_hashes(task)},
             "depth": DEPTH,
             "first_query": _query_prompt(searched, encoder) + next(iter(task.queries.values())),
-            "first_document": _prompts(encoder).get("document", "") + next(read_corpus(task.folder)).full_text,
+            "first_document": _prompts(encoder).get("document", "") + next(read_corpus(task.path)).full_text,
             "seconds": round(time.perf_counter() - start, 2),
         },
     )
@@ -109,9 +110,9 @@ def _query_prompt(searched: Encoder | Index, encoder: Encoder) -> str:
 
 def _data_hashes(task: Retrieval) -> Mapping[str, str]:
     files = [
-        find(task.folder, "corpus.jsonl"),
-        find(task.folder, "queries.jsonl"),
-        find(task.folder / "qrels", f"{task.split}.tsv"),
+        find(task.path, "corpus.jsonl"),
+        find(task.path, "queries.jsonl"),
+        find(task.path / "qrels", f"{task.split}.tsv"),
     ]
     return {path.name: file_record(path)["sha256"] for path in files}
 
@@ -129,7 +130,7 @@ def _run_exact(task: Retrieval, encoder: Encoder, progress: bool) -> Run:
         raise UsageError(f"The model compares by {encoder.similarity}; retrieval is evaluated by cosine or dot.")
     ids: list[str] = []
     blocks = []
-    for documents, block in embed_documents(read_corpus(task.folder), encoder, progress=progress):
+    for documents, block in embed_documents(read_corpus(task.path), encoder, progress=progress):
         ids += [document.id for document in documents]
         blocks.append(block)
     rows, queries = np.concatenate(blocks), encoder.encode(list(task.queries.values()), kind="query")

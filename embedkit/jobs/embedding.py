@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -75,7 +75,7 @@ def _loaded(model: str | None, options: str) -> TextEncoder:
 def embed_corpus(
     corpus: Any,
     path: str | Path,
-    encoder: Encoder | Callable[[], Encoder],
+    encoder: Encoder | Callable[..., Encoder],
     *,
     kind: Kind = "document",
     fields: Fields = Fields(),  # noqa: B008
@@ -87,24 +87,27 @@ def embed_corpus(
     ranges: Ranges | str | Path | None = None,
     shard: tuple[int, int] | None = None,
     workers: int = 1,
+    devices: Sequence[str] = (),
     progress: bool = False,
 ) -> dict[str, Any]:
     """Embeds any corpus that `read_corpus` reads into NAME.npy (or NAME.parquet), NAME.ids.txt and NAME.manifest.json, a
     job that can be killed at any moment and goes on with `resume`; returns the manifest.
 
     encoder: from `load`, or a function that opens one. workers: processes, each with a model of its own, opened as this one
-    was, with its share of the threads; a function is called in each as it is. shard: (I, N), the I-th of N parts. on_long:
-    "truncate" counts and lists longer texts, "chunk" gives them several rows, "error" refuses them. precision: of what is
-    stored; int8 codes by `ranges` (or the path of a NAME.ranges.npy), else by those of the first 2,048 documents. Rows that the
-    model cannot take are listed in NAME.quarantine.jsonl and counted in the manifest. Raises what `embed_to_file` raises,
+    was, with its share of the threads; a function is called in each as it is. devices: ("cuda:0", "cuda:1"): so many workers
+    on each; a function is called with `device`. shard: (I, N), the I-th of N parts. on_long: "truncate" counts and lists longer
+    texts, "chunk" gives them several rows, "error" refuses them. precision: of what is stored; int8 codes by `ranges` (or the
+    path of a NAME.ranges.npy), else by those of the first 2,048 documents. Rows that the model cannot take are listed in
+    NAME.quarantine.jsonl and counted in the manifest. Raises what `embed_to_file` raises,
     DataError for rows that cannot be used.
     """
-    if workers > 1 and hasattr(encoder, "encode"):
-        encoder = _reopening(cast(Encoder, encoder), workers)
+    if (count := workers * max(1, len(devices))) > 1 and hasattr(encoder, "encode"):
+        encoder = _reopening(cast(Encoder, encoder), count)
+    opening = cast(Callable[..., Encoder], encoder)
     return embed_to_file(
         read_corpus(corpus, fields, limit=limit),
         Path(path),
-        encoder,
+        [functools.partial(opening, device=device) for device in devices] if devices else encoder,
         kind=kind,
         on_long=on_long,
         precision=precision,

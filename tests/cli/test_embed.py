@@ -317,6 +317,16 @@ def test_two_workers_give_the_rows_of_one(
     assert run("embed", corpus, "-o", tmp_path / "y.npy", *options).code == 0
     np.testing.assert_allclose(np.load(tmp_path / "x.npy"), np.load(tmp_path / "y.npy"), atol=1e-6)
     assert json.loads((tmp_path / "x.manifest.json").read_text())["compute"]["threads"] == "1"
+    assert run("embed", corpus, "-o", tmp_path / "z.npy", *options, "--device", "cpu,cpu").code == 0
+    assert (tmp_path / "z.npy").read_bytes() == (tmp_path / "x.npy").read_bytes()
+
+
+def test_several_devices_are_for_embed(run: Run, corpus: Path, tiny_model: Path, tmp_path: Path) -> None:
+    done = run("index", "build", corpus, "-o", tmp_path / "x.index", "--model", tiny_model, "--device", "cuda:0,cuda:1")
+    assert "a model is opened on one" in done.sentence(2)
+    done = run("embed", corpus, "-o", tmp_path / "x.npy", "--model", tiny_model, "--device", "cpu,cuda:7")
+    assert "'cuda:7' cannot be used here" in done.sentence(2)
+    assert listing(tmp_path) == set()
 
 
 def test_parquet_is_read_by_others(

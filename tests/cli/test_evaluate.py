@@ -193,3 +193,47 @@ def test_a_full_disk_leaves_the_old_report(
     done = run("eval", "--data", beir, "--split", "dev", "--model", tiny_model, "-o", tmp_path / "results")
     assert "The disk is full" in done.sentence(75)
     assert {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()} == before
+
+
+def test_two_models_are_compared(run: Run, beir: Path, tiny_model: Path, tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    for folder, options in ((a, []), (b, ["--max-tokens", "3"])):
+        assert run("eval", "--data", beir, "-o", folder, "--model", tiny_model, *options).code == 0
+    done = run("compare", a, b)
+    assert done.code == 0
+    assert done.out.startswith("| task | metric | one | other | difference |")
+    (found,) = run("compare", a, b, "--json").facts
+    assert found["metric"] == "ndcg@10"
+    assert found["wins"] + found["ties"] + found["losses"] == found["units"] > 0
+    assert 0 < found["p"] <= found["p_holm"] <= 1
+    (same,) = run("compare", a, a, "--json").facts
+    assert (same["p"], same["wins"], same["moved"]) == (1.0, 0, [])
+
+
+def test_a_folder_without_a_report_is_refused(run: Run, tmp_path: Path) -> None:
+    assert "holds no report.json" in run("compare", tmp_path, tmp_path).sentence(2)
+
+
+def test_files_of_pairs_and_folders_of_folders_are_tasks(
+    run: Run, beir: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("sentence1\tsentence2\tscore\nred cat\tred cat\t5\nred cat\tblue dog\t0\none\tone run\t3\n")
+    (tmp_path / "both").mkdir()
+    for name in ("en", "de"):
+        (tmp_path / "both" / name).symlink_to(beir)
+    done = run("eval", "--data", pairs, tmp_path / "both", "-o", tmp_path / "r", "--model", tiny_model, "--json")
+    assert {name: max(task["units"], 1) for name, task in done.facts["tasks"].items()} == {
+        "pairs": 3,
+        "both/de": 2,
+        "both/en": 2,
+    }
+    assert json.loads((tmp_path / "r" / "pairs.json").read_text())["task_name"] == "pairs"
+    (found, *_) = run("compare", tmp_path / "r", tmp_path / "r", "--json").facts
+    assert (found["metric"], found["unit"], found["p"]) == ("spearman", "pair", 1.0)
+
+
+def test_an_index_is_scored_on_beir_folders(run: Run, index: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.tsv"
+    pairs.write_text("sentence1\tsentence2\tscore\na\tb\t5\nc\td\t0\n")
+    assert "--index goes with BEIR folders" in run("eval", "--data", pairs, "--index", index).sentence(2)

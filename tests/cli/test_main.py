@@ -91,7 +91,7 @@ WRONG_USE = {  # the call -> words of the sentence that answers it
     "search {index} cat -k many": "'many' is not a valid integer",
     "eval -o {tmp}/results": "Give --data",
     "eval --tasks STS22 --index {index} -o {tmp}/results": "--index goes with --data",
-    "eval --data {tmp} -o {tmp}/results": "is no BEIR folder",
+    "eval --data {tmp} -o {tmp}/results": "holds no task",
     "demo -o {index}": "tiny.index is there already",
 }
 

@@ -49,6 +49,19 @@ def test_two_workers_write_what_one_writes(tmp_path: Path, factory: Any) -> None
     assert multiprocessing.active_children() == []
 
 
+def test_workers_with_functions_of_their_own_write_what_one_writes(tmp_path: Path) -> None:
+    given = documents(60)
+    embed_to_file(given, tmp_path / "x.npy", [functools.partial(Plain)] * 2, workers=2)
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), rows(document.full_text for document in given))
+
+
+def test_workers_that_compute_differently_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"differ in their compute .*'device': 'cuda'.* give devices of one kind"):
+        crew = [functools.partial(Plain, device="cpu"), functools.partial(Plain, device="cuda")]
+        embed_to_file(documents(2), tmp_path / "x.npy", crew)
+    assert not list(tmp_path.iterdir())
+
+
 def test_windows_come_in_order_however_long_each_takes(tmp_path: Path) -> None:
     given = documents(60)
     embed_to_file(iter(given), tmp_path / "x.npy", functools.partial(Plain, seconds=0.01), workers=3)

@@ -99,8 +99,8 @@ def test_similarities_are_those_of_the_model(word_counts: Any, similarity: str) 
     whole = (
         np.array([[3, 8], [1, 0]], np.float32) if similarity == "dot" else np.array([[0.6, 0.8], [1, 0]], np.float32)
     )
-    np.testing.assert_allclose(model.similarity(left, right).numpy(), whole, atol=1e-6)
-    np.testing.assert_allclose(model.similarity_pairwise(left, right).numpy(), np.diag(whole), atol=1e-6)
+    np.testing.assert_allclose(model.similarity(left, right), whole, atol=1e-6)
+    np.testing.assert_allclose(model.similarity_pairwise(left, right), np.diag(whole), atol=1e-6)
 
 
 def test_an_unknown_task_is_one_sentence() -> None:

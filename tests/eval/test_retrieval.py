@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import embedkit
-from embedkit.errors import DataError, UsageError
-from embedkit.eval.report import markdown, replace_table, write_reports
+from embedkit.errors import DataError, IntegrityError, UsageError
+from embedkit.eval.report import markdown, read_reports, replace_table, write_reports
 from embedkit.eval.retrieval import read_retrieval
 from embedkit.statistics import bootstrap_interval
 from embedkit.types import Report
@@ -143,29 +143,40 @@ def test_a_dot_product_model_ranks_by_dot_product(folder: Path) -> None:
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path, word_counts: Any) -> None:
-    with pytest.raises(UsageError, match=r"is no BEIR folder: corpus\.jsonl"):
+    with pytest.raises(UsageError, match="holds no task"):
         embedkit.evaluate(word_counts, tmp_path)
 
 
 def test_reports_are_written_for_programs_and_for_people(tmp_path: Path) -> None:
     report = Report(
-        {"map": 0.5}, {"map": (0.25, 0.75)}, {"map": {"q": 0.5, "r": 0.5}}, {"model": "m`x`", "data": {"a": "b" * 700}}
+        {"map": 0.5},
+        {"map": (0.25, 0.75)},
+        {"map": {"q": 0.5, "r": 0.5}},
+        {"model": "m`x`", "data": {"a": "b" * 700}},
+        main="map",
+        texts={"q": "a question"},
     )
-    bare = Report({"spearman": 0.8}, {}, {}, {})
+    bare = Report({"spearman": 0.8}, {}, {}, {}, "spearman", "pair", {"0": (1.0, 0.5)})
     write_reports(tmp_path / "out", {"animals": report, "sts": bare}, {"sts": {"task_name": "sts"}})
     written = json.loads((tmp_path / "out" / "report.json").read_text())
     assert written["tasks"]["animals"] == {
         "scores": {"map": 0.5},
         "intervals": {"map": [0.25, 0.75]},
         "units": 2,
+        "main": "map",
+        "unit": "query",
+        "cost": {},
         "context": {"model": "m`x`", "data": {"a": "b" * 700}},
         "per_query": {"map": {"q": 0.5, "r": 0.5}},
+        "predictions": {},
+        "texts": {"q": "a question"},
     }
+    assert read_reports(tmp_path / "out") == {"animals": report, "sts": bare}
     assert json.loads((tmp_path / "out" / "sts.json").read_text()) == {"task_name": "sts"}
     text = markdown({"animals": report, "sts": bare})
     assert (tmp_path / "out" / "report.md").read_text() == text + "\n"
     assert "| animals | map | 0.5000 | 0.2500 to 0.7500 | 2 |" in text
-    assert "| sts | spearman | 0.8000 |  |  |" in text
+    assert "| sts | spearman | 0.8000 |  | 1 |" in text
     assert "- model: `m'x'`" in text
     assert max(map(len, text.splitlines())) < 620
 
@@ -187,6 +198,15 @@ def test_a_real_collection_scores_as_with_sentence_transformers(data: Path, defa
     ours = embedkit.evaluate(default_encoder, data / "adi").scores
     assert ours["ndcg@10"] == pytest.approx(theirs["adi_cosine_ndcg@10"], abs=1e-6)
     assert ours["mrr@10"] == pytest.approx(theirs["adi_cosine_mrr@10"], abs=1e-6)
+
+
+def test_a_folder_without_a_report_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"holds no report\.json"):
+        read_reports(tmp_path)
+    for text in ("", "[]", '{"tasks": {"a": {"scores": {}}}}', '{"tasks": {"a": {"nonsense": 1, "intervals": {}}}}'):
+        (tmp_path / "report.json").write_text(text)
+        with pytest.raises(IntegrityError, match="is no report of embedkit"):
+            read_reports(tmp_path)
 
 
 def test_a_table_is_replaced_between_its_marks(tmp_path: Path) -> None:

@@ -1,0 +1,278 @@
+"""A file or folder of one's own as a task of mteb: its columns tell the type, mteb runs the protocol.
+
+| type                | columns                                             | file                             |
+|---------------------|-----------------------------------------------------|----------------------------------|
+| sts                 | sentence1, sentence2, score                         | data.tsv, .csv, .jsonl, .parquet |
+| pair-classification | sentence1, sentence2, label (0 or 1)                | the same                         |
+| bitext              | sentence1, sentence2, and lang where it has several | the same                         |
+| classification      | text, label, split (train and another)              | the same                         |
+| clustering          | text, label                                         | the same                         |
+| reranking           | query, positive [...], negative [...], none empty   | SPLIT.jsonl                      |
+
+Each also as .gz. A column `split` divides the rows; without one all rows are of the split that is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedkit.corpus.formats import file_rows
+from embedkit.errors import DataError, UsageError
+from embedkit.storage import file_record
+
+Row = Mapping[str, Any]
+ENDINGS = ("tsv", "csv", "jsonl", "parquet")
+SUBJECTS = {  # type -> the columns that it needs
+    "reranking": {"query", "positive", "negative"},
+    "sts": {"sentence1", "sentence2", "score"},
+    "pair-classification": {"sentence1", "sentence2", "label"},
+    "bitext": {"sentence1", "sentence2"},
+    "classification": {"text", "label"},
+    "clustering": {"text", "label"},
+}
+TRAIN, ALL = "train", "all"
+LANGUAGE = "und-Zyyy"  # what mteb is told of the language: undetermined
+
+
+@dataclass(frozen=True)
+class LocalTask:
+    """What mteb runs, and what a report says of it."""
+
+    name: str  # "stsb", "tatoeba/deu"
+    path: Path
+    type: str  # a key of SUBJECTS
+    task: Any  # mteb's, its data loaded
+    rows: Sequence[Row]  # what is evaluated
+    data: Mapping[str, Any]  # name, split, sha256
+
+
+def is_beir(path: Path) -> bool:
+    """Whether a folder holds a corpus, as BEIR's do."""
+    return any((path / name).exists() for name in ("corpus.jsonl", "corpus.jsonl.gz"))
+
+
+def read_local(path: Path, split: str = "test", type_asked: str | None = None) -> list[LocalTask]:
+    """The tasks of a file or folder: one, or one a language of a bitext collection.
+
+    split: "all" joins them. type_asked: where the columns fit several types. Raises UsageError for a folder or type that is
+    none, or a split that is not there; DataError for rows that the type cannot use.
+    """
+    if type_asked is not None and type_asked not in SUBJECTS:
+        raise UsageError(f"type={type_asked!r} came; expected {', '.join(SUBJECTS)}.")
+    file = _file_of(path, split)
+    rows = [row for _, row in file_rows(file)]
+    if not rows:
+        raise DataError(f"{file} holds no rows; expected at least one.")
+    kind = _type_of(rows, type_asked, file)
+    name = path.resolve().name if path.is_dir() else path.name.split(".")[0]
+    chosen = rows if kind == "reranking" else _of_split(rows, split, file)
+    data = {"name": name, "split": split, "sha256": {file.name: file_record(file)["sha256"]}}
+    if kind == "bitext" and "lang" in chosen[0]:
+        languages: dict[str, list[Row]] = {}
+        for row in chosen:
+            languages.setdefault(str(row["lang"]), []).append(row)
+        return [_local(f"{name}/{lang}", kind, some, [], split, data, file) for lang, some in languages.items()]
+    known = [row for row in rows if row.get("split") == TRAIN]
+    return [_local(name, kind, chosen, known, split, data, file)]
+
+
+def _file_of(path: Path, split: str) -> Path:
+    if path.is_file():
+        return path
+    names = [f"{stem}.{ending}{gz}" for stem in ("data", split) for ending in ENDINGS for gz in ("", ".gz")]
+    found = next((path / name for name in names if (path / name).is_file()), None)
+    if found is None:
+        raise UsageError(
+            f"{path} holds no task; expected corpus.jsonl (a BEIR folder), data.tsv, .csv, .jsonl or .parquet, or {split}.jsonl."
+        )
+    return found
+
+
+def _type_of(rows: Sequence[Row], asked: str | None, file: Path) -> str:
+    columns = set(rows[0])
+    fitting = [kind for kind, needed in SUBJECTS.items() if needed <= columns]
+    if asked is not None:
+        if asked not in fitting:
+            raise UsageError(f"{file} has the columns {_listed(columns)}; {asked} needs {_listed(SUBJECTS[asked])}.")
+        return asked
+    if not fitting:
+        raise UsageError(
+            f"{file} has the columns {_listed(columns)}, which no task has; expected for example {_listed(SUBJECTS['sts'])}."
+        )
+    splits = {row.get("split") for row in rows}
+    if fitting[0] == "classification" and (TRAIN not in splits or len(splits) == 1):
+        return "clustering"  # nothing to learn from
+    return fitting[0]
+
+
+def _listed(columns: set[str]) -> str:
+    return ", ".join(sorted(columns))
+
+
+def _of_split(rows: Sequence[Row], split: str, file: Path) -> list[Row]:
+    if split == ALL or "split" not in rows[0]:
+        return list(rows)
+    splits = sorted({str(row.get("split")) for row in rows})
+    if len(splits) == 1:  # whatever it is called
+        return list(rows)
+    if split not in splits:
+        raise UsageError(f"{file} has no split {split!r}; it has {', '.join(splits)}: choose with --split, or all.")
+    return [row for row in rows if str(row.get("split")) == split]
+
+
+def _local(
+    name: str, kind: str, rows: Sequence[Row], known: Sequence[Row], split: str, data: Mapping[str, Any], file: Path
+) -> LocalTask:
+    if kind == "classification" and split in (TRAIN, ALL):
+        raise UsageError(f"{file} is learned from its split {TRAIN!r}; choose another one to be scored, with --split.")
+    try:
+        base, dataset, attributes = _MAKERS[kind](rows, known, split)
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{file} cannot be scored as {kind}: {error}; mend the rows, or choose another --type."
+        ) from None
+    return LocalTask(name, file, kind, _mteb_task(base, name, kind, split, dataset, attributes), rows, data)
+
+
+def _mteb_task(base: Any, name: str, kind: str, split: str, dataset: Any, attributes: Mapping[str, Any]) -> Any:
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+    kinds: dict[str, tuple[Any, str]] = {
+        "reranking": ("Reranking", "map_at_1000"),
+        "sts": ("STS", "cosine_spearman"),
+        "pair-classification": ("PairClassification", "cosine_ap"),
+        "bitext": ("BitextMining", "f1"),
+        "classification": ("Classification", "accuracy"),
+        "clustering": ("Clustering", "v_measure"),
+    }
+    mteb_type, main = kinds[kind]
+    metadata = TaskMetadata(
+        name=name.replace("/", "-"),
+        description=f"{name}, a collection of the user's own",
+        type=mteb_type,
+        category="t2t",
+        eval_splits=[split],
+        eval_langs=[LANGUAGE],
+        main_score=main,
+        dataset={"path": name, "revision": "local"},
+    )
+    task = type("LocalTask", (base,), {"metadata": metadata, **attributes})()
+    task.dataset, task.data_loaded = dataset, True
+    return task
+
+
+# --- rows as mteb wants them: (its class, data, attributes) ---------------------------------------------------------------
+
+Made = tuple[Any, Any, dict[str, Any]]
+
+
+def _sts(rows: Sequence[Row], _: Sequence[Row], split: str) -> Made:
+    from mteb.abstasks import AbsTaskSTS
+
+    scores = [float(row["score"]) for row in rows]
+    if len(set(scores)) < 2:
+        raise ValueError("all scores are the same, there is nothing to correlate with")
+    columns = {**_pairs(rows), "score": scores}
+    return AbsTaskSTS, {split: _dataset(columns)}, {"min_score": min(scores), "max_score": max(scores)}
+
+
+def _pair_classification(rows: Sequence[Row], _: Sequence[Row], split: str) -> Made:
+    from mteb.abstasks import AbsTaskPairClassification
+
+    labels = [int(row["label"]) for row in rows]
+    if set(labels) != {0, 1}:
+        raise ValueError(f"the labels are {sorted(set(labels))[:4]}, expected 0 and 1")
+    return AbsTaskPairClassification, {split: _dataset({**_pairs(rows), "labels": labels})}, {}
+
+
+def _bitext(rows: Sequence[Row], _: Sequence[Row], split: str) -> Made:
+    from mteb.abstasks import AbsTaskBitextMining
+
+    return AbsTaskBitextMining, {split: _dataset(_pairs(rows))}, {}
+
+
+def _classification(rows: Sequence[Row], known: Sequence[Row], split: str) -> Made:
+    from mteb.abstasks import AbsTaskClassification
+
+    numbers = {label: number for number, label in enumerate(sorted({str(row["label"]) for row in known}))}
+    unknown = {str(row["label"]) for row in rows} - set(numbers)
+    if unknown:
+        raise ValueError(f"the labels {_listed(unknown)} are not in the split {TRAIN!r}")
+
+    def labelled(some: Sequence[Row]) -> Any:
+        return _dataset(
+            {"text": [_text(row, "text") for row in some], "label": [numbers[str(row["label"])] for row in some]}
+        )
+
+    return AbsTaskClassification, {TRAIN: labelled(known), split: labelled(rows)}, {}
+
+
+def _clustering(rows: Sequence[Row], _: Sequence[Row], split: str) -> Made:
+    from mteb.abstasks import AbsTaskClustering
+
+    labels = [str(row["label"]) for row in rows]
+    if len(set(labels)) < 2:
+        raise ValueError("all labels are the same, there is nothing to cluster")
+    columns = {"sentences": [_text(row, "text") for row in rows], "labels": labels}
+    own = {"max_fraction_of_documents_to_embed": None, "max_document_to_embed": None}  # all: it is not that large
+    return AbsTaskClustering, {split: _dataset(columns)}, own
+
+
+def _reranking(rows: Sequence[Row], _: Sequence[Row], split: str) -> Made:
+    from mteb.abstasks import AbsTaskRetrieval
+
+    corpus, queries, relevant, candidates = [], [], {}, {}  # type: list[Row], list[Row], dict[str, Any], dict[str, Any]
+    for number, row in enumerate(rows):
+        positive, negative = _list(row, "positive"), _list(row, "negative")
+        if not positive or not negative:
+            continue  # every order of these is right; mteb leaves them out as well
+        query = f"q{number}"
+        queries.append({"id": query, "text": _text(row, "query")})
+        candidates[query] = [f"{query}-{place}" for place in range(len(positive) + len(negative))]
+        texts = zip(candidates[query], [*positive, *negative], strict=True)
+        corpus += [{"id": one, "title": "", "text": text} for one, text in texts]
+        relevant[query] = dict.fromkeys(candidates[query][: len(positive)], 1)
+    if not queries:
+        raise ValueError("no query has something positive and something negative")
+    parts = {"corpus": _dataset(_columns(corpus)), "queries": _dataset(_columns(queries))}
+    whole = {**parts, "relevant_docs": relevant, "top_ranked": candidates}
+    return AbsTaskRetrieval, {"default": {split: whole}}, {}
+
+
+_MAKERS: dict[str, Callable[[Sequence[Row], Sequence[Row], str], Made]] = {
+    "reranking": _reranking,
+    "sts": _sts,
+    "pair-classification": _pair_classification,
+    "bitext": _bitext,
+    "classification": _classification,
+    "clustering": _clustering,
+}
+
+
+def _pairs(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    return {name: [_text(row, name) for row in rows] for name in ("sentence1", "sentence2")}
+
+
+def _text(row: Row, column: str) -> str:
+    if not isinstance(text := row[column], str):
+        raise TypeError(f"{column} is {text!r:.40}, expected a text")
+    return text
+
+
+def _list(row: Row, column: str) -> list[str]:
+    if not isinstance(texts := row[column], list) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{column} is {texts!r:.40}, expected a list of texts")
+    return texts
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _dataset(columns: Mapping[str, list[Any]]) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_dict(dict(columns))
