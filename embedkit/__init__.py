@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from embedkit.index import Index
     from embedkit.jobs import build_index, embed, open_index
     from embedkit.types import Document, Hits, Report
+    from embedkit.vectors import Ranges
 
 _HOMES = {
     "Document": "embedkit.types",
@@ -27,6 +28,7 @@ _HOMES = {
     "Fields": "embedkit.corpus",
     "Hits": "embedkit.types",
     "Index": "embedkit.index",
+    "Ranges": "embedkit.vectors",
     "Report": "embedkit.types",
     "build_index": "embedkit.jobs",
     "embed": "embedkit.jobs",
@@ -43,6 +45,7 @@ __all__ = [
     "Fields",
     "Hits",
     "Index",
+    "Ranges",
     "Report",
     "__version__",
     "build_index",

@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 ROWS, WINDOW, PAUSE = 1200, 40, 0.03  # of the fake job: 30 windows, about a second of writing
 REAL_ROWS = 12_000
 MISSED = "hit before or behind the writing, not counted"
-SHAPES = ("npy", "parquet", "chunks", "workers")  # what the fake jobs take turns in
+SHAPES = ("npy", "parquet", "chunks", "workers", "int8")  # what the fake jobs take turns in
 
 
 def child(folder: str, shape: str) -> None:
@@ -48,6 +48,7 @@ def child(folder: str, shape: str) -> None:
         name,
         functools.partial(slow),
         on_long="chunk" if shape == "chunks" else "truncate",
+        precision="int8" if shape == "int8" else "float32",
         workers=2 if shape == "workers" else 1,
         resume=True,
     )

@@ -16,12 +16,13 @@ import pytest
 
 import embedkit
 from embedkit.encoder import Encoded
-from embedkit.engine import run
+from embedkit.engine import open_vectors, run
 from embedkit.errors import DataError, ModelError, ModelMismatch, Stopped, UsageError
 from embedkit.index import Index, Layout
 from embedkit.jobs import RowSource, add_to_index, build_index, embed_corpus, metric_of, open_index, source_of
-from embedkit.jobs.row_source import RowNumbers, rows_a_document
+from embedkit.jobs.row_source import DecodedRows, RowNumbers, rows_a_document
 from embedkit.types import Document
+from embedkit.vectors import Ranges
 
 from .conftest import bent_rows
 from .engine.fakes import DIM, Plain, Windowed, row
@@ -316,6 +317,44 @@ def test_vectors_keep_the_similarity_of_their_model(tmp_path: Path) -> None:
         build_index(corpus(5), tmp_path / "d", model=encoder)
     assert build_index(corpus(5), tmp_path / "d", model=encoder, metric="dot").manifest.metric == "dot"
     assert [metric_of("cosine"), metric_of("dot")] == ["cosine", "dot"]
+
+
+@pytest.mark.parametrize("form", ["npy", "parquet"])
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+@HOW
+def test_vectors_in_fewer_bits_make_an_index_of_what_they_stand_for(
+    tmp_path: Path, form: str, precision: Any, on_long: Any
+) -> None:
+    documents = corpus(17, (4,))
+    embed_corpus(documents, tmp_path / f"v.{form}", Windowed(), on_long=on_long, precision=precision)
+    file = open_vectors(tmp_path / f"v.{form}")
+    decoded = file.rows.astype(np.float32) if file.ranges is None else file.ranges.decode(file.rows)
+    index = build_index(tmp_path / f"v.{form}", tmp_path / "x", documents=documents, fine="float32", metric="dot")
+    np.testing.assert_array_equal(np.concatenate(list(index._snapshot.segments[0].fine.blocks())), decoded)
+    some = build_index(tmp_path / f"v.{form}", tmp_path / "y", documents=documents, limit=3)
+    assert some.info()["documents"] == 3
+    add_to_index(tmp_path / "y", tmp_path / f"v.{form}", documents=documents)
+    added = open_index(tmp_path / "y")
+    assert (len(added), added.get(["d16"])) == (16, [documents[16]])
+
+
+def test_codes_are_decoded_where_they_are_read() -> None:
+    rows = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    ranges = Ranges.of(rows)
+    lazy = DecodedRows(ranges.encode(rows), ranges)
+    whole = ranges.decode(ranges.encode(rows))
+    assert (len(lazy), lazy.shape, lazy[2:5].shape) == (9, (9, 4), (3, 4))
+    np.testing.assert_array_equal(np.asarray(lazy), whole)
+    np.testing.assert_array_equal(np.asarray(lazy[2:8][1:3], dtype=np.float64), whole[3:5])
+    np.testing.assert_array_equal(np.asarray(lazy[np.array([5, 1])]), whole[[5, 1]])
+
+
+@pytest.mark.parametrize("form", ["npy", "parquet"])
+def test_bits_are_no_rows_of_an_index(tmp_path: Path, form: str) -> None:
+    embed_corpus(corpus(5), tmp_path / f"v.{form}", Windowed(), precision="binary")
+    with pytest.raises(UsageError, match=rf"v\.{form} holds bits, .* embed again with --precision float16 or int8"):
+        build_index(tmp_path / f"v.{form}", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
 
 
 def test_rows_may_be_given_names_of_their_own(tmp_path: Path) -> None:

@@ -82,6 +82,45 @@ def test_embed_accepts_any_encoder(word_counts: Any) -> None:
             embedkit.embed("cat", model=word_counts, **option)
 
 
+def test_embed_gives_other_precisions(tmp_path: Path, word_counts: Any) -> None:
+    """int8 by the ranges of documents, so that one row has the code that it has among these."""
+    floats = word_counts.encode(TEXTS)
+    np.testing.assert_array_equal(
+        embedkit.embed(TEXTS, model=word_counts, precision="float16"), floats.astype(np.float16)
+    )
+    np.testing.assert_array_equal(
+        embedkit.embed(TEXTS, model=word_counts, precision="binary"), np.packbits(floats > 0, axis=1)
+    )
+    jobs.embed_corpus(TEXTS, tmp_path / "v.npy", word_counts, precision="int8")
+    codes, beside = np.load(tmp_path / "v.npy"), tmp_path / "v.ranges.npy"
+    for ranges in (beside, str(beside), embedkit.Ranges.read(beside), embedkit.Ranges.of(floats)):
+        np.testing.assert_array_equal(
+            embedkit.embed(TEXTS[2:3], model=word_counts, precision="int8", ranges=ranges), codes[2:3]
+        )
+    again = jobs.embed_corpus(
+        TEXTS[1:2], tmp_path / "q.npy", word_counts, kind="query", precision="int8", ranges=beside
+    )
+    np.testing.assert_array_equal(np.load(tmp_path / "q.npy"), codes[1:2])
+    assert again["ranges"]["given"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"precision": "int8"}, "precision='int8' came without ranges"),
+        ({"precision": "int4"}, "precision='int4' came"),
+        ({"ranges": embedkit.Ranges.of(np.eye(12, dtype=np.float32))}, "ranges belong to int8"),
+        ({"precision": "int8", "ranges": embedkit.Ranges.of(np.eye(3, dtype=np.float32))}, "Ranges of 3 dimensions"),
+        ({"precision": "int8", "ranges": "nowhere.npy"}, r"nowhere\.npy is not there"),
+    ],
+)
+def test_embed_refuses_codes_that_nothing_could_be_compared_with(
+    word_counts: Any, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        embedkit.embed(TEXTS, model=word_counts, **options)
+
+
 def sources(corpus: Path) -> dict[str, Any]:
     import datasets
     import pandas

@@ -57,6 +57,19 @@ def _shard(_: click.Context, __: click.Parameter, value: str | None) -> tuple[in
 @click.option("--dim", type=int, help="Keep the first D columns, at unit length again.")
 @click.option("--layers", type=int, help="Compute the first L layers of the model alone.")
 @click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16", "int8", "binary"]),
+    default="float32",
+    show_default=True,
+    help="Of the stored numbers; int8 is a byte a dimension, binary a bit.",
+)
+@click.option(
+    "--ranges",
+    metavar="NAME.ranges.npy",
+    type=click.Path(path_type=Path),
+    help="Code int8 by the ranges of other vectors.  [default: those of the first 2,048 documents]",
+)
+@click.option(
     "--on-long",
     type=click.Choice(["truncate", "chunk", "error"]),
     default="truncate",
@@ -82,6 +95,8 @@ def embed_command(
     kind: Any,
     dim: int | None,
     layers: int | None,
+    precision: Any,
+    ranges: Path | None,
     on_long: Any,
     resume: bool,
     overwrite: bool,
@@ -101,14 +116,16 @@ def embed_command(
     zcat big.jsonl.gz | embedkit embed - -o big.parquet --model intfloat/e5-small-v2 --resume
 
     INPUT is a file (jsonl, csv, tsv, parquet, also .gz; txt, md, rst), a folder (BEIR, saved datasets, parquet, texts),
-    '-' for jsonl on standard input, or hf:NAME[:SPLIT]. Writes NAME.npy (float32), NAME.ids.txt and NAME.manifest.json, or
-    NAME.parquet (id, embedding) and NAME.manifest.json; rows that the model cannot take go to NAME.quarantine.jsonl, and
-    the exit code is 3. However a run ends, the same command with --resume goes on with it.
+    '-' for jsonl on standard input, or hf:NAME[:SPLIT]. Writes NAME.npy, NAME.ids.txt and NAME.manifest.json, or
+    NAME.parquet (id, embedding) and NAME.manifest.json; with --precision int8 also NAME.ranges.npy, by which the codes are
+    read. Rows that the model cannot take go to NAME.quarantine.jsonl, and the exit code is 3. However a run ends, the same
+    command with --resume goes on with it.
     """
     set_up_output(quiet, log)
     from embedkit.corpus import check_source
     from embedkit.engine.job import check_free, is_finished
     from embedkit.engine.outputs import Names
+    from embedkit.engine.row_form import check_calibration
     from embedkit.storage import read_json
 
     check_free(output, overwrite=overwrite, resume=resume)  # before a model is loaded for nothing
@@ -116,6 +133,7 @@ def embed_command(
     if resume and is_finished(names):
         _report(read_json(names.manifest), names, as_json)
         return
+    check_calibration(precision, ranges is not None, kind, shard is not None)
     check_source(source)
     columns = fields(options)
     devices = devices_of(options)
@@ -137,6 +155,8 @@ def embed_command(
             overwrite=overwrite,
             resume=resume,
             on_long=on_long,
+            precision=precision,
+            ranges=ranges,
             shard=shard,
             workers=workers,
             devices=devices,

@@ -20,14 +20,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 from tqdm import tqdm
 
 import embedkit.engine.run as run
 from embedkit.encoder import Encoded, Encoder, OnLong, WindowEncoder
 from embedkit.engine.ledger import Ledger, Record, head_of
-from embedkit.engine.outputs import FLOAT32, FORMAT, VERSION, Names, publish, seal
+from embedkit.engine.outputs import FORMAT, VERSION, Names, publish, seal
 from embedkit.engine.records import Totals, check_rows, differences, digest, window_record
+from embedkit.engine.row_form import RowForm, check_calibration
 from embedkit.engine.run import (
     Held,
     encode_windows,
@@ -38,7 +38,7 @@ from embedkit.engine.run import (
     windows_of,
 )
 from embedkit.engine.workers import Workers
-from embedkit.errors import IntegrityError, ModelError, Stopped, UsageError, is_full_disk
+from embedkit.errors import DataError, IntegrityError, ModelError, Stopped, UsageError, is_full_disk
 from embedkit.storage import (
     HEADER,
     PositionalFile,
@@ -50,6 +50,7 @@ from embedkit.storage import (
     writable,
 )
 from embedkit.types import Document, Kind
+from embedkit.vectors import Precision, Ranges, is_drift
 from embedkit.version import __version__
 
 LEDGER_VERSION = 1
@@ -65,6 +66,8 @@ def embed_to_file(
     *,
     kind: Kind = "document",
     on_long: OnLong = "truncate",
+    precision: Precision = "float32",
+    ranges: Ranges | None = None,
     shard: Shard | None = None,
     workers: int = 1,
     overwrite: bool = False,
@@ -76,12 +79,13 @@ def embed_to_file(
     encoder: or a function that opens it; each of several workers calls that in a process of its own, so it must be one that
     can be pickled; or several functions, as for several devices, each for `workers` processes. shard: (I, N) embeds the I-th
     of N parts, windows dealt in turn. resume: go on where an earlier run ended; what is finished already is left as it is.
-    on_long: what becomes of texts beyond the model's limit.
+    on_long: what becomes of texts beyond the model's limit. precision: of what is stored; int8 codes by `ranges`, or by those
+    of the first window, which come out as NAME.ranges.npy.
 
     Raises UsageError where the output is there already or was begun with other settings, DataError where a row among those
-    done has changed, IntegrityError where ledger or vectors are damaged, ModelError that names the document where the model
-    fails, Stopped on a full disk or while another writes the same output. After an error the finished windows are kept for
-    `resume`; before the first is finished, nothing is.
+    done has changed or a vector does not fit the precision, IntegrityError where ledger or vectors are damaged, ModelError
+    that names the document where the model fails, Stopped on a full disk or while another writes the same output. After an
+    error the finished windows are kept for `resume`; before the first is finished, nothing is.
     """
     names = Names(path)
     check_free(path, overwrite=overwrite, resume=resume)
@@ -91,6 +95,7 @@ def embed_to_file(
         raise UsageError(f"The shard {shard[0]}/{shard[1]} was asked for; expected I/N with I from 1 to N.")
     if workers < 1:
         raise UsageError(f"workers={workers} came; expected at least 1.")
+    check_calibration(precision, ranges is not None, kind, shard is not None)
     crew = [*encoder] * workers if isinstance(encoder, Sequence) else [encoder] * workers
     writable(path)
     begun = names.ledger.exists()
@@ -103,7 +108,7 @@ def embed_to_file(
                 return read_json(names.manifest)
             if not (published := _last_words(ledger)):
                 with _opened(crew) as opened:
-                    job = _Job(names, opened, kind, on_long, shard, len(crew))
+                    job = _Job(names, opened, kind, on_long, RowForm(precision, opened.dim, ranges), shard, len(crew))
                     published = job.run(documents, ledger, progress_bar(None, progress))
             publish(names, published)
         except BaseException:
@@ -144,10 +149,11 @@ class _Job:
         encoder: Encoder | Workers,
         kind: Kind,
         on_long: OnLong,
+        form: RowForm,
         shard: Shard | None,
         workers: int,
     ) -> None:
-        self.names, self.encoder, self.kind, self.on_long = names, encoder, kind, on_long
+        self.names, self.encoder, self.kind, self.on_long, self.form = names, encoder, kind, on_long, form
         self.part, self.parts = shard or (1, 1)
         head = {
             "ledger": LEDGER_VERSION,
@@ -156,6 +162,8 @@ class _Job:
             "window": run.WINDOW,
             "kind": kind,
             "on_long": on_long,
+            "precision": form.precision,
+            "ranges": None if form.ranges is None else digest(form.ranges.array.tobytes()),  # that were given
             "shard": None if shard is None else f"{self.part}/{self.parts}",
             "workers": workers,
             "dim": encoder.dim,
@@ -176,6 +184,8 @@ class _Job:
             self._begin(ledger, rows)
             windows = (found for found in windows_of(documents) if found[0] % self.parts == self.part - 1)
             left = self._pass_over_done(windows, ledger, rows)
+            if self.totals.ranges is not None:
+                self.form.go_on_with(self.totals.ranges)
             bar.update(self.totals.documents)
             with closing(self._finished(left, rows)) as finished:  # at once: an encoder may have a thread of its own
                 for record in finished:
@@ -186,7 +196,13 @@ class _Job:
                     release_memory()
             if self.totals.truncated:
                 logger.warning("%d texts are longer than the model takes; see the manifest.", self.totals.truncated)
-            return seal(self.names, rows, ledger, self._manifest())
+            if is_drift(self.totals.outside, self._values):
+                logger.warning(
+                    "%.2f %% of the values lie outside the int8 ranges and were cut to them: these rows are unlike those that the "
+                    "ranges come from, or those were few. Take ranges from rows like these (--ranges), or --precision float16.",
+                    100 * self.totals.outside / self._values,
+                )
+            return seal(self.names, rows, self.form, ledger, self._manifest())
 
     def _begin(self, ledger: Ledger, rows: PositionalFile) -> None:
         found = next((record for _, record in ledger), None)
@@ -214,7 +230,7 @@ class _Job:
             if len(window) > record["documents"]:  # rows were appended: the window is redone with them
                 ledger.cut(position)
                 return itertools.chain([(number, window)], windows)
-            stored = rows.read(self._place(self.totals.vectors), record["vectors"] * self._width)
+            stored = rows.read(self._place(self.totals.vectors), record["vectors"] * self.form.width)
             if digest(stored) != record["vectors_hash"]:
                 raise IntegrityError(
                     f"{rows.path} does not hold the vectors that were written for the rows from {record['row']} on; start "
@@ -242,10 +258,10 @@ class _Job:
             while True:
                 with naming_documents(held):
                     found = next(encoded, None)
-                if found is None:
-                    return
+                    if found is None:
+                        return
+                    content, facts = self._stored(found)
                 number, window = held.popleft()
-                content = self._bytes(found)
                 rows.write(self._place(self.totals.vectors), content)
                 rows.sync()
                 spent, self.clock = time.monotonic() - self.clock, time.monotonic()
@@ -254,6 +270,7 @@ class _Job:
                 )
                 yield {
                     **record,
+                    **facts,
                     "seconds": round(spent, 3),
                     **({} if first_input is None else {"first_input": first_input}),
                 }
@@ -263,22 +280,28 @@ class _Job:
         text = document.full_text
         return self.encoder.first_input(text, self.kind) if isinstance(self.encoder, WindowEncoder) else text
 
-    def _bytes(self, found: Encoded) -> bytes:
+    def _stored(self, found: Encoded) -> tuple[bytes, dict[str, Any]]:
+        """The bytes of the rows, and what is to be recorded of them."""
         if found.rows.shape != (len(found.inputs), self.encoder.dim):
             raise ModelError(
                 f"The model gave rows of shape {found.rows.shape}; expected {(len(found.inputs), self.encoder.dim)}."
             )
-        return np.ascontiguousarray(found.rows, dtype=FLOAT32).tobytes()
-
-    @property
-    def _width(self) -> int:
-        return self.encoder.dim * FLOAT32.itemsize
+        try:
+            return self.form.stored(found.rows)
+        except DataError as error:
+            raise DataError(str(error), position=int(found.inputs[error.position or 0])) from None
 
     def _place(self, vector: int) -> int:
-        return HEADER + vector * self._width
+        return HEADER + vector * self.form.width
+
+    @property
+    def _values(self) -> int:
+        return self.totals.vectors * self.encoder.dim
 
     def _manifest(self) -> dict[str, Any]:
         totals, head = self.totals, self.head
+        outside = totals.outside / max(1, self._values)
+        calibration = {"given": head["ranges"] is not None, "rows": totals.calibrated_on, "outside": outside}
         seconds = totals.seconds + time.monotonic() - self.clock
         return {
             "format": FORMAT,
@@ -289,7 +312,9 @@ class _Job:
             "set_aside": totals.set_aside,
             "truncated": {"count": totals.truncated, "ids": totals.truncated_ids},
             "first_input": totals.first_input,
-            "dtype": "float32",
+            "precision": self.form.precision,
+            "dtype": self.form.dtype.name,
+            **({"ranges": calibration} if self.form.ranges is not None else {}),
             **{name: head[name] for name in ("dim", "kind", "on_long", "similarity", "fingerprint", "settings")},
             **{name: head[name] for name in ("compute", "window", "shard", "embedkit")},
             "times": {

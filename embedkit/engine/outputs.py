@@ -22,6 +22,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from embedkit.engine.ledger import Ledger, Record
+from embedkit.engine.row_form import RowForm
 from embedkit.errors import UsageError
 from embedkit.storage import (
     HEADER,
@@ -39,7 +40,6 @@ from embedkit.storage import (
 
 FORMAT, VERSION = "embedkit-vectors", 2
 FORMS = (".npy", ".parquet")
-FLOAT32 = np.dtype("<f4")
 GROUP = 4  # windows in one row group of a parquet file
 
 
@@ -77,6 +77,10 @@ class Names:
         return self.path.with_suffix(".chunks.jsonl")
 
     @property
+    def ranges(self) -> Path:
+        return self.path.with_suffix(".ranges.npy")
+
+    @property
     def quarantine(self) -> Path:
         return self.path.with_suffix(".quarantine.jsonl")
 
@@ -87,7 +91,7 @@ class Names:
     @property
     def all(self) -> tuple[Path, ...]:
         """Every name under which something may be published, in the order of the renames."""
-        return self.manifest, self.path, self.ids, self.chunks, self.quarantine
+        return self.manifest, self.path, self.ids, self.chunks, self.ranges, self.quarantine
 
     @property
     def rows(self) -> Path:
@@ -123,24 +127,29 @@ def rows_of(record: Record) -> Iterator[Row]:
         yield Row(f"{ids[place]}#{number}", ids[place], start, end)
 
 
-def seal(names: Names, rows: PositionalFile, ledger: Ledger, facts: Mapping[str, Any]) -> Record:
+def seal(names: Names, rows: PositionalFile, form: RowForm, ledger: Ledger, facts: Mapping[str, Any]) -> Record:
     """Writes everything that is to be published, durably, and says in the ledger how; returns that record.
 
-    facts: the manifest but for its "files"; "count", "dim", "on_long" and "set_aside" are read from it.
+    facts: the manifest but for its "files"; "count", "on_long" and "set_aside" are read from it.
     """
-    count, dim = facts["count"], facts["dim"]
-    rows.write(0, npy_header((count, dim), FLOAT32))
-    rows.truncate(HEADER + count * dim * FLOAT32.itemsize)
+    count = facts["count"]
+    rows.write(0, npy_header((count, form.columns), form.dtype))
+    rows.truncate(HEADER + count * form.width)
     rows.sync()
     chunked = facts["on_long"] == "chunk"
     made = {names.path: names.sealed}
     if names.path.suffix == ".parquet":
         with sealed_partial(names.sealed) as stream:
-            _write_parquet(stream, rows, _windows(ledger), dim, chunked)
+            _write_parquet(stream, rows, form, _windows(ledger), chunked)
     else:
         made[names.ids] = _listed(names.ids, ledger, lambda window: (row.id + "\n" for row in rows_of(window)))
     if chunked:
         made[names.chunks] = _listed(names.chunks, ledger, lambda window: map(_line, map(Row._asdict, rows_of(window))))
+    if form.ranges is not None:
+        made[names.ranges] = partial(names.ranges)
+        with sealed_partial(made[names.ranges]) as stream:
+            array = form.ranges.array
+            stream.write(npy_header(array.shape, array.dtype) + array.tobytes())
     if facts["set_aside"]:
         made[names.quarantine] = _listed(names.quarantine, ledger, _set_aside)
     files = {name: file_record(made[name]) for name in made}
@@ -202,20 +211,22 @@ def _line(fact: Mapping[str, Any]) -> str:
     return json.dumps(fact, ensure_ascii=False) + "\n"
 
 
-def _write_parquet(stream: IO[bytes], rows: PositionalFile, windows: Iterator[Record], dim: int, chunked: bool) -> None:
+def _write_parquet(
+    stream: IO[bytes], rows: PositionalFile, form: RowForm, windows: Iterator[Record], chunked: bool
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet
 
     text, place = pa.string(), pa.int64()
     columns = {"id": text, **({"document": text, "start": place, "end": place} if chunked else {})}
-    schema = pa.schema([*columns.items(), ("embedding", pa.list_(pa.float32(), dim))])
-    position, width = HEADER, dim * FLOAT32.itemsize
+    schema = pa.schema([*columns.items(), ("embedding", pa.list_(pa.from_numpy_dtype(form.dtype), form.columns))])
+    position = HEADER
     with pyarrow.parquet.ParquetWriter(stream, schema, compression="none", use_dictionary=False) as writer:
         while several := list(itertools.islice(windows, GROUP)):
             if not (group := [row for window in several for row in rows_of(window)]):
                 continue  # all of them were set aside
-            numbers = np.frombuffer(rows.read(position, len(group) * width), dtype=FLOAT32)
-            position += len(group) * width
-            embedding = pa.FixedSizeListArray.from_arrays(pa.array(numbers), dim)
+            numbers = np.frombuffer(rows.read(position, len(group) * form.width), dtype=form.dtype)
+            position += len(group) * form.width
+            embedding = pa.FixedSizeListArray.from_arrays(pa.array(numbers), form.columns)
             known = [pa.array([getattr(row, name) for row in group], type=kind) for name, kind in columns.items()]
             writer.write_table(pa.table([*known, embedding], schema=schema), row_group_size=len(group))

@@ -54,6 +54,9 @@ class Totals:
     truncated: int = 0
     truncated_ids: list[str] = field(default_factory=list)
     first_input: str | None = None
+    ranges: str | None = None  # of int8, where they were taken from rows of this job
+    calibrated_on: int | None = None  # vectors that they were taken from
+    outside: int = 0  # values that lie outside them
     seconds: float = 0.0
 
     def add(self, record: Record) -> None:
@@ -65,6 +68,9 @@ class Totals:
         room = LISTED - len(self.truncated_ids)
         self.truncated_ids += [record["ids"][place] for place in record["truncated"][:room]]
         self.first_input = record.get("first_input", self.first_input)
+        if "ranges" in record:
+            self.ranges, self.calibrated_on = record["ranges"], record["vectors"]
+        self.outside += record.get("outside", 0)
         self.seconds += record["seconds"]
 
 

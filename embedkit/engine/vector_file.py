@@ -17,7 +17,8 @@ from embedkit.engine.ledger import head_of
 from embedkit.engine.outputs import FORMAT, VERSION, Names
 from embedkit.errors import DataError, IntegrityError, UsageError
 from embedkit.storage import check_file, read_json
-from embedkit.types import Vectors
+from embedkit.types import Array
+from embedkit.vectors import Ranges
 
 READABLE = (1, VERSION)  # the first had no times apart and no rows set aside
 
@@ -26,9 +27,10 @@ READABLE = (1, VERSION)  # the first had no times apart and no rows set aside
 class VectorFile:
     """Rows that need not fit in memory, and what their manifest says of them."""
 
-    rows: Vectors  # (n, dim), a read-only memory map; of a parquet file, an array
+    rows: Array  # (n, dim) as they are stored, a read-only memory map; of a parquet file, an array
     ids: list[str]  # of the rows: of documents, or "doc#0" where these were cut into chunks
     manifest: dict[str, Any]  # empty for an array that embedkit did not write
+    ranges: Ranges | None = None  # by which rows of the precision int8 are read
 
 
 def open_vectors(path: Path) -> VectorFile:
@@ -41,18 +43,20 @@ def open_vectors(path: Path) -> VectorFile:
         raise UsageError(f"{path} is not there; expected a .npy or .parquet file of vectors.")
     names = Names(path)
     manifest = _checked_manifest(names) if names.manifest.exists() else {}
+    ranges = Ranges.read(names.ranges) if names.ranges.name in manifest.get("files", ()) else None
+    dtype = np.dtype(manifest.get("dtype", "float32"))
     if path.suffix == ".parquet":
-        return VectorFile(*_read_parquet(path), manifest)
+        return VectorFile(*_read_parquet(path, dtype), manifest, ranges)
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy meets a damaged header with ValueError, TokenError, EOFError, ...
         raise DataError(f"{path} is not an array of numbers ({error}); expected one of shape (rows, dim).") from None
-    if rows.ndim != 2 or rows.dtype.kind != "f":
+    if rows.ndim != 2 or rows.dtype.kind != dtype.kind:
         raise DataError(f"{path} holds {rows.dtype} of shape {rows.shape}; expected floats of shape (rows, dim).")
     ids = _read_ids(names.ids) if names.ids.exists() else list(map(str, range(len(rows))))
     if len(ids) != len(rows):
         raise DataError(f"{names.ids} has {len(ids)} lines, {path} has {len(rows)} rows; expected one id a row.")
-    return VectorFile(rows, ids, manifest)
+    return VectorFile(rows, ids, manifest, ranges)
 
 
 def holds_vectors(path: Path) -> bool:
@@ -78,7 +82,7 @@ def _checked_manifest(names: Names) -> dict[str, Any]:
     return manifest
 
 
-def _read_parquet(path: Path) -> tuple[Vectors, list[str]]:
+def _read_parquet(path: Path, dtype: np.dtype[Any]) -> tuple[Array, list[str]]:
     """Row group by row group into one array."""
     import pyarrow
     import pyarrow.parquet
@@ -86,16 +90,16 @@ def _read_parquet(path: Path) -> tuple[Vectors, list[str]]:
     try:
         with pyarrow.parquet.ParquetFile(path) as table:
             groups = (table.read_row_group(number, ["id", "embedding"]) for number in range(table.num_row_groups))
-            rows, ids = np.empty((0, 0), dtype=np.float32), list[str]()
+            rows, ids = np.empty((0, 0), dtype), list[str]()
             for group in groups:
                 column = group.column("embedding").combine_chunks()
                 block = column.flatten().to_numpy(zero_copy_only=False).reshape(len(group), -1)
                 if not len(ids):
-                    rows = np.empty((table.metadata.num_rows, block.shape[1]), dtype=np.float32)
+                    rows = np.empty((table.metadata.num_rows, block.shape[1]), dtype)
                 rows[len(ids) : len(ids) + len(block)] = block
                 ids += group.column("id").cast(pyarrow.string()).to_pylist()
             if not len(ids):
-                rows = np.empty((0, getattr(table.schema_arrow.field("embedding").type, "list_size", 0)), np.float32)
+                rows = np.empty((0, getattr(table.schema_arrow.field("embedding").type, "list_size", 0)), dtype)
             return rows, ids
     except (pyarrow.ArrowException, ValueError, KeyError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)

@@ -21,9 +21,9 @@ from embedkit.errors import IntegrityError
 from embedkit.index.faiss_import import import_faiss
 from embedkit.storage import HEADER, PositionalFile, npy_header
 from embedkit.types import Array, Rows, Vectors
+from embedkit.vectors import DTYPES, STEPS, Ranges
 
-STORED: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2"), "int8": np.dtype("u1")}
-STEPS = 255  # of an int8 dimension
+STORED = {name: DTYPES[name] for name in ("float32", "float16", "int8")}
 BLOCK = 16_384  # rows that are copied, decoded or added at once
 AT_ONCE = 16  # queries; for 20 of them faiss multiplies float32 matrices, where a score depends on its neighbours
 GATHERED = 65_536  # rows that are read from disk for one exact search of some of them
@@ -51,13 +51,16 @@ class Mask:
 class FineWriter:
     """Appends rows to a new file."""
 
-    def __init__(self, file: PositionalFile, dim: int, fine: str, ranges: Vectors | None = None) -> None:
+    def __init__(self, file: PositionalFile, dim: int, fine: str, ranges: Ranges | None = None) -> None:
         self.count, self.dim, self.fine, self.ranges = 0, dim, fine, ranges
+        self.outside = 0  # values that lie outside the ranges of int8
         self._file = file
         file.truncate(0)
 
     def append(self, rows: Vectors) -> None:
         """rows: float32 (n, dim)."""
+        if self.ranges is not None:
+            self.outside += self.ranges.outside(rows)
         self.append_stored(encode(rows, self.fine, self.ranges))
 
     def append_stored(self, rows: Array) -> None:
@@ -72,37 +75,23 @@ class FineWriter:
         self._file.sync()
 
 
-def encode(rows: Vectors, fine: str, ranges: Vectors | None) -> Array:
+def encode(rows: Vectors, fine: str, ranges: Ranges | None) -> Array:
     """float32 (n, dim) as they are stored; values outside the ranges of int8 become the nearest inside."""
-    if ranges is None:
-        stored: Array = rows.astype(STORED[fine])
-        return stored
-    lowest, step = ranges
-    codes = np.floor((rows - lowest) / step)
-    clipped: Array = np.clip(codes, 0, STEPS).astype(np.uint8)
-    return clipped
+    if ranges is not None:
+        return ranges.encode(rows)
+    stored: Array = rows.astype(STORED[fine])
+    return stored
 
 
-def decode(rows: Array, ranges: Vectors | None) -> Vectors:
+def decode(rows: Array, ranges: Ranges | None) -> Vectors:
     """float32 (n, dim) of stored rows."""
-    if ranges is None:
-        return rows.astype(np.float32)
-    lowest, step = ranges
-    decoded: Vectors = lowest + (rows + np.float32(0.5)) * step
-    return decoded
-
-
-def ranges_of(sample: Vectors) -> Vectors:
-    """(2, dim): the lowest value and the step of each dimension, from a sample (n, dim) of the rows."""
-    lowest, highest = sample.min(axis=0), sample.max(axis=0)
-    width = np.maximum(highest - lowest, 1e-12)
-    return np.stack([lowest, width / STEPS]).astype(np.float32)
+    return rows.astype(np.float32) if ranges is None else ranges.decode(rows)
 
 
 class FineRows:
     """The rows (n, dim) of one file, mapped. The file's size has been checked against the manifest."""
 
-    def __init__(self, path: Path, count: int, dim: int, fine: str, ranges: Vectors | None = None) -> None:
+    def __init__(self, path: Path, count: int, dim: int, fine: str, ranges: Ranges | None = None) -> None:
         self.path, self.count, self.dim, self.fine, self.ranges = path, count, dim, fine, ranges
         expected = HEADER + count * dim * STORED[fine].itemsize
         self._descriptor = os.open(path, os.O_RDONLY)
@@ -184,7 +173,7 @@ class FineRows:
             return True
 
 
-def kernel_over(stored: Array, fine: str, ranges: Vectors | None) -> Any:
+def kernel_over(stored: Array, fine: str, ranges: Ranges | None) -> Any:
     """A faiss index that scores stored rows (n, dim) where they lie. The caller keeps the array; faiss only looks at it."""
     faiss = import_faiss()
     count, dim = stored.shape
@@ -194,7 +183,7 @@ def kernel_over(stored: Array, fine: str, ranges: Vectors | None) -> Any:
         kind = faiss.ScalarQuantizer.QT_8bit if fine == "int8" else faiss.ScalarQuantizer.QT_fp16
         kernel = faiss.IndexScalarQuantizer(dim, kind, faiss.METRIC_INNER_PRODUCT)
         if ranges is not None:
-            faiss.copy_array_to_vector(np.concatenate([ranges[0], ranges[1] * STEPS]), kernel.sq.trained)
+            faiss.copy_array_to_vector(np.concatenate([ranges.lowest, ranges.step * STEPS]), kernel.sq.trained)
     kernel.is_trained = True
     raw = stored.reshape(-1).view(np.uint8)
     owner = faiss.MaybeOwnedVectorUInt8().owner  # of nothing: the memory is ours

@@ -23,6 +23,7 @@ from embedkit.index.manifest import CODES, DOCUMENTS, FINE, ID_TEXTS, IDS, SPANS
 from embedkit.index.where import Where, matching
 from embedkit.storage import check_blocks
 from embedkit.types import Array, Rows, Vectors
+from embedkit.vectors import Ranges
 
 EXACT_WHERE_FEW_PASS = 32_768  # rows: they are gathered and searched exactly
 COLD_SECONDS = 0.002  # a query that takes longer has waited for the disk
@@ -32,7 +33,7 @@ FILTERS_KEPT = 16  # masks of the last filters, a byte a document each
 class Segment:
     """Opened for reading, from several threads at once."""
 
-    def __init__(self, folder: Path, record: SegmentRecord, manifest: Manifest, ranges: Vectors | None) -> None:
+    def __init__(self, folder: Path, record: SegmentRecord, manifest: Manifest, ranges: Ranges | None) -> None:
         self.record, self._folder = record, folder
         for part in {IDS, ID_TEXTS, STARTS, SPANS} & set(record.files):
             check_blocks(self.path(part), record.files[part])

@@ -8,6 +8,7 @@ log2(rows) times in its life. Deleting writes one bit a document.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,9 +28,11 @@ from embedkit.index.versions import commit, writing
 from embedkit.index.where import Where, matching
 from embedkit.index.writer import Content, SegmentFiles, drawn_ranges
 from embedkit.storage import block_record, check_blocks, npy_header, sealed_partial, sync_file, sync_folder
-from embedkit.types import Array, Vectors
+from embedkit.types import Array
+from embedkit.vectors import Ranges, is_drift
 from embedkit.version import __version__
 
+logger = logging.getLogger(__name__)
 AT_ONCE = 10_000  # ids looked up in other segments
 KEPT_APART = 2  # times as many rows as what comes behind it: a segment that is not merged
 
@@ -50,12 +53,12 @@ def changing(folder: Path, ram: int | None = None) -> Iterator[Change]:
             change.close()
 
 
-def read_ranges(folder: Path, manifest: Manifest) -> Vectors | None:
-    """The lowest value and step of each dimension of int8 rows; None for other rows."""
+def read_ranges(folder: Path, manifest: Manifest) -> Ranges | None:
+    """The calibration of int8 rows; None for other rows."""
     if manifest.ranges_file is None:
         return None
     check_blocks(folder / manifest.ranges_name, manifest.ranges_file)
-    return np.array(open_array(folder / manifest.ranges_name, (2, manifest.dim), ("<f4",)))
+    return Ranges(*np.array(open_array(folder / manifest.ranges_name, (2, manifest.dim), ("<f4",))))
 
 
 class Change:
@@ -123,7 +126,16 @@ class Change:
         name = _row_names(reader, content)
         if self.layout.fine == "int8" and self.ranges is None:
             self.ranges, self._new_ranges = drawn_ranges(rows, self.layout, name), True
-        self.unit_rows = files.write_rows(rows, self.ranges, name) and self.unit_rows
+        written = files.write_rows(rows, self.ranges, name)
+        self.unit_rows = self.unit_rows and written.unit
+        values = len(rows) * self.old.dim
+        if is_drift(written.outside, values):
+            logger.warning(
+                "%.2f %% of the values of these rows lie outside the int8 ranges of %s and were cut to them: they are unlike the rows "
+                "that it was built from, or those were few. Build it again from all rows, for compacting keeps the ranges.",
+                100 * written.outside / values,
+                self.folder,
+            )
         self._replace(reader)
         reader.close()
         self._take(files, content)
@@ -182,7 +194,7 @@ class Change:
         if self._new_ranges and self.ranges is not None:
             manifest = replace(manifest, ranges=self.number)
             with sealed_partial(self.folder / manifest.ranges_name) as stream:
-                stream.write(npy_header(self.ranges.shape, self.ranges.dtype) + self.ranges.tobytes())
+                stream.write(npy_header((2, self.ranges.dim), np.dtype("<f4")) + self.ranges.array.tobytes())
             manifest = replace(manifest, ranges_file=block_record(self.folder / manifest.ranges_name))
         commit(self.folder, manifest)
         return manifest

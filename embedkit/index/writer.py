@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,13 +20,13 @@ from embedkit.errors import DataError
 from embedkit.index.calibration import HELD_OUT, NEIGHBOURS, SHORTLISTS, USUAL_RECALL, Settings, calibrated, widened
 from embedkit.index.coarse import Codes, fill, least_rows, sample_size, train, write_codes
 from embedkit.index.documents import DocumentReader
-from embedkit.index.fine import BLOCK, FineRows, FineWriter, ranges_of
+from embedkit.index.fine import BLOCK, FineRows, FineWriter
 from embedkit.index.ids import write_ids, write_numbers
 from embedkit.index.layout import Layout
 from embedkit.index.manifest import CODES, DOCUMENTS, FINE, SPANS, STARTS, SegmentRecord
 from embedkit.storage import block_record, npy_header, positional_file, sealed_partial, sync_file
 from embedkit.types import Array, Rows, Vectors
-from embedkit.vectors import unit_rows
+from embedkit.vectors import Ranges, unit_rows
 
 logger = logging.getLogger(__name__)
 RANGE_SAMPLE = 65_536  # rows that the ranges of int8 are taken from
@@ -47,6 +48,13 @@ class Content:
         return np.flatnonzero(self.counts == 0) if self.counts is not None else np.empty(0, np.int64)
 
 
+class Written(NamedTuple):
+    """What is known of rows once they are written."""
+
+    unit: bool  # all of them have length 1 (or 0)
+    outside: int  # values that lie outside the ranges of int8
+
+
 class SegmentFiles:
     """The files of a new segment, under the number that it will have.
 
@@ -62,8 +70,8 @@ class SegmentFiles:
     def path(self, part: str) -> Path:
         return self.folder / f"segment-{self.number:04}.{part}"
 
-    def write_rows(self, rows: Array, ranges: Vectors | None, name: Callable[[int], str]) -> bool:
-        """The fine rows of an array (n, dim); whether all of them have length 1 (or 0). name: of a row, for errors.
+    def write_rows(self, rows: Array, ranges: Ranges | None, name: Callable[[int], str]) -> Written:
+        """The fine rows of an array (n, dim). name: of a row, for errors.
 
         Raises DataError for a row that is not finite as it is stored."""
         unit = True
@@ -75,10 +83,10 @@ class SegmentFiles:
                 unit = unit and _are_unit(block)
                 writer.append(block)
 
-        self._write(blocks, ranges)
-        return unit
+        writer = self._write(blocks, ranges)
+        return Written(unit, writer.outside)
 
-    def copy_rows(self, stored: Iterable[Array], ranges: Vectors | None) -> None:
+    def copy_rows(self, stored: Iterable[Array], ranges: Ranges | None) -> None:
         """Rows as other segments of the same index hold them."""
 
         def blocks(writer: FineWriter) -> None:
@@ -87,13 +95,14 @@ class SegmentFiles:
 
         self._write(blocks, ranges)
 
-    def _write(self, blocks: Callable[[FineWriter], None], ranges: Vectors | None) -> None:
+    def _write(self, blocks: Callable[[FineWriter], None], ranges: Ranges | None) -> FineWriter:
         with positional_file(self.path(FINE)) as file:
             writer = FineWriter(file, self.dim, self.layout.fine, ranges)
             blocks(writer)
             writer.finish()
+        return writer
 
-    def finish(self, content: Content, ranges: Vectors | None) -> SegmentRecord:
+    def finish(self, content: Content, ranges: Ranges | None) -> SegmentRecord:
         """Everything else, and what a manifest says of the segment."""
         sync_file(self.path(DOCUMENTS))
         reader = DocumentReader(self.path(DOCUMENTS), content.documents)
@@ -165,12 +174,12 @@ def _measured(codes: Codes, fine: FineRows, own: Rows, target: float | None) -> 
     return found if target is not None else widened(codes, found, queries, own, truth)
 
 
-def drawn_ranges(rows: Array, layout: Layout, name: Callable[[int], str]) -> Vectors | None:
+def drawn_ranges(rows: Array, layout: Layout, name: Callable[[int], str]) -> Ranges | None:
     """The ranges of int8 rows, from a sample of the first rows that an index gets; None for other dtypes."""
     if layout.fine != "int8":
         return None
     numbers = _drawn(len(rows), min(RANGE_SAMPLE, len(rows)))
-    return ranges_of(prepared(rows[numbers], layout, lambda row: name(int(numbers[row])), stored="float32"))
+    return Ranges.of(prepared(rows[numbers], layout, lambda row: name(int(numbers[row])), stored="float32"))
 
 
 def _drawn(count: int, size: int) -> Rows:

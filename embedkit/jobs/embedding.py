@@ -13,7 +13,8 @@ from embedkit.encoder import Encoder, OnLong
 from embedkit.encoders import TextEncoder, load
 from embedkit.engine import embed_to_file
 from embedkit.errors import UsageError
-from embedkit.types import Kind, Vectors
+from embedkit.types import Array, Kind, Vectors
+from embedkit.vectors import Precision, Ranges, check_precision, in_precision
 
 
 def embed(
@@ -23,15 +24,37 @@ def embed(
     kind: Kind = "document",
     prompt: str | None = None,
     dim: int | None = None,
+    precision: Precision = "float32",
+    ranges: Ranges | str | Path | None = None,
     **options: Any,
-) -> Vectors:
+) -> Array:
     """float32 (n, dim) rows of the inputs, in order; one string gives (1, dim), no input gives (0, dim).
 
     model: a folder, a hub id, or an encoder from `load`; the default model when left out. The two models last opened are
     kept in memory. kind: "query" or "document", which decides the model's own prompt. prompt: a literal one instead.
-    dim: keep the first so many columns, at unit length again where rows are unit. options: those of `load` (layers,
-    device, dtype, max_tokens, ...). Raises what `load` and `encode` raise.
+    dim: keep the first so many columns, at unit length again where rows are unit. precision: "float16", "int8" (uint8 codes
+    by `ranges`, those of the documents, or the path of their NAME.ranges.npy), or "binary" (uint8 (n, ceil(dim / 8)), a bit a
+    sign). options: those of `load` (layers, device, dtype, max_tokens, ...). Raises what `load` and `encode` raise,
+    UsageError for int8 without ranges, DataError for a row that the precision cannot hold.
     """
+    opened = _opened(ranges)
+    rows = _embed(inputs, model, kind, prompt, dim, options)
+    check_precision(precision, opened, rows.shape[1])
+    return in_precision(rows, precision, opened)
+
+
+def _opened(ranges: Ranges | str | Path | None) -> Ranges | None:
+    return Ranges.read(ranges) if isinstance(ranges, (str, Path)) else ranges
+
+
+def _embed(
+    inputs: Iterable[str] | str,
+    model: str | Path | Encoder | None,
+    kind: Kind,
+    prompt: str | None,
+    dim: int | None,
+    options: dict[str, Any],
+) -> Vectors:
     if model is None or isinstance(model, (str, Path)):
         model = _loaded(None if model is None else str(model), json.dumps(options, sort_keys=True))
     elif options:
@@ -60,6 +83,8 @@ def embed_corpus(
     overwrite: bool = False,
     resume: bool = False,
     on_long: OnLong = "truncate",
+    precision: Precision = "float32",
+    ranges: Ranges | str | Path | None = None,
     shard: tuple[int, int] | None = None,
     workers: int = 1,
     devices: Sequence[str] = (),
@@ -70,9 +95,10 @@ def embed_corpus(
 
     encoder: from `load`, or a function that opens one. workers: processes, each with a model of its own, opened as this one
     was, with its share of the threads; a function is called in each as it is. devices: ("cuda:0", "cuda:1"): so many workers
-    on each; a function is called with `device`. shard: (I, N), the I-th of N parts. on_long:
-    "truncate" counts and lists longer texts, "chunk" gives them several rows, "error" refuses them. Rows that the model
-    cannot take are listed in NAME.quarantine.jsonl and counted in the manifest. Raises what `embed_to_file` raises,
+    on each; a function is called with `device`. shard: (I, N), the I-th of N parts. on_long: "truncate" counts and lists longer
+    texts, "chunk" gives them several rows, "error" refuses them. precision: of what is stored; int8 codes by `ranges` (or the
+    path of a NAME.ranges.npy), else by those of the first 2,048 documents. Rows that the model cannot take are listed in
+    NAME.quarantine.jsonl and counted in the manifest. Raises what `embed_to_file` raises,
     DataError for rows that cannot be used.
     """
     if (count := workers * max(1, len(devices))) > 1 and hasattr(encoder, "encode"):
@@ -84,6 +110,8 @@ def embed_corpus(
         [functools.partial(opening, device=device) for device in devices] if devices else encoder,
         kind=kind,
         on_long=on_long,
+        precision=precision,
+        ranges=_opened(ranges),
         shard=shard,
         workers=workers,
         overwrite=overwrite,

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from embedkit.index.manifest import Source
 from embedkit.index.update import Change
 from embedkit.index.writer import Content
 from embedkit.types import Array, Document
+from embedkit.vectors import Ranges
 
 BLOCK = 4096  # documents taken at once
 
@@ -66,6 +67,12 @@ class RowSource:
     def _of_file(cls, path: Path) -> RowSource:
         file, names = open_vectors(path), Names(path)
         manifest, ids, spans = file.manifest, file.ids, None
+        if manifest.get("precision") == "binary":
+            raise UsageError(
+                f"{path} holds bits, by which nothing can be verified; embed again with --precision float16 or int8: an index makes "
+                f"light codes of its own (--coarse)."
+            )
+        rows = file.rows if file.ranges is None else cast(Array, DecodedRows(file.rows, file.ranges))
         on_long = manifest.get("on_long", "truncate")
         if on_long == "chunk":
             ids, spans = _chunks(names.chunks)
@@ -81,7 +88,7 @@ class RowSource:
             on_long=on_long,
             first_input=manifest.get("first_input"),
         )
-        return cls(file.rows, ids, spans, aside, made_by, manifest.get("similarity", "cosine"))
+        return cls(rows, ids, spans, aside, made_by, manifest.get("similarity", "cosine"))
 
     def groups(self) -> Iterator[tuple[str, int]]:
         """(document id, how many rows it has), in order."""
@@ -90,6 +97,22 @@ class RowSource:
             return
         for identifier, rows in itertools.groupby(self.ids):
             yield identifier, sum(1 for _ in rows)
+
+
+class DecodedRows:
+    """int8 codes (n, dim) that are sliced as rows, and become float32 where somebody makes an array of them."""
+
+    def __init__(self, codes: Array, ranges: Ranges) -> None:
+        self._codes, self._ranges, self.shape = codes, ranges, codes.shape
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    def __getitem__(self, place: Any) -> DecodedRows:
+        return DecodedRows(self._codes[place], self._ranges)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.asarray(self._ranges.decode(self._codes), dtype)
 
 
 class RowNumbers(Sequence[str]):

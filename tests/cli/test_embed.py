@@ -90,6 +90,35 @@ def test_layers_stop_there_and_go_with_the_vectors_into_an_index(
     assert "layers=3 came; the model has 2 layers: choose 1 to 2." in refused.sentence(2)
 
 
+def test_a_query_is_coded_by_the_ranges_of_the_documents(
+    embed: Callable[..., tuple[np.ndarray, list[str]]], run: Run, corpus: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    floats, _ = embed(corpus)
+    command = ["embed", corpus, "--model", tiny_model, "--dtype", "float32", "--precision", "int8"]
+    assert run(*command, "-o", tmp_path / "d.npy").out == f"7 vectors of 32 dimensions in {tmp_path / 'd.npy'}\n"
+    assert {"d.npy", "d.ids.txt", "d.manifest.json", "d.ranges.npy"} <= listing(tmp_path)
+    codes = np.load(tmp_path / "d.npy")
+    lowest, step = np.load(tmp_path / "d.ranges.npy")
+    np.testing.assert_allclose(lowest + (codes + 0.5) * step, floats, atol=step.max())
+    queries = [*command, "-o", tmp_path / "q.npy", "--kind", "query", "--limit", "1"]
+    assert "give the NAME.ranges.npy beside these with --ranges" in run(*queries).sentence(2)
+    assert run(*queries, "--ranges", tmp_path / "d.ranges.npy").code == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "q.npy"), codes[:1])
+    assert "expected ranges" in run(*queries, "--overwrite", "--ranges", tmp_path / "d.npy").sentence(3)
+    others = ["--precision", "binary", "--ranges", tmp_path / "d.ranges.npy", "--overwrite"]
+    assert "ranges belong to int8" in run(*queries, *others).sentence(2)
+    assert run("index", "build", tmp_path / "d.npy", "-o", tmp_path / "x.index").code == 0
+
+
+@pytest.mark.parametrize(("precision", "width", "dtype"), [("float16", 32, np.float16), ("binary", 4, np.uint8)])
+def test_other_precisions_are_stored(
+    run: Run, corpus: Path, tmp_path: Path, tiny_model: Path, precision: str, width: int, dtype: type
+) -> None:
+    assert run("embed", corpus, "-o", tmp_path / "x.npy", "--model", tiny_model, "--precision", precision).code == 0
+    rows = np.load(tmp_path / "x.npy")
+    assert (rows.shape, rows.dtype) == ((7, width), dtype)
+
+
 def test_limit_takes_the_first_rows(
     embed: Callable[..., tuple[np.ndarray, list[str]]], corpus: Path, reference: Reference
 ) -> None:

@@ -23,7 +23,8 @@ OUTPUT = "--json --quiet -q --log"
 MODEL = "--model --revision --device --backend --dtype --threads --batch-tokens --max-tokens --prompt-name"
 CORPUS = "--id --text --title --limit"
 PROMISED = {  # what people's scripts hold on to
-    "embed": f"-o --output --kind --dim --layers --on-long --resume --overwrite --shard --workers {CORPUS} {MODEL} {OUTPUT}",
+    "embed": "-o --output --kind --dim --layers --precision --ranges --on-long --resume --overwrite --shard --workers "
+    f"{CORPUS} {MODEL} {OUTPUT}",
     "index build": f"-o --output --coarse --bytes-per-vector --recall --fine --metric --on-long --documents --resume --ram "
     f"{CORPUS} {MODEL} {OUTPUT}",
     "index add": f"--documents --resume --ram {CORPUS} {MODEL} {OUTPUT}",

@@ -30,7 +30,7 @@ ROWS = [
 JOBS: dict[str, dict[str, Any]] = {
     "npy": {"name": "x.npy", "on_long": "chunk"},
     "parquet": {"name": "x.parquet", "on_long": "truncate"},
-    "overwrite": {"name": "x.npy", "on_long": "truncate", "overwrite": True},
+    "overwrite by int8": {"name": "x.npy", "on_long": "truncate", "overwrite": True, "precision": "int8"},
 }
 
 
@@ -42,8 +42,8 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 class Case:
     """A job in a folder of its own, begun in the same state each time."""
 
-    def __init__(self, folder: Path, name: str, on_long: Any, overwrite: bool = False) -> None:
-        self.folder, self.path, self.on_long, self.overwrite = folder, folder / name, on_long, overwrite
+    def __init__(self, folder: Path, name: str, overwrite: bool = False, **options: Any) -> None:
+        self.folder, self.path, self.options, self.overwrite = folder, folder / name, options, overwrite
         self.whole: dict[str, Any] = {}
         self.lay_out()
         with Disk(folder).watched() as disk:
@@ -61,10 +61,10 @@ class Case:
                 )
 
     def start(self) -> None:
-        embed_to_file(ROWS, self.path, Windowed(), on_long=self.on_long, overwrite=self.overwrite)
+        embed_to_file(ROWS, self.path, Windowed(), overwrite=self.overwrite, **self.options)
 
     def resume(self) -> None:
-        embed_to_file(ROWS, self.path, Windowed(), on_long=self.on_long, resume=True)
+        embed_to_file(ROWS, self.path, Windowed(), resume=True, **self.options)
 
     def end_well(self) -> None:
         """What a user does: run it again with --resume; an old output that was never begun to be replaced, as at first."""

@@ -212,6 +212,29 @@ def test_int8_rows_keep_the_ranges_of_the_first_ones(tmp_path: Path) -> None:
     assert index.manifest.ranges == 1
 
 
+@pytest.mark.parametrize(("scale", "drifts"), [(1.0, False), (1.5, True)])
+def test_int8_rows_that_drift_are_said_once_with_the_way_out(
+    tmp_path: Path, scale: float, drifts: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = embedkit.build_index(bent_rows(800, DIM), tmp_path / "x", fine="int8", metric="dot")
+    assert not caplog.records
+    rows = scale * bent_rows(300, DIM, seed=1)
+    index.add(rows, ids=[f"n{i}" for i in range(300)])
+    lowest, highest = bent_rows(800, DIM).min(axis=0), bent_rows(800, DIM).max(axis=0)
+    share = 100 * float(((rows < lowest) | (rows > highest + (highest - lowest) / 255)).mean())
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == drifts
+    if drifts:
+        assert said[0].startswith(
+            f"{share:.2f} % of the values of these rows lie outside the int8 ranges of {tmp_path / 'x'}"
+        )
+        assert "Build it again" in said[0]
+    caplog.clear()
+    index.compact()
+    index.add(bent_rows(300, DIM, seed=2), ids=[f"m{i}" for i in range(300)])
+    assert not caplog.records
+
+
 # --- codes --------------------------------------------------------------------------------------------------------
 
 

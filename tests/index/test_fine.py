@@ -15,6 +15,7 @@ from embedkit.errors import IntegrityError
 from embedkit.index import coarse, fine
 from embedkit.index.fine import FineRows, FineWriter, Mask
 from embedkit.storage import positional_file
+from embedkit.vectors import Ranges
 
 from ..conftest import bent_rows
 
@@ -25,7 +26,7 @@ every_width = pytest.mark.parametrize("dim", [5, 16, 100])  # faiss has a kernel
 
 def opened(path: Path, rows: np.ndarray, kind: str, blocks: int = 1) -> FineRows:
     """The rows written, in several blocks, and opened again."""
-    ranges = fine.ranges_of(rows) if kind == "int8" else None
+    ranges = Ranges.of(rows) if kind == "int8" else None
     with positional_file(path) as file:
         writer = FineWriter(file, rows.shape[1], kind, ranges)
         for block in np.array_split(rows, blocks):
@@ -68,10 +69,10 @@ def test_int8_rows_are_decoded_as_faiss_does(tmp_path: Path) -> None:
 
 
 def test_int8_values_outside_the_ranges_become_the_nearest_inside() -> None:
-    ranges = fine.ranges_of(np.array([[0, -1], [1, 1]], np.float32))
+    ranges = Ranges.of(np.array([[0, -1], [1, 1]], np.float32))
     stored = fine.encode(np.array([[-5, 0], [7, 9], [0.5, -1]], np.float32), "int8", ranges)
     assert stored.tolist() == [[0, 127], [255, 255], [127, 0]]
-    same = fine.ranges_of(np.array([[3, 0], [3, 1]], np.float32))  # a dimension that never changes
+    same = Ranges.of(np.array([[3, 0], [3, 1]], np.float32))  # a dimension that never changes
     np.testing.assert_allclose(fine.decode(fine.encode(np.array([[3, 0]], np.float32), "int8", same), same)[0, 0], 3)
 
 
