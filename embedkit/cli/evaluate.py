@@ -12,6 +12,8 @@ from embedkit.cli.options import (
     load_arguments,
     model_options,
     output_options,
+    profile_arguments,
+    profile_option,
     progress_wanted,
     prompt_names,
     set_up_output,
@@ -60,6 +62,7 @@ class ManyNames(click.Command):
     show_default=True,
     help="Folder of the report.",
 )
+@profile_option
 @model_options
 @output_options
 def eval_command(
@@ -89,6 +92,11 @@ def eval_command(
         raise click.UsageError("Give --data DIR (a BEIR folder) or --tasks NAME (a task of mteb).")
     if tasks and index_folder is not None:
         raise click.UsageError("--index goes with --data; mteb's tasks take a model.")
+    if options["profile"] and (index_folder is not None or not folders):
+        raise click.UsageError(
+            "--profile goes with --data, whose first documents calibrate it; an index brings its own."
+        )
+    from embedkit.corpus import Fields
     from embedkit.encoders import load
     from embedkit.eval.mteb_tasks import evaluate_mteb, find_tasks
     from embedkit.eval.report import write_reports
@@ -102,7 +110,8 @@ def eval_command(
     if index_folder is not None:
         searched = open_index(index_folder, prompt_name=options.pop("prompt_name"), **arguments)
     else:
-        searched = load(**arguments, **prompt_names(options, "query"))
+        profile = profile_arguments(options, {}, str(folders[0]) if folders else "", Fields())
+        searched = load(**arguments, **prompt_names(options, "query"), **profile)
     reports: dict[str, Report] = {}
     results: dict[str, Any] = {}
     for task in judged:
