@@ -1,7 +1,7 @@
 """The profile "fast": matrix products in int8, on ranges calibrated with the user's own texts.
 
-Weights are symmetric int8 with one scale an output channel, what flows into them is uint8 with one range a place (Jacob et al.
-2018). Channels that swing far would make that range coarse for all others, so each is scaled down first and its weights up by
+Weights are symmetric int8 with one scale an output channel, what flows into them has 8 bits and one range a place (Jacob et
+al. 2018). Channels that swing far would make that range coarse for all others, so each is scaled down first and its weights up by
 as much (SmoothQuant, Xiao et al. 2023, eq. 4). Attention scores, norms and the residual stream stay as they are. Cost: one
 pass of the model in float32 over the texts.
 """
@@ -95,7 +95,7 @@ def open_profile(
         return fast(Calibration.of(profile, files))
     if profile != FAST or calibrate is None:
         raise UsageError(
-            f"profile={str(profile)[:40]!r} came {'without' if calibrate is None else 'with'} texts to calibrate with; give "
+            f"profile={profile!r:.40} came {'without' if calibrate is None else 'with'} texts to calibrate with; give "
             f"profile={FAST!r} and calibrate=TEXTS, or alone the profile that an encoder's settings hold."
         )
     texts = _first_texts(calibrate)

@@ -98,7 +98,7 @@ def load(
         described, chosen = {**description, **extra}, {**settings, **extra}
         return TextEncoder(name, opened, described, dim=dim, prompt_names=prompt_names or {}, settings=chosen)
 
-    if profile is None or files is None:
+    if files is None or (profile is None and calibrate is None):
         return encoder(opened)
     from embedkit.encoders.int8_profile import open_profile
 

@@ -23,8 +23,8 @@ OUTPUT = "--json --quiet -q --log"
 MODEL = "--model --revision --device --backend --dtype --threads --batch-tokens --max-tokens --prompt-name"
 CORPUS = "--id --text --title --limit"
 PROMISED = {  # what people's scripts hold on to
-    "embed": f"-o --output --kind --dim --on-long --resume --overwrite --shard --workers {CORPUS} {MODEL} {OUTPUT}",
-    "index build": f"-o --output --coarse --bytes-per-vector --recall --fine --metric --on-long --documents --resume --ram "
+    "embed": f"-o --output --kind --dim --on-long --resume --overwrite --shard --workers --profile {CORPUS} {MODEL} {OUTPUT}",
+    "index build": f"-o --output --coarse --bytes-per-vector --recall --fine --metric --on-long --documents --resume --ram --profile "
     f"{CORPUS} {MODEL} {OUTPUT}",
     "index add": f"--documents --resume --ram {CORPUS} {MODEL} {OUTPUT}",
     "index delete": f"--ids --where {OUTPUT}",
@@ -32,7 +32,7 @@ PROMISED = {  # what people's scripts hold on to
     "index info": OUTPUT,
     "index verify": OUTPUT,
     "search": f"-k --queries -o --output --like --where --group --min-score --explain {MODEL} {OUTPUT}",
-    "eval": f"--data --tasks --split --index -o --output {MODEL} {OUTPUT}",
+    "eval": f"--data --tasks --split --index -o --output --profile {MODEL} {OUTPUT}",
     "demo": f"-o --output {MODEL} {OUTPUT}",
 }
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
