@@ -158,16 +158,16 @@ def table(rows: dict[str, Row]) -> list[str]:
             "",
         ]
     lines += [
-        "| texts | dtype | texts/s | x bfloat16, clock | x bfloat16, processor | bound | mean cosine | smallest | same nearest |",
+        "| texts | dtype | texts/s | x bfloat16, clock | x bfloat16, processor | products alone | mean cosine | smallest | nearest |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for length in COUNTS:
         row = rows.get(f"speed {length}")
         for name, entry in row["entries"].items() if row else ():
-            bound = _bound(peak, row["entries"]["bfloat16"]) if name == "int8" and peak else ""
+            alone = _from_products(peak, row["entries"]["bfloat16"]) if name == "int8" and peak else ""
             lines.append(
                 f"| {length}, {row['tokens'] / row['texts']:.0f} tokens | {name} | {entry['texts_s']:,.0f} | {entry['ratio']:.2f} | "
-                f"{entry['processor_ratio']:.2f} | {bound} | {entry['mean_cosine']:.4f} | {entry['smallest_cosine']:.4f} | "
+                f"{entry['processor_ratio']:.2f} | {alone} | {entry['mean_cosine']:.4f} | {entry['smallest_cosine']:.4f} | "
                 f"{entry['same_nearest']:.1%} |"
             )
     lines += ["", "| task | float32 | bfloat16 | int8 | int8 less float32 |", "|---|---|---|---|---|"]
@@ -180,8 +180,8 @@ def table(rows: dict[str, Row]) -> list[str]:
     return lines
 
 
-def _bound(peak: Row, entry: Row) -> str:
-    """x bfloat16, if int8 took nothing but the products' own gain: Amdahl's law on their share of the processor time."""
+def _from_products(peak: Row, entry: Row) -> str:
+    """x bfloat16, if the products ran at their peak in both and all else took as long as before (Amdahl's law)."""
     share = FLOP_PER_TOKEN / (peak["bfloat16"] * 1e9) / (entry["processor_us_a_token"] / 1e6)
     return f"{1 / (1 - share + share * peak['bfloat16'] / peak['int8']):.2f}"
 

@@ -14,7 +14,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -24,10 +24,10 @@ from embedkit.encoders.bert_graph import BertGraph, op, openvino
 from embedkit.encoders.model_files import ModelFiles
 from embedkit.encoders.opened import Opened
 from embedkit.encoders.openvino_backend import compiled, padded
-from embedkit.encoders.pieces import Piece
+from embedkit.encoders.pieces import Piece, Tokenization
 from embedkit.encoders.text_encoder import TextEncoder
 from embedkit.errors import ModelError, UsageError
-from embedkit.types import Array, Vectors
+from embedkit.types import Array, Vectors, is_unicode
 from embedkit.vectors import unit_rows
 
 FAST = "fast"
@@ -81,9 +81,7 @@ def open_profile(
     profile: Any,  # FAST, or what an encoder's settings hold
     calibrate: Iterable[str] | None,
     files: ModelFiles,
-    opened: Callable[
-        [Callable[[ModelFiles], Any] | None, str | None], Opened
-    ],  # by graph and dtype; None: as asked for
+    opened: Callable[[Any, str | None], Opened],  # by what builds the graph and by dtype; None: as asked for
     encoder: Callable[..., TextEncoder],  # of what was opened, and of the profile to store
 ) -> TextEncoder:
     """Raises UsageError where profile and texts do not belong together, ModelError where the rows are far from float32's."""
@@ -101,9 +99,7 @@ def open_profile(
     texts = _first_texts(calibrate)
     plain = opened(None, "float32")
     exact = encoder(plain)
-    if plain.tokenization is None:
-        raise AssertionError("models read as files are tokenized here")
-    pieces = plain.tokenization.pieces(texts[::2], exact.prompts["document"])
+    pieces = cast(Tokenization, plain.tokenization).pieces(texts[::2], exact.prompts["document"])
     threads = int(exact.compute["threads"])
     chosen = fast(calibrated(files, pieces, threads=threads, batch_tokens=plain.batch_tokens))
     logger.info("%s", checked_agreement(exact.name, _rows(exact, texts[1::2]), _rows(chosen, texts[1::2])))
@@ -117,9 +113,15 @@ def _rows(encoder: TextEncoder, texts: list[str]) -> Vectors:
 
 
 def _first_texts(calibrate: Iterable[str]) -> list[str]:
-    """The different ones among the first."""
-    first = [calibrate] if isinstance(calibrate, str) else itertools.islice(calibrate, TEXTS)
-    texts = [text for text in dict.fromkeys(first) if str(text).strip()]
+    """The different ones among the first. Raises UsageError for what is no text, or too few."""
+    if not isinstance(calibrate, Iterable):
+        raise UsageError(f"calibrate={calibrate!r:.40} came; expected an iterable of strings.")
+    first = [calibrate] if isinstance(calibrate, str) else list(itertools.islice(calibrate, TEXTS))
+    if odd := [text for text in first if not isinstance(text, str) or not is_unicode(text)]:
+        raise UsageError(
+            f"Among the texts to calibrate with stands {ascii(odd[0])[:40]}; expected strings of whole characters."
+        )
+    texts = [text for text in dict.fromkeys(first) if text.strip()]
     if len(texts) < FEWEST:
         raise UsageError(f"{len(texts)} different texts came to calibrate with; expected at least {FEWEST}.")
     return texts

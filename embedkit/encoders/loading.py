@@ -115,8 +115,9 @@ def _check_quantizable(files: ModelFiles | None, asked: Asked) -> None:
     """Raises UsageError where the model, its settings or the machine rule a profile out."""
     if files is None or not _takes_openvino(asked):
         raise UsageError(
-            f"A profile is for BERT, RoBERTa, XLM-RoBERTa and CamemBERT models run by OpenVINO on the CPU, not for {asked.name} with "
-            f"backend={asked.backend!r}, dtype={asked.dtype!r} and device={asked.device!r}; leave the profile out."
+            f"A profile is for BERT, RoBERTa, XLM-RoBERTa and CamemBERT models that lie on this machine and are run by OpenVINO on the "
+            f"CPU, not for {asked.name} with backend={asked.backend!r}, dtype={asked.dtype!r} and device={asked.device!r}; leave the "
+            f"profile out."
         )
     from embedkit.encoders.int8_profile import int8_is_exact
 

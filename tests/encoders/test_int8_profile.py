@@ -215,6 +215,8 @@ def test_a_poor_agreement_is_refused(tiny_model: Path, monkeypatch: pytest.Monke
             "5 different texts came to calibrate with; expected at least 16",
         ),
         ({"profile": "fast", "calibrate": "cat"}, "1 different texts"),
+        ({"profile": "fast", "calibrate": 7}, "calibrate=7 came; expected an iterable of strings"),
+        ({"profile": "fast", "calibrate": [*TEXTS, None]}, "Among the texts to calibrate with stands None"),
         (
             {"profile": "fast", "calibrate": TEXTS, "backend": "torch"},
             "run by OpenVINO on the CPU, not for .*backend='torch'",
