@@ -10,7 +10,8 @@ FOLDER (or EMBEDKIT_DATA) holds `wordnet` (short texts), `scifact` (long ones, a
   scifact, stsb            nDCG@10 on the test queries, Spearman on the test pairs, in int8; the others stand in published.jsonl
 
 The profile is calibrated on the first 256 texts of each collection (STSBenchmark: of its training pairs). A row is written to
-int8_profile.jsonl at once and not measured again for this version; remove the file to measure anew. About 6 minutes on two cores.
+int8_profile.jsonl at once and not measured again for this version; remove the file to measure anew. Ten minutes on two
+cores while other programs were at work.
 """
 
 from __future__ import annotations
