@@ -18,6 +18,8 @@ from embedkit.cli.options import (
     model_options,
     output_options,
     print_facts,
+    profile_arguments,
+    profile_option,
     progress_wanted,
     prompt_names,
     set_up_output,
@@ -87,6 +89,7 @@ def _shard(_: click.Context, __: click.Parameter, value: str | None) -> tuple[in
     help="Processes a device, each with a model and its share of the threads.",
 )
 @corpus_options
+@profile_option
 @model_options
 @output_options
 def embed_command(
@@ -139,10 +142,14 @@ def embed_command(
     devices = devices_of(options)
     count = workers * max(1, len(devices))
     begun = begun_with(names.ledger, count) if resume else {}
-    arguments = {**begun, **load_arguments(options), **prompt_names(options, kind)}
+    profile = profile_arguments(options, begun, source, columns)
+    arguments = {**begun, **load_arguments(options), **prompt_names(options, kind), **profile}
     from embedkit.encoders import load
     from embedkit.jobs import embed_corpus
 
+    if profile and count > 1:  # calibrated once, for all of them
+        arguments["profile"] = load(layers=layers, **arguments).settings["profile"]
+        del arguments["calibrate"]
     opening = functools.partial(load, dim=dim, layers=layers, **arguments)
     try:
         manifest = embed_corpus(

@@ -13,6 +13,8 @@ from embedkit.cli.options import (
     load_arguments,
     model_options,
     output_options,
+    profile_arguments,
+    profile_option,
     progress_wanted,
     prompt_names,
     set_up_output,
@@ -76,6 +78,7 @@ class ManyNames(click.Command):
     show_default=True,
     help="Folder of the report.",
 )
+@profile_option
 @model_options
 @output_options
 def eval_command(
@@ -108,6 +111,11 @@ def eval_command(
         raise click.UsageError("Give --data DIR (a folder or file to score) or --tasks NAME (a task of mteb).")
     if tasks and index_folder is not None:
         raise click.UsageError("--index goes with --data; mteb's tasks take a model.")
+    if options["profile"] and (index_folder is not None or not folders):
+        raise click.UsageError(
+            "--profile goes with --data, whose first documents calibrate it; an index brings its own."
+        )
+    from embedkit.corpus import Fields
     from embedkit.encoders import load
     from embedkit.eval.local_scores import evaluate_local
     from embedkit.eval.local_tasks import LocalTask
@@ -125,7 +133,8 @@ def eval_command(
     if index_folder is not None:
         searched = open_index(index_folder, prompt_name=options.pop("prompt_name"), **arguments)
     else:
-        searched = load(**arguments, **prompt_names(options, "query"))
+        profile = profile_arguments(options, {}, str(folders[0]) if folders else "", Fields())
+        searched = load(**arguments, **prompt_names(options, "query"), **profile)
     reports: dict[str, Report] = {}
     results: dict[str, Any] = {}
     for task in judged:

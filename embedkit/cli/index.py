@@ -20,6 +20,8 @@ from embedkit.cli.options import (
     model_options,
     output_options,
     print_facts,
+    profile_arguments,
+    profile_option,
     progress_wanted,
     prompt_names,
     set_up_output,
@@ -92,6 +94,7 @@ def index_group() -> None:
 @resume_option
 @ram_option
 @corpus_options
+@profile_option
 @model_options
 @output_options
 def build_command(
@@ -128,11 +131,12 @@ def build_command(
         _say_built(Index(output), output, as_json)
         return
     check_begun(output, resume=resume)  # before a model is loaded for nothing
+    profile = {"profile": options.pop("profile")}
     given = {"fields": fields(options), "resume": resume, **options}
     arguments = {**load_arguments(given), **prompt_names(given, "document")}
     with _kept(output / "build.ledger"), _threads(arguments.get("threads")):
         if holds_vectors(Path(source)):
-            _refuse_model(arguments)
+            _refuse_model({**arguments, **profile})
             index = build_index(source, output, documents=documents, **given)
         elif documents is not None:
             raise UsageError(
@@ -140,8 +144,8 @@ def build_command(
             )
         else:
             check_source(source)
-            arguments = {**(begun_with(output / "build.ledger") if resume else {}), **arguments}
-            model = load(**arguments)
+            begun = begun_with(output / "build.ledger") if resume else {}
+            model = load(**{**begun, **arguments, **profile_arguments(profile, begun, source, given["fields"])})
             index = build_index(source, output, model=model, on_long=on_long, progress=progress_wanted(quiet), **given)
     _say_built(index, output, as_json)
     if deleted := index.info()["deleted"]:

@@ -30,10 +30,12 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 def bert_graph(files: ModelFiles) -> Any:
     """Inputs ids (B, T) int32, mask (B, T) float32 (1: a token, 0: padding on the right), weights (B, T) float32 (see
     pooling.py); output (B, H) float32, the weighted sum of the last states."""
-    return _Graph(files).model()
+    return BertGraph(files).model()
 
 
-class _Graph:
+class BertGraph:
+    """The graph's parts, one method each."""
+
     def __init__(self, files: ModelFiles) -> None:
         self.config, self.tensors = files.config, files.tensors
         self.heads = int(self.config["num_attention_heads"])

@@ -8,8 +8,10 @@ converted. Models on a GPU, and those that cannot be converted, are run by torch
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from embedkit.encoders.default_model import DEFAULT_MODEL, default_model_folder
 from embedkit.encoders.fingerprint import describe_files
@@ -44,6 +46,8 @@ def load(
     prompts: Mapping[str, str] | None = None,
     prompt_names: Mapping[Kind, str] | None = None,
     trust_remote_code: bool = False,
+    profile: str | Mapping[str, Any] | None = None,
+    calibrate: Iterable[str] | None = None,
 ) -> TextEncoder:
     """Opens a SentenceTransformer folder or hub id, or a plain Hugging Face encoder (mean pooling, said in a log line).
 
@@ -58,6 +62,10 @@ def load(
     literal prompt, beside or instead of those the model stores. prompt_names: kind -> which of them that kind takes.
     trust_remote_code: run the code that the repository brings, which must be a folder or pinned to a commit by `revision`; it
     is never stored, so an index of such a model is opened with the model beside it.
+    profile: "fast" runs the matrix products in int8, another space than the model's own: `calibrate` gives it texts like
+    those that will come, of which it takes the first 256; half set its ranges, the other half measure its agreement with
+    float32, which is logged, and refused with a ModelError where it is low. The profile in an encoder's `settings` opens the
+    same space again, without texts.
     Raises ModelError when the model cannot be opened, UsageError for a setting that it cannot have. Weights are read from
     safetensors alone, and no code of the model's repository is run unless it is trusted.
     """
@@ -67,6 +75,8 @@ def load(
     )
     folder = _local_folder(name, revision)
     files = read_model_files(folder, layers) if folder else None
+    if profile is not None or calibrate is not None:
+        _check_quantizable(files, asked)
     if files and _takes_openvino(asked):
         opened = _open_files(files, asked)
     else:
@@ -92,14 +102,41 @@ def load(
         "prompts": prompts,
         "prompt_names": prompt_names,
     }
-    return TextEncoder(
-        name,
-        opened,
-        describe_files(files) if files else opened.description,
-        dim=dim,
-        prompt_names=prompt_names or {},
-        settings={key: dict(value) if isinstance(value, Mapping) else value for key, value in again.items() if value},
+    settings = {key: dict(value) if isinstance(value, Mapping) else value for key, value in again.items() if value}
+    description = describe_files(files) if files else opened.description
+
+    def encoder(opened: Opened, stored: Mapping[str, Any] | None = None) -> TextEncoder:
+        extra = {} if stored is None else {"profile": stored}
+        described, chosen = {**description, **extra}, {**settings, **extra}
+        return TextEncoder(name, opened, described, dim=dim, prompt_names=prompt_names or {}, settings=chosen)
+
+    if files is None or (profile is None and calibrate is None):
+        return encoder(opened)
+    from embedkit.encoders.int8_profile import open_profile
+
+    return open_profile(
+        profile,
+        calibrate,
+        files,
+        lambda graph, dtype: _open_files(files, replace(asked, dtype=dtype or asked.dtype), graph),
+        encoder,
     )
+
+
+def _check_quantizable(files: ModelFiles | None, asked: Asked) -> None:
+    """Raises UsageError where the model, its settings or the machine rule a profile out."""
+    if files is None or not _takes_openvino(asked):
+        raise UsageError(
+            f"A profile is for BERT, RoBERTa, XLM-RoBERTa and CamemBERT models that lie on this machine and are run by OpenVINO on the "
+            f"CPU, not for {asked.name} with backend={asked.backend!r}, dtype={asked.dtype!r} and device={asked.device!r}; leave the "
+            f"profile out."
+        )
+    from embedkit.encoders.int8_profile import int8_is_exact
+
+    if not int8_is_exact():
+        raise UsageError(
+            "A profile needs a CPU with int8 dot products (VNNI), whose sums do not overflow; leave the profile out here."
+        )
 
 
 def _full_name(model: str | Path | None) -> str:
@@ -146,11 +183,11 @@ def _on_cpu(device: str) -> bool:
     return device == "cpu" or (device == "auto" and not any(Path(place).exists() for place in GPU_PLACES))
 
 
-def _open_files(files: ModelFiles, asked: Asked) -> Opened:
+def _open_files(files: ModelFiles, asked: Asked, graph: Callable[[ModelFiles], Any] | None = None) -> Opened:
     budget = asked.batch_tokens or OPENVINO_BATCH_TOKENS
     tokens = limited(asked.max_tokens, files.max_tokens, position_limit(files.config), asked.name)
     return Opened(
-        backend=open_bert(files, dtype=asked.dtype, threads=asked.threads, batch_tokens=budget),
+        backend=open_bert(files, dtype=asked.dtype, threads=asked.threads, batch_tokens=budget, graph=graph),
         tokenization=Tokenization(files.tokenizer, tokens, pool_prompt=files.pool_prompt),
         description={},
         max_tokens=tokens,

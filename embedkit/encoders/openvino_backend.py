@@ -178,7 +178,14 @@ def _known(error: Exception) -> Exception:
     return error.with_traceback(None)  # the frames would keep the batch's arrays alive
 
 
-def open_bert(files: ModelFiles, *, dtype: str, threads: int | None, batch_tokens: int) -> OpenVinoBackend:
+def open_bert(
+    files: ModelFiles,
+    *,
+    dtype: str,
+    threads: int | None,
+    batch_tokens: int,
+    graph: Callable[[ModelFiles], Any] | None = None,  # bert_graph, or another of its inputs and output
+) -> OpenVinoBackend:
     """A model of the families that `model_files` reads."""
     from embedkit.encoders.bert_graph import bert_graph
 
@@ -190,7 +197,7 @@ def open_bert(files: ModelFiles, *, dtype: str, threads: int | None, batch_token
 
     return OpenVinoBackend(
         Graph(
-            bert_graph(files),
+            (graph or bert_graph)(files),
             inputs,
             lambda _, pooled: head(pooled, files.heads, normalize=files.normalize),
             position_limit(files.config),
@@ -198,7 +205,7 @@ def open_bert(files: ModelFiles, *, dtype: str, threads: int | None, batch_token
         dtype=chosen_dtype(dtype, threads),
         threads=threads,
         batch_tokens=batch_tokens,
-        in_float32=lambda: open_bert(files, dtype="float32", threads=threads, batch_tokens=batch_tokens),
+        in_float32=lambda: open_bert(files, dtype="float32", threads=threads, batch_tokens=batch_tokens, graph=graph),
     )
 
 

@@ -73,11 +73,8 @@ class Ledger:
 
     def _refuse_damage(self, size: int) -> None:
         path = self._file.path
-        beginning = self._file.read(0, len(MAGIC))
-        if self.end == 0 and beginning.strip(b"\0") and not MAGIC.startswith(beginning):
-            raise UsageError(
-                f"{path} is there and is no ledger of embedkit; move it away, or choose another output name."
-            )
+        if self.end == 0:
+            refuse_others(self._file)
         position = self.end + 1
         while position < size:
             block = self._file.read(position, BLOCK + len(MAGIC) - 1)
@@ -95,7 +92,7 @@ class Ledger:
 def refuse_others(file: PositionalFile) -> None:
     """Raises UsageError for a file that no ledger, torn at whatever byte, can be: it belongs to somebody."""
     beginning = file.read(0, len(MAGIC))
-    if beginning.strip(b"\0") and not MAGIC.startswith(beginning):
+    if any(byte not in (0, ours) for byte, ours in zip(beginning, MAGIC, strict=False)):  # 0: not written when it tore
         raise UsageError(
             f"{file.path} is there and is no ledger of embedkit; move it away, or choose another output name."
         )

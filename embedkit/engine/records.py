@@ -79,7 +79,9 @@ def differences(then: Record, now: Record) -> str:
     old, new = ({**one, **one["compute"], **one["settings"]} for one in (then, now))
     names = [name for name in {**old, **new} if name not in ("compute", "settings")]
     return ", ".join(
-        f"{name}: {old.get(name)} then, {new.get(name)} now" for name in names if old.get(name) != new.get(name)
+        f"{name}: {old.get(name)!s:.99} then, {new.get(name)!s:.99} now"
+        for name in names
+        if old.get(name) != new.get(name)
     )
 
 

@@ -33,7 +33,7 @@ from embedkit.storage import make_folder, remove_folder
 from embedkit.types import Document
 
 # of `load`, that an index may bring; above all not that the code of its model is to be trusted
-STORED_SETTINGS = frozenset({"model", "revision", "max_tokens", "dim", "layers", "prompts", "prompt_names"})
+STORED_SETTINGS = frozenset({"model", "revision", "max_tokens", "dim", "layers", "prompts", "prompt_names", "profile"})
 RECORDED = 256  # documents written at once on their way to the model
 logger = logging.getLogger(__name__)
 

@@ -23,9 +23,9 @@ OUTPUT = "--json --quiet -q --log"
 MODEL = "--model --revision --device --backend --dtype --threads --batch-tokens --max-tokens --prompt-name"
 CORPUS = "--id --text --title --limit"
 PROMISED = {  # what people's scripts hold on to
-    "embed": "-o --output --kind --dim --layers --precision --ranges --on-long --resume --overwrite --shard --workers "
+    "embed": "-o --output --kind --dim --layers --precision --ranges --on-long --resume --overwrite --shard --workers --profile "
     f"{CORPUS} {MODEL} {OUTPUT}",
-    "index build": f"-o --output --coarse --bytes-per-vector --recall --fine --metric --on-long --documents --resume --ram "
+    "index build": f"-o --output --coarse --bytes-per-vector --recall --fine --metric --on-long --documents --resume --ram --profile "
     f"{CORPUS} {MODEL} {OUTPUT}",
     "index add": f"--documents --resume --ram {CORPUS} {MODEL} {OUTPUT}",
     "index delete": f"--ids --where {OUTPUT}",
@@ -33,7 +33,7 @@ PROMISED = {  # what people's scripts hold on to
     "index info": OUTPUT,
     "index verify": OUTPUT,
     "search": f"-k --queries -o --output --like --where --group --min-score --explain {MODEL} {OUTPUT}",
-    "eval": f"--data --tasks --split --index -o --output {MODEL} {OUTPUT}",
+    "eval": f"--data --tasks --split --type --profile --index -o --output {MODEL} {OUTPUT}",
     "compare": OUTPUT,
     "demo": f"-o --output {MODEL} {OUTPUT}",
 }

@@ -153,3 +153,73 @@ def test_progress_is_shown_on_a_terminal_unless_silence_is_asked_for(
 ) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
     assert progress_wanted(quiet) is shown
+
+
+# --- --profile: an int8 space, calibrated on the first documents -----------------------------------------------------
+
+LETTERS = "abcdefghijklmnop"
+MANY = [
+    {"_id": f"{a}{b}", "text": f"{a} cat {b} dog {a} red" + " one" * number}
+    for number, b in enumerate("pqr")
+    for a in LETTERS
+]
+
+
+@pytest.fixture
+def int8() -> Any:
+    pytest.importorskip("openvino")
+    from embedkit.encoders import int8_profile
+
+    if not int8_profile.int8_is_exact():
+        pytest.skip("this CPU's int8 sums overflow")
+    return int8_profile
+
+
+def test_profile_is_calibrated_on_the_first_documents_and_an_index_brings_its_own(
+    run: Run, tiny_model: Path, tmp_path: Path, int8: Any
+) -> None:
+    """Build, embed and search agree on the space; the agreement stands on standard error, before any row is made."""
+    source, folder = write_jsonl(tmp_path / "c.jsonl", MANY), tmp_path / "x.index"
+    built = run("index", "build", source, "-o", folder, "--model", tiny_model, "--profile", "fast", "--json")
+    assert "in int8 against float32, on 24 texts held out: mean cosine" in built.remarks[0]
+    embedded = run("embed", source, "-o", tmp_path / "x.npy", "--model", tiny_model, "--profile", "fast", "--json")
+    assert embedded.facts["fingerprint"] == built.facts["fingerprint"]
+    assert (
+        run("embed", source, "-o", tmp_path / "y.npy", "--model", tiny_model, "--json").facts["fingerprint"]
+        != (built.facts["fingerprint"])
+    )
+    found = run("search", folder, MANY[3]["text"], "-k", "1", "--json").facts
+    assert (found["hits"][0]["id"], round(found["hits"][0]["score"], 2)) == (MANY[3]["_id"], 1)
+    assert run("index", "add", folder, source).code == 0
+
+
+def test_a_resumed_run_keeps_its_profile(
+    run: Run, tiny_model: Path, tmp_path: Path, int8: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the option is given again and other documents stand at the front by now."""
+    monkeypatch.setattr("embedkit.engine.run.WINDOW", 8)
+    monkeypatch.setattr(int8, "TEXTS", 16)
+    source = write_jsonl(tmp_path / "c.jsonl", MANY)
+    whole = source.read_text()
+    source.write_text("".join(whole.splitlines(keepends=True)[:30]) + "not json\n")
+    command = ["embed", source, "-o", tmp_path / "x.npy", "--model", tiny_model, "--profile", "fast"]
+    run(*command).sentence(3)
+    source.write_text(whole)
+    monkeypatch.setattr(int8, "calibrated", None)  # not to be called again
+    assert run(*command, "--resume").code == 0
+    assert json.loads((tmp_path / "x.manifest.json").read_text())["settings"]["profile"]["name"] == "fast"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("embed - -o {tmp}/x.npy --model {model} --profile fast", "standard input cannot give"),
+        ("eval --tasks SciFact --model {model} --profile fast", "--profile goes with --data"),
+        ("eval --data {tmp} --index {tmp} --profile fast", "an index brings its own"),
+        ("embed {corpus} -o {tmp}/x.npy --model {model} --profile fast", "7 different texts came to calibrate with"),
+    ],
+)
+def test_where_no_profile_can_be_made(
+    command: str, message: str, run: Run, corpus: Path, tiny_model: Path, tmp_path: Path, int8: Any
+) -> None:
+    assert message in run(*command.format(tmp=tmp_path, model=tiny_model, corpus=corpus).split()).sentence(2)

@@ -112,7 +112,7 @@ def test_somebody_elses_file_is_not_taken_for_a_ledger(path: Path, content: byte
         records(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xf5E", bytes(FRAME.size), b"\xf5EKL\0\0"])
+@pytest.mark.parametrize("content", [b"", b"\xf5E", bytes(FRAME.size), b"\xf5EKL\0\0", b"\xf5E\0\0", b"\0EK\0"])
 def test_a_ledger_that_was_torn_at_its_head_is_empty(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     assert records(path) == []
