@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from embedkit.encoders.default_model import DEFAULT_MODEL, default_model_folder
+from embedkit.encoders.doctor.first_look import first_look
 from embedkit.encoders.fingerprint import describe_files
 from embedkit.encoders.hub_cache import cached_folder
 from embedkit.encoders.model_files import ModelFiles, position_limit, read_model_files
@@ -80,7 +82,7 @@ def load(
         "prompts": prompts,
         "prompt_names": prompt_names,
     }
-    return TextEncoder(
+    encoder = TextEncoder(
         name,
         opened,
         describe_files(files) if files else opened.description,
@@ -88,6 +90,20 @@ def load(
         prompt_names=prompt_names or {},
         settings={key: dict(value) if isinstance(value, Mapping) else value for key, value in again.items() if value},
     )
+    if name != DEFAULT_MODEL:
+        first_look(encoder, opened.attention)
+    return encoder
+
+
+def open_reference(encoder: TextEncoder, *, trusted: bool = False) -> Any:
+    """The SentenceTransformer of an encoder that `load` returned, in float32 on the CPU; trusted: as trust_remote_code."""
+    from embedkit.encoders.sentence_transformer import open_in_float32
+
+    kept = encoder.settings
+    name, revision = kept.get("model", encoder.name), kept.get("revision")
+    tokens, prompts = kept.get("max_tokens"), kept.get("prompts")
+    asked = Asked(name, revision, "cpu", "torch", "float32", None, None, tokens, prompts, trusted)
+    return open_in_float32(asked, _local_folder(name, revision))
 
 
 def _full_name(model: str | Path | None) -> str:

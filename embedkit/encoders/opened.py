@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedkit.encoders.attention import Attention
 from embedkit.encoders.backend import Backend
 from embedkit.encoders.pieces import Tokenization
 from embedkit.errors import UsageError
@@ -61,6 +62,7 @@ class Opened:
     width: int
     batch_tokens: int
     pooling: str
+    attention: Attention | None = None  # as it was tried; None: embedkit's own graph, or no transformer
 
 
 def positive(name: str, value: int) -> int:
