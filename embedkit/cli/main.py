@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from embedkit.cli.demo import demo_command
+from embedkit.cli.doctor import doctor_command
 from embedkit.cli.embed import embed_command
 from embedkit.cli.evaluate import eval_command
 from embedkit.cli.index import index_group
@@ -37,7 +38,7 @@ def cli() -> None:
     """
 
 
-for command in (embed_command, index_group, search_command, eval_command, demo_command):
+for command in (embed_command, index_group, search_command, eval_command, doctor_command, demo_command):
     cli.add_command(command)
 
 
