@@ -26,12 +26,12 @@ SPECIALS = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_
 LETTERS = ["<unk>", "<s>", "¶", "<pad>", "▁", *string.ascii_letters, *string.digits, *".,:%"]
 
 
-def wordpiece(folder: Path, **settings: Any) -> int:
+def wordpiece(folder: Path, vocabulary: list[str] = VOCABULARY) -> int:
     from transformers import BertTokenizerFast
 
-    (folder / "vocab.txt").write_text("\n".join(VOCABULARY))
-    BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=64, **settings).save_pretrained(folder)
-    return len(VOCABULARY)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=64).save_pretrained(folder)
+    return len(vocabulary)
 
 
 def letters(folder: Path, **settings: Any) -> int:

@@ -213,6 +213,29 @@ def test_a_token_without_an_embedding_is_found(tmp_path: Path) -> None:
     assert f"'<new>' the id {len(patients.LETTERS)}" in result.evidence
 
 
+@pytest.mark.parametrize(
+    ("words", "prompt", "found"),
+    [
+        ([], "red cat ", "most tokens of any script"),
+        (["the", "house", "stands", "on", "hill"], "red cat ", None),
+        (["the", "house", "stands", "on", "hill"], "Darstellung: ", "of the prompt 'query'"),
+    ],
+)
+def test_words_that_a_real_vocabulary_does_not_know_are_found(
+    words: list[str], prompt: str, found: str | None, tmp_path: Path
+) -> None:
+    """A thousand tokens that no text has, and the words."""
+    vocabulary = [*patients.TINY_VOCABULARY[:5], "red", "cat", *words, *(f"qx{i}" for i in range(1000))]
+    patients.save(tmp_path, "Bert", patients.wordpiece(tmp_path, vocabulary))
+    check = next(check for check in CHECKS if check.name == "vocabulary")
+    result = check.run(patient_of(patients.wrap(tmp_path, prompts={"query": prompt}), backend="torch"))
+    if found is None:
+        assert str(result).startswith("more than half unknown: accented Latin, Russian, Greek")
+    else:
+        assert isinstance(result, Finding) and result.name == "unknown-tokens"
+        assert found in result.evidence
+
+
 class LastIndex(torch.nn.Module):
     """Pooling as model cards often write it: whatever stands in the last place."""
 

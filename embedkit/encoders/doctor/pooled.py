@@ -46,7 +46,10 @@ def pooled_padding(patient: Patient) -> Finding | str:
         return _own_token(seen, mode, taken)
     if seen.mask is None:
         why = "the tokenizer gives no attention mask (model_input_names in tokenizer_config.json), so padding counts as text"
-        fix = 'Add "attention_mask" to model_input_names in tokenizer_config.json.'
+        fix = (
+            'Add "attention_mask" to model_input_names in tokenizer_config.json. embedkit makes a mask of its own; other '
+            "programs do not."
+        )
     else:
         why = "pooling goes by position and not by the attention mask"
         fix = "Take the last token by the mask, as sentence-transformers' Pooling does, or pad on the other side."
@@ -54,7 +57,7 @@ def pooled_padding(patient: Patient) -> Finding | str:
     return Finding(
         "pooled-padding",
         f"Beside a longer text {mode} pooling takes {where}, which is padding: {why}.",
-        f"{fix} embedkit makes a mask of its own and pools by it; other programs do not.",
+        fix,
     )
 
 
