@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from embedkit.corpus import Fields, read_corpus
     from embedkit.encoder import Encoder
     from embedkit.encoders import load
+    from embedkit.encoders.doctor.examination import doctor
+    from embedkit.encoders.doctor.parity import parity
     from embedkit.errors import EmbedkitError
     from embedkit.eval import evaluate
     from embedkit.index import Index
@@ -31,10 +33,12 @@ _HOMES = {
     "Ranges": "embedkit.vectors",
     "Report": "embedkit.types",
     "build_index": "embedkit.jobs",
+    "doctor": "embedkit.encoders.doctor.examination",
     "embed": "embedkit.jobs",
     "evaluate": "embedkit.eval",
     "load": "embedkit.encoders",
     "open_index": "embedkit.jobs",
+    "parity": "embedkit.encoders.doctor.parity",
     "read_corpus": "embedkit.corpus",
 }
 
@@ -49,10 +53,12 @@ __all__ = [
     "Report",
     "__version__",
     "build_index",
+    "doctor",
     "embed",
     "evaluate",
     "load",
     "open_index",
+    "parity",
     "read_corpus",
 ]
 

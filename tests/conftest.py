@@ -43,6 +43,12 @@ def nothing_is_unpickled() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def no_first_look_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record of the models that this machine has met is not for those of the tests."""
+    monkeypatch.setattr("embedkit.encoders.doctor.first_look.record_path", lambda: None)
+
+
+@pytest.fixture(autouse=True)
 def no_handler_stays() -> Iterator[None]:
     """The command line hangs its handlers on the logger of a process that ends with it; here it does not."""
     yield

@@ -76,7 +76,7 @@ def write_what_the_readme_takes_for_granted(folder: Path) -> None:
     (folder / "products.csv").write_text('sku,name,description\n7,Chair,"four legs, one back"\n8,Table,flat\n')
 
 
-@pytest.mark.parametrize("module", ["embedkit.encoders.batches"])
+@pytest.mark.parametrize("module", ["embedkit.encoders.batches", "embedkit.encoders.doctor.endpoint"])
 def test_examples_in_docstrings_are_right(module: str) -> None:
     outcome = doctest.testmod(importlib.import_module(module))
     assert outcome.attempted > 0 and outcome.failed == 0

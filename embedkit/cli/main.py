@@ -13,6 +13,7 @@ import click
 
 from embedkit.cli.compare import compare_command
 from embedkit.cli.demo import demo_command
+from embedkit.cli.doctor import doctor_command
 from embedkit.cli.embed import embed_command
 from embedkit.cli.evaluate import eval_command
 from embedkit.cli.index import index_group
@@ -38,7 +39,16 @@ def cli() -> None:
     """
 
 
-for command in (embed_command, index_group, search_command, eval_command, compare_command, demo_command):
+COMMANDS = (
+    embed_command,
+    index_group,
+    search_command,
+    eval_command,
+    compare_command,
+    doctor_command,
+    demo_command,
+)
+for command in COMMANDS:
     cli.add_command(command)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from embedkit.encoders.default_model import DEFAULT_MODEL, default_model_folder
+from embedkit.encoders.doctor.first_look import first_look
 from embedkit.encoders.fingerprint import describe_files
 from embedkit.encoders.hub_cache import cached_folder
 from embedkit.encoders.layers import trained_for_layers
@@ -111,16 +112,28 @@ def load(
         return TextEncoder(name, opened, described, dim=dim, prompt_names=prompt_names or {}, settings=chosen)
 
     if files is None or (profile is None and calibrate is None):
-        return encoder(opened)
-    from embedkit.encoders.int8_profile import open_profile
+        made = encoder(opened)
+    else:
+        from embedkit.encoders.int8_profile import open_profile
 
-    return open_profile(
-        profile,
-        calibrate,
-        files,
-        lambda graph, dtype: _open_files(files, replace(asked, dtype=dtype or asked.dtype), graph),
-        encoder,
-    )
+        def by_graph(graph: Callable[[ModelFiles], Any], dtype: str | None) -> Opened:
+            return _open_files(files, replace(asked, dtype=dtype or asked.dtype), graph)
+
+        made = open_profile(profile, calibrate, files, by_graph, encoder)
+    if name != DEFAULT_MODEL:
+        first_look(made, opened.attention)
+    return made
+
+
+def open_reference(encoder: TextEncoder, *, trusted: bool = False) -> Any:
+    """The SentenceTransformer of an encoder that `load` returned, in float32 on the CPU; trusted: as trust_remote_code."""
+    from embedkit.encoders.sentence_transformer import open_in_float32
+
+    kept = encoder.settings
+    name, revision = kept.get("model", encoder.name), kept.get("revision")
+    tokens, prompts = kept.get("max_tokens"), kept.get("prompts")
+    asked = Asked(name, revision, "cpu", "torch", "float32", None, None, tokens, kept.get("layers"), prompts, trusted)
+    return open_in_float32(asked, _local_folder(name, revision))
 
 
 def _check_quantizable(files: ModelFiles | None, asked: Asked) -> None:

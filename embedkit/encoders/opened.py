@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedkit.encoders.attention import Attention
 from embedkit.encoders.backend import Backend
 from embedkit.encoders.pieces import Tokenization
 from embedkit.errors import UsageError
@@ -68,6 +69,7 @@ class Opened:
     batch_tokens: int
     pooling: str
     cut: bool  # layers of the transformer are left out
+    attention: Attention | None = None  # as it was tried; None: embedkit's own graph, or no transformer
 
 
 def positive(name: str, value: int) -> int:

@@ -64,6 +64,11 @@ class Tokenization:
             for i, (text, encoding) in enumerate(zip(prompted, encode(prompted), strict=True))
         ]
 
+    def tokens(self, text: str) -> list[str]:
+        """The tokens of one text, cut at the limit."""
+        tokens: list[str] = self._cutting.encode(text).tokens
+        return tokens
+
     @functools.cached_property
     def _whole(self) -> Any:
         """The same tokenizer, cutting nothing."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from embedkit.encoders.attention import attention_of
 from embedkit.encoders.conversion import convert
 from embedkit.encoders.default_model import DEFAULT_MODEL, WEIGHTS, check_weights
 from embedkit.encoders.fingerprint import describe_modules
@@ -47,6 +48,7 @@ def open_sentence_transformer(asked: Asked, folder: Path | None) -> Opened:
         Tokenization(tokenizer, tokens, pool_prompt=getattr(pooling, "include_prompt", True)) if tokenizer else None
     )
     description = {"modules": describe_modules(model)}  # before the weights are cast
+    attention = attention_of(model[0].auto_model) if tokenizer else None
     budget = asked.batch_tokens or BATCH_TOKENS.get(place.type, BATCH_TOKENS["cpu"])
     converted = None
     if (
@@ -84,7 +86,16 @@ def open_sentence_transformer(asked: Asked, folder: Path | None) -> Opened:
         batch_tokens=budget,
         pooling=str(getattr(pooling, "pooling_mode", "its own")),
         cut=cut,
+        attention=attention,
     )
+
+
+def open_in_float32(asked: Asked, folder: Path | None) -> Any:
+    """The SentenceTransformer itself, in float32 on the CPU, under the token limit that `load` gives it: what embedkit's
+    rows are compared with."""
+    model = _open(asked, folder, {}).float().eval()
+    _limit_tokens(model, asked.max_tokens, asked.name)
+    return model
 
 
 def _dtype(dtype: str, model: Any) -> str:

@@ -167,6 +167,11 @@ class TextEncoder:
         """The literal input that the model reads for this text, its prompt in front."""
         return self._literal_prompt(kind) + text
 
+    def tokens(self, text: str) -> list[str] | None:
+        """What the model reads for a text without a prompt, cut at max_tokens; None where the backend tokenizes by itself."""
+        tokenization = self._opened.tokenization
+        return None if tokenization is None else tokenization.tokens(text)
+
     def _literal_prompt(self, kind: Kind, prompt: str | None = None, prompt_name: str | None = None) -> str:
         if kind not in ("query", "document"):
             raise UsageError(f"kind={kind!r} came; expected 'query' or 'document'.")

@@ -16,7 +16,7 @@ from .conftest import Run
 
 ROOT = Path(__file__).parents[2]
 CHANGES = ["index build", "index add", "index delete", "index compact"]
-COMMANDS = ["", "embed", "index", *CHANGES, "index info", "index verify", "search", "eval", "compare", "demo"]
+COMMANDS = ["", "embed", "index", *CHANGES, "index info", "index verify", "search", "eval", "compare", "doctor", "demo"]
 every_command = pytest.mark.parametrize("name", COMMANDS)
 
 OUTPUT = "--json --quiet -q --log"
@@ -35,6 +35,7 @@ PROMISED = {  # what people's scripts hold on to
     "search": f"-k --queries -o --output --like --where --group --min-score --explain {MODEL} {OUTPUT}",
     "eval": f"--data --tasks --split --type --profile --index -o --output {MODEL} {OUTPUT}",
     "compare": OUTPUT,
+    "doctor": f"--against {MODEL} {OUTPUT}",
     "demo": f"-o --output {MODEL} {OUTPUT}",
 }
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
