@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: threads of their own would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy, faiss and torch read it
+
 import numpy as np
 import pytest
 
