@@ -165,9 +165,7 @@ def to_document(row: Any, where: str, fields: Fields, position: int, base: Path 
     return document if fields.image is None else _with_image(document, row, where, fields, base)
 
 
-def _with_image(
-    document: Document, row: Mapping[str, Any], where: str, fields: Fields, base: Path | None
-) -> Document:
+def _with_image(document: Document, row: Mapping[str, Any], where: str, fields: Fields, base: Path | None) -> Document:
     """The document of an image: its text where that is read too, else its path, which stands among the metadata as well."""
     name = str(fields.image)
     if name not in row:
