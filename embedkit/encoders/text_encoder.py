@@ -94,7 +94,8 @@ class TextEncoder:
         normalize_embeddings: None gives unit rows where the model normalises or compares by cosine. truncate_dim: the
         first so many columns, at unit length again where the rows were. convert_to_tensor, or
         convert_to_numpy=False: the same rows as one tensor.
-        Raises UsageError for an input of another kind, with its position; DataError for an image that cannot be read; ModelError when a row comes out as NaN or infinite
+        Raises UsageError for an input of another kind, with its position; DataError for an image that cannot be read;
+        ModelError when a row comes out as NaN or infinite
         even in float32, or when a text does not fit in memory on its own.
         """
         texts = contents(inputs)
