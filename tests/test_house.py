@@ -32,6 +32,7 @@ MODELS = NUMBERS | {
     "tokenizers",
     "safetensors",
     "openvino",
+    "PIL",
 }
 ROOMS: dict[str, tuple[set[str], set[str] | None]] = {
     "version": (set(), set()),
@@ -62,6 +63,7 @@ HEAVY: dict[str, set[str]] = {
     "datasets": set(),
     "pyarrow": set(),
     "pandas": set(),
+    "PIL": set(),
 }
 WRITERS = {"save", "savez", "savez_compressed", "savetxt", "tofile", "write_text", "write_bytes", "symlink_to"}
 MOVERS = {"move", "copy", "copy2", "copyfile", "copytree", "rename", "renames", "replace"}  # of shutil, os and Path

@@ -125,7 +125,7 @@ def _open(asked: Asked, folder: Path | None, attention: dict[str, str]) -> Any:
     except Exception as error:  # every library below has its own way to fail here
         if is_full_disk(error):
             raise
-        if isinstance(error, ImportError) and importlib.util.find_spec("PIL") is None:
+        if "Pillow" in str(error) and importlib.util.find_spec("PIL") is None:
             raise MissingDependency(
                 f'{asked.name} reads images, which needs Pillow; install it: pip install -e ".[images]".'
             ) from None

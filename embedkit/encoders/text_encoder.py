@@ -115,7 +115,7 @@ class TextEncoder:
                     for position, reason in window.failed.items():
                         at = start + position
                         error_of = DataError if isinstance(texts[at], Picture) else ModelError
-                        raise error_of(f"Input {at}: {reason}", position=position)
+                        raise error_of(f"Input {at}: {reason}; mend it or leave it out.", position=position)
                     rows[start : start + len(window.rows)] = window.rows
                     start += len(window.rows)
                     truncated += len(window.truncated)
