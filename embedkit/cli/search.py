@@ -73,8 +73,7 @@ def search_command(
     \b
     embedkit search my.index "how do plants store energy?" -k 3 --where '{"year": {"gte": 2020}}'
     embedkit search my.index --queries queries.jsonl -k 100 -o run.trec
-    embedkit search my.index --like d17 --explain --json
-    embedkit search photos.index --image cat.jpg
+    embedkit search photos.index --image cat.jpg --explain --json
 
     The model is the one that the index names. A run has TREC's six columns: query, Q0, document, rank, score, tag.
     """

@@ -60,12 +60,12 @@ def rgb(picture: Picture) -> Any:
 
     Raises DataError that says why it cannot be: not there, not whole, not an image, too large.
     """
-    import PIL.Image
+    from PIL import Image
 
     shown = picture.name or "the image"
     try:
         image = _opened(picture.image)
-        limit = PIL.Image.MAX_IMAGE_PIXELS
+        limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and image.width * image.height > limit:
             raise DataError(f"{image.width} x {image.height} pixels are more than Pillow's limit of {limit:,}")
         image.load()
@@ -81,14 +81,14 @@ def rgb(picture: Picture) -> Any:
 
 
 def _opened(image: Any) -> Any:
-    import PIL.Image
+    from PIL import Image
 
     content = image.read_bytes() if isinstance(image, Path) else image
     if not isinstance(content, bytes):
         return image
     if not content:
         raise DataError("it is empty (0 bytes)")
-    return PIL.Image.open(io.BytesIO(content))
+    return Image.open(io.BytesIO(content))
 
 
 def _without_memory_address(error: OSError) -> str:
@@ -97,24 +97,24 @@ def _without_memory_address(error: OSError) -> str:
 
 
 def _upright(image: Any) -> Any:
-    import PIL.ImageOps
+    from PIL import ImageOps
 
-    return PIL.ImageOps.exif_transpose(image)
+    return ImageOps.exif_transpose(image)
 
 
 def _in_rgb(image: Any) -> Any:
     import numpy as np
-    import PIL.Image
+    from PIL import Image
 
     if image.mode in DEEP:  # Pillow's own conversion would make all above 255 white
         values = np.asarray(image).astype(np.uint16)
-        image = PIL.Image.fromarray((values >> 8).astype(np.uint8))
+        image = Image.fromarray((values >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise DataError(f"its pixels are numbers of 32 bits (mode {image.mode}); save it with 8 or 16 bits a channel")
     if "A" in image.getbands() or "a" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
-        white = PIL.Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = PIL.Image.alpha_composite(white, image)
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
     return image.convert("RGB")
 
 

@@ -76,13 +76,13 @@ class Run:
     backend: Backend
     in_float32: Callable[[], Backend]
     tokenization: Tokenization | None
-    reading: Reading | None  # None: texts alone
     max_tokens: int | None
     batch_tokens: int
     kind: Kind
     prompt: str
     dim: int
     unit: bool
+    reading: Reading | None = None  # None: texts alone
     on_long: OnLong = "truncate"
     batch_size: int | None = None
     hurried: bool = False  # see Backend; a job is not, whose rows must not depend on where it was resumed
