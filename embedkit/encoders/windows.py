@@ -28,6 +28,7 @@ from embedkit.vectors import truncate
 
 OnBatch = Callable[[int, Sequence[int]], None]
 PICTURES = 64  # in one batch, whatever the token budget: decoded photographs take tens of megabytes each
+PICTURE_BUDGETS = 4  # token budgets that a batch of images has: they are of one length, so that nothing is padded
 
 
 @dataclass
@@ -142,8 +143,10 @@ class Run:
         for kind in sorted({pieces[i].kind for i in filled}):
             alike = [i for i in filled if pieces[i].kind == kind]
             lengths = [stepped(pieces[i].length) for i in alike]
-            most = self.batch_size if kind == "text" else min(self.batch_size or PICTURES, PICTURES)
-            for batch in token_batches(lengths, self.batch_tokens, most):
+            most, budget = self.batch_size, self.batch_tokens
+            if kind != "text":
+                most, budget = min(most or PICTURES, PICTURES), budget * PICTURE_BUDGETS
+            for batch in token_batches(lengths, budget, most):
                 window.batches.append([alike[i] for i in batch])
         window.left = len(window.batches)
         return window

@@ -19,7 +19,7 @@ from embedkit.errors import DataError, MissingDependency, ModelError, UsageError
 from embedkit.types import Picture
 from tests.image_models import encoded, make_clip, picture, write_pictures
 
-PICTURES = [picture(i, 24 + 5 * (i % 7), 24 + 3 * (i % 5)) for i in range(45)]  # more than two batches
+PICTURES = [picture(i, 24 + 5 * (i % 7), 24 + 3 * (i % 5)) for i in range(70)]  # two batches
 
 
 def reference(folder: Path) -> Any:
@@ -63,7 +63,7 @@ def test_a_vlm_reads_images_texts_and_both_in_the_order_they_came(vlm: Any, vlm_
 
 
 def test_neither_order_nor_company_nor_the_form_of_an_image_matters(clip: Any, tmp_path: Path) -> None:
-    paths = write_pictures(tmp_path, 45)
+    paths = write_pictures(tmp_path, 70)
     rows = clip.encode(paths)
     np.testing.assert_allclose(clip.encode(paths[::-1])[::-1], rows, atol=1e-6)
     np.testing.assert_allclose(clip.encode(["a cat", *paths[:3], "a dog"])[1:4], rows[:3], atol=1e-6)
