@@ -184,6 +184,20 @@ def tiny_model(make_model: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def clip_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.image_models import make_clip
+
+    return make_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="session")
+def vlm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.image_models import make_vlm
+
+    return make_vlm(tmp_path_factory.mktemp("vlm"))
+
+
+@pytest.fixture(scope="session")
 def default_encoder() -> Any:
     """The default model in float32, where its weights are on this machine."""
     from embedkit.encoders import load
