@@ -136,6 +136,14 @@ def open_reference(encoder: TextEncoder, *, trusted: bool = False) -> Any:
     return open_in_float32(asked, _local_folder(name, revision))
 
 
+def open_for_training(model: str, device: str = "auto") -> Any:
+    """The SentenceTransformer that `load` would run, with float32 weights, on the device. Raises what `load` raises."""
+    from embedkit.encoders.sentence_transformer import open_in_float32, torch_device
+
+    asked = Asked(_full_name(model), None, device, "torch", "float32", None, None, None, None, None, False)
+    return open_in_float32(asked, _local_folder(asked.name, None)).to(torch_device(device))
+
+
 def _check_quantizable(files: ModelFiles | None, asked: Asked) -> None:
     """Raises UsageError where the model, its settings or the machine rule a profile out."""
     if files is None or not _takes_openvino(asked):

@@ -45,11 +45,11 @@ class _Gather(torch.autograd.Function):
 
 
 def average_gradients(weights: Sequence[Tensor]) -> None:
-    """Replaces each gradient by its mean over the processes, in one message. Weights without one count as zero."""
+    """Replaces each gradient by its mean over the processes, in one message."""
     if world()[1] == 1:
         return
-    gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    weights = [weight for weight in weights if weight.grad is not None]  # the same everywhere: the graph is
+    flat = torch.cat([weight.grad.reshape(-1) for weight in weights if weight.grad is not None])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
     for weight, part in zip(weights, flat.split([weight.numel() for weight in weights]), strict=True):
