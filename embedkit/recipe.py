@@ -35,7 +35,9 @@ def find_recipe(name: str, room: str) -> Path:
         return Path(name)
     known = _known(room)
     if name not in known:
-        raise UsageError(f"There is no recipe {name!r}{nearest(name, known)}; give a .yaml file, or one of: {', '.join(known)}.")
+        raise UsageError(
+            f"There is no recipe {name!r}{nearest(name, known)}; give a .yaml file, or one of: {', '.join(known)}."
+        )
     return known[name]
 
 
@@ -145,7 +147,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return None if value is None else _value(present, value, where)
     if origin is Literal:
         if value not in inner:
-            raise UsageError(f"{where} is {value!r}{nearest(str(value), inner)}; expected one of: {', '.join(map(str, inner))}.")
+            raise UsageError(
+                f"{where} is {value!r}{nearest(str(value), inner)}; expected one of: {', '.join(map(str, inner))}."
+            )
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):

@@ -48,7 +48,8 @@ class BatchStream:
         self._orders = [self._shuffled(task) for task in tasks]
         self._waiting: list[deque[Example]] = [deque() for _ in tasks]
         weights = np.array(
-            [len(task.examples) if task.settings.weight is None else task.settings.weight for task in tasks], dtype=float
+            [len(task.examples) if task.settings.weight is None else task.settings.weight for task in tasks],
+            dtype=float,
         )
         self._weights = weights / weights.sum()
 
@@ -111,7 +112,8 @@ class BatchStream:
             rows = [loose[next(order)] for _ in range(self._batch.size - stay)]
             dealt.append(
                 Batch(
-                    one.examples[:stay] + [example for example, _ in rows], one.tasks[:stay] + [task for _, task in rows]
+                    one.examples[:stay] + [example for example, _ in rows],
+                    one.tasks[:stay] + [task for _, task in rows],
                 )
             )
         return dealt

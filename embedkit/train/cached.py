@@ -42,9 +42,7 @@ def cached_backward(embed: Callable[[Part], Rows], parts: Sequence[Part], loss: 
     value.backward()  # type: ignore[no-untyped-call]
     after = RandomState()
     cached = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
-    for part, state, *gradients in zip(
-        parts, states, *(gradient.split(counts) for gradient in cached), strict=True
-    ):
+    for part, state, *gradients in zip(parts, states, *(gradient.split(counts) for gradient in cached), strict=True):
         state.restore()
         torch.autograd.backward(list(embed(part)), gradients)
     after.restore()

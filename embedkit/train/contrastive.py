@@ -154,9 +154,7 @@ def draw_pairs(present: Tensor) -> tuple[Tensor, Tensor]:
     return shares, torch.cat((order[:, :1], torch.where(alone, order[:, :1], second)), dim=1)
 
 
-def mix_lists(
-    anchors: Tensor, negatives: Tensor, temperature: float | Tensor, present: Tensor | None = None
-) -> Tensor:
+def mix_lists(anchors: Tensor, negatives: Tensor, temperature: float | Tensor, present: Tensor | None = None) -> Tensor:
     """normalize(sum of softmax(s(q, n) / t) * n) over a row's negatives (KaLM-Embedding V2, list-wise mixing).
 
     anchors (B, D), negatives (B, M, D), unit rows; present (B, M) bool. Returns (B, 1, D) unit rows. The paper gives the

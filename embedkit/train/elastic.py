@@ -25,7 +25,9 @@ def cut(columns: Columns, dim: int | None = None) -> list[Tensor]:
     return [F.normalize(rows[..., :dim], dim=-1) for rows in columns]
 
 
-def matryoshka(loss: ColumnLoss, columns: Columns, dims: Sequence[int], weights: Sequence[float] | None = None) -> Tensor:
+def matryoshka(
+    loss: ColumnLoss, columns: Columns, dims: Sequence[int], weights: Sequence[float] | None = None
+) -> Tensor:
     """sum of weight_d * loss(normalize(columns[:, :d])) (MRL, Kusupati et al. 2022, eq. 1, for losses on pairs).
 
     weights: of the dims, 1 each when left out. Raises ValueError for a dim that the rows do not have.
@@ -57,7 +59,9 @@ class NestedClassifier(nn.Module):
     def forward(self, rows: Tensor) -> list[Tensor]:
         """(B, D) -> the logits (B, classes) of each dim, in their order."""
         heads = list(self.heads) * (len(self.dims) // len(self.heads))
-        return [F.linear(rows[:, :dim], head.weight[:, :dim], head.bias) for dim, head in zip(self.dims, heads, strict=True)]
+        return [
+            F.linear(rows[:, :dim], head.weight[:, :dim], head.bias) for dim, head in zip(self.dims, heads, strict=True)
+        ]
 
     def loss(self, rows: Tensor, labels: Tensor, weights: Sequence[float] | None = None) -> Tensor:
         """sum of weight_d * cross-entropy. labels (B,) int64."""

@@ -102,6 +102,8 @@ def without_leaks(tasks: Sequence[Task], paths: Sequence[str]) -> list[Task]:
             counts["near"],
         )
         if not examples:
-            raise DataError(f"All examples of {task.name} stand in the evaluation sets that leaks names; give other data.")
+            raise DataError(
+                f"All examples of {task.name} stand in the evaluation sets that leaks names; give other data."
+            )
         kept.append(replace(task, examples=examples))
     return kept

@@ -94,6 +94,7 @@ def in_batch_distillation(
     layer learn from whole rows. Returns (), mean over the rows. (Relational distillation, Park et al. 2019, with the softmax
     of SEED, Fang et al. 2021, eq. 4.) Without temperature^2, so that its gradient has the size of InfoNCE's.
     """
+
     def losses(start: int, stop: int) -> Tensor:
         own = torch.arange(start, stop, device=student.device)[:, None] == torch.arange(
             len(student), device=student.device

@@ -45,9 +45,7 @@ def texts_of(batch: Batch, rows: slice) -> list[Text]:
     """(prompt, text) of the anchors, the positives and the negatives of one process' share, in the order of its rows."""
     pairs = list(zip(batch.examples[rows], batch.tasks[rows], strict=True))
     anchors = [(task.settings.query_prompt, example.anchor) for example, task in pairs]
-    positives = [
-        (task.settings.document_prompt, example.positive) for example, task in pairs if example.positive
-    ]
+    positives = [(task.settings.document_prompt, example.positive) for example, task in pairs if example.positive]
     negatives = [(task.settings.document_prompt, text) for example, task in pairs for text in example.negatives]
     return anchors + positives + negatives
 
@@ -55,7 +53,9 @@ def texts_of(batch: Batch, rows: slice) -> list[Text]:
 def targets_of(batch: Batch, rows: slice) -> Targets:
     examples = batch.examples[rows]
     most = max(len(example.negatives) for example in batch.examples)
-    present = torch.tensor([[m < len(example.negatives) for m in range(most)] for example in examples], dtype=torch.bool)
+    present = torch.tensor(
+        [[m < len(example.negatives) for m in range(most)] for example in examples], dtype=torch.bool
+    )
     present = present.reshape(len(examples), most)
     teacher = torch.full((len(examples), 1 + most), HIDDEN)
     for row, example in enumerate(examples):
@@ -79,9 +79,7 @@ class Objective:
 
     def __init__(self, terms: Sequence[Loss], targets: Targets, temperatures: Mapping[int, Tensor]) -> None:
         self._terms, self._targets, self._temperatures = terms, targets, temperatures
-        self._pairs = (
-            draw_pairs(targets.present) if any(term.mixing in ("pair", "both") for term in terms) else None
-        )
+        self._pairs = draw_pairs(targets.present) if any(term.mixing in ("pair", "both") for term in terms) else None
 
     def __call__(self, columns: Columns) -> Tensor:
         """columns: one (N, D) tensor of unit rows. Returns ()."""
@@ -94,7 +92,9 @@ class Objective:
         count, present = self._targets.count, self._targets.present
         if not present.numel():
             return rows[:count], rows[count : 2 * count], None
-        negatives = rows.new_zeros(present.numel(), rows.shape[1]).index_copy(0, self._targets.places, rows[2 * count :])
+        negatives = rows.new_zeros(present.numel(), rows.shape[1]).index_copy(
+            0, self._targets.places, rows[2 * count :]
+        )
         return rows[:count], rows[count : 2 * count], negatives.view(*present.shape, -1)
 
     def _info_nce(self, place: int, rows: Tensor) -> Tensor:
@@ -142,7 +142,9 @@ class Objective:
         """(B, 1 + M) of the positive and of the negatives."""
         anchors, positives, negatives = self._split(rows)
         assert negatives is not None
-        scores = torch.cat(((anchors * positives).sum(-1)[:, None], torch.einsum("bd,bmd->bm", anchors, negatives)), dim=1)
+        scores = torch.cat(
+            ((anchors * positives).sum(-1)[:, None], torch.einsum("bd,bmd->bm", anchors, negatives)), dim=1
+        )
         return scores.masked_fill(self._targets.teacher == HIDDEN, HIDDEN)
 
     def _margin_mse(self, place: int, rows: Tensor) -> Tensor:
@@ -197,14 +199,19 @@ def check_data(terms: Sequence[Loss], tasks: Sequence[Task], negatives: int) -> 
             "a teacher's scores": all(example.teacher for example in task.examples),
         }
         for term in terms:
-            needs = [*NEEDS[term.name], *(["negatives"] if term.mixing != "none" or term.denominator == "own_hard" else [])]
+            needs = [
+                *NEEDS[term.name],
+                *(["negatives"] if term.mixing != "none" or term.denominator == "own_hard" else []),
+            ]
             if missing := [need for need in needs if not has[need]]:
                 hint = "; set batch.negatives" if missing[0] == "negatives" and not negatives else ""
                 raise DataError(
                     f"The loss {term.name} needs {missing[0]} with every example, and not all of {task.name} have them{hint}."
                 )
         if not has["positives"] and any(example.positive for example in task.examples):
-            raise DataError(f"{task.name} mixes pairs and texts alone; give them as two entries of data, in two stages.")
+            raise DataError(
+                f"{task.name} mixes pairs and texts alone; give them as two entries of data, in two stages."
+            )
     if len({bool(task.examples[0].positive) for task in tasks}) > 1:
         raise DataError("Pairs and texts alone came as data of one stage; train them in stages of their own.")
     if any(term.name == "list_net" for term in terms):

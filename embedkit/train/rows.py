@@ -36,7 +36,9 @@ class RowMaker:
         self._dtype = torch.bfloat16 if precision == "bfloat16" else None
         tokenizer = fast_tokenizer(model)
         if tokenizer is None:
-            raise ModelError("The model takes more than the ids of a fast tokenizer; training is for text models with one.")
+            raise ModelError(
+                "The model takes more than the ids of a fast tokenizer; training is for text models with one."
+            )
         pool_prompt = all(getattr(module, "include_prompt", True) for module in model.children())
         self._tokenization = Tokenization(tokenizer, max_tokens or model.max_seq_length, pool_prompt=pool_prompt)
 
@@ -82,7 +84,10 @@ class RowMaker:
         ]
 
     def _normed(self, state: Tensor) -> Tensor:
-        norm = next((one for name in LAST_NORMS if isinstance(one := getattr(self.model[0].auto_model, name, None), nn.Module)), None)
+        norm = next(
+            (one for name in LAST_NORMS if isinstance(one := getattr(self.model[0].auto_model, name, None), nn.Module)),
+            None,
+        )
         return state if norm is None else norm(state)
 
     def _pooled(self, features: dict[str, Any], state: Tensor) -> Tensor:

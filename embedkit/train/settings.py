@@ -13,9 +13,7 @@ from embedkit.recipe import digest, fill, find_recipe, merged, read_recipe
 from embedkit.train.contrastive import Denominator
 from embedkit.train.elastic import Grid
 
-LossName = Literal[
-    "info_nce", "cosent", "angle", "triplet", "margin_mse", "kl", "list_net", "in_batch_distillation"
-]
+LossName = Literal["info_nce", "cosent", "angle", "triplet", "margin_mse", "kl", "list_net", "in_batch_distillation"]
 
 
 @dataclass(frozen=True)
@@ -76,9 +74,13 @@ class Elastic:
         if self.recipe == "ese" and len(self.dims) != 1:
             raise UsageError(f"elastic.dims is {list(self.dims)}; ese compresses to one: give a list of one number.")
         if self.recipe == "matryoshka" and self.layers:
-            raise UsageError(f"elastic.layers is {list(self.layers)}; matryoshka cuts dimensions alone: leave layers out.")
+            raise UsageError(
+                f"elastic.layers is {list(self.layers)}; matryoshka cuts dimensions alone: leave layers out."
+            )
         if self.weights and (self.recipe != "matryoshka" or len(self.weights) != len(self.dims)):
-            raise UsageError(f"elastic.weights is {list(self.weights)}; expected, for matryoshka alone, one for each of dims.")
+            raise UsageError(
+                f"elastic.weights is {list(self.weights)}; expected, for matryoshka alone, one for each of dims."
+            )
 
 
 @dataclass(frozen=True)
@@ -179,5 +181,7 @@ def grid_of(elastic: Elastic, width: int, depth: int) -> Grid:
         if not all(1 <= value <= most for value in values):
             raise UsageError(f"elastic.{name} is {list(values)}; the model has {most}: choose from 1 to {most}.")
         if elastic.recipe.startswith("2dmse") and not any(value < most for value in values):
-            raise UsageError(f"elastic.{name} is {list(values)}; {elastic.recipe} draws from those below {most}: give some.")
+            raise UsageError(
+                f"elastic.{name} is {list(values)}; {elastic.recipe} draws from those below {most}: give some."
+            )
     return Grid(tuple(sorted({*elastic.layers, depth})), tuple(sorted({*elastic.dims, width})))

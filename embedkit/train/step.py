@@ -108,7 +108,9 @@ class Step:
         if settings.recipe == "ese":
             return ese(loss, [states[layer] for layer in range(depth + 1)], dims[0])
         (layer,) = (one for one in states if one != depth)
-        return two_dmse(loss, states[layer], states[depth], layer, dims[0], weighted=settings.recipe == "2dmse_weighted")
+        return two_dmse(
+            loss, states[layer], states[depth], layer, dims[0], weighted=settings.recipe == "2dmse_weighted"
+        )
 
     def _weights(self, dims: Sequence[int]) -> list[float]:
         """Of the dims; 1 where the recipe gives none, as for the full width that it need not name."""

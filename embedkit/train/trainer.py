@@ -31,7 +31,16 @@ from embedkit.encoders.loading import open_for_training
 from embedkit.encoders.sentence_transformer import quiet
 from embedkit.encoders.torch_backend import versions
 from embedkit.errors import UsageError
-from embedkit.storage import PositionalFile, atomic_file, atomic_folder, locked_file, make_folder, remove, remove_folder, write_json
+from embedkit.storage import (
+    PositionalFile,
+    atomic_file,
+    atomic_folder,
+    locked_file,
+    make_folder,
+    remove,
+    remove_folder,
+    write_json,
+)
 from embedkit.train.batches import Batch, BatchStream
 from embedkit.train.checkpoint import (
     RECORD,
@@ -117,7 +126,9 @@ def teachers_of(recipe: TrainingRecipe, stage: Stage, device: str) -> dict[int, 
     found: dict[int, RowMaker] = {}
     for place, term in enumerate(stage.loss):
         if term.name == "in_batch_distillation":
-            found[place] = row_maker(recipe, stage, open_model(recipe, device, term.teacher).eval().requires_grad_(False))
+            found[place] = row_maker(
+                recipe, stage, open_model(recipe, device, term.teacher).eval().requires_grad_(False)
+            )
     return found
 
 
@@ -263,7 +274,16 @@ class Run:
 
     def _log(self, stage: Stage, done: Mapping[str, float], prepared: Prepared, seconds: float) -> None:
         tokens, padded = prepared.tokens
-        self._write({"stage": stage.name, "step": self.at.step, **done, "tokens": tokens, "padded": padded, "seconds": round(seconds, 4)})
+        self._write(
+            {
+                "stage": stage.name,
+                "step": self.at.step,
+                **done,
+                "tokens": tokens,
+                "padded": padded,
+                "seconds": round(seconds, 4),
+            }
+        )
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self.log is None:
@@ -295,7 +315,9 @@ class Run:
                 write_weights(self.output / BEST, weights)
         else:
             self.at = replace(self.at, since_best=self.at.since_best + 1)
-        self._write({"stage": stage.name, "step": self.at.step, "task": asked.task, asked.metric: score, "best": better})
+        self._write(
+            {"stage": stage.name, "step": self.at.step, "task": asked.task, asked.metric: score, "best": better}
+        )
 
     def _facts(self, tasks: list[Task]) -> dict[str, Any]:
         return {
@@ -310,7 +332,9 @@ class Run:
     def _check_facts(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         for name in ("recipe", "data", "processes"):
             if before[name] != now[name]:
-                raise UsageError(f"{self.output} holds a run with another {name}; resume it as it was begun, or choose another folder.")
+                raise UsageError(
+                    f"{self.output} holds a run with another {name}; resume it as it was begun, or choose another folder."
+                )
         if other := [name for name in now if before.get(name) != now[name]]:
             logger.warning("Resumed with other %s than before: the run goes on, not bit for bit.", ", ".join(other))
 
@@ -334,7 +358,9 @@ class Run:
         if self.log is not None:
             self._save_model(folder)
             ended = asdict(replace(self.at, finished=True))
-            write_json(self.output / RECORD, {"progress": ended, "weights": None, "facts": {"recipe": self.recipe.hash}})
+            write_json(
+                self.output / RECORD, {"progress": ended, "weights": None, "facts": {"recipe": self.recipe.hash}}
+            )
             remove_checkpoints(self.output)
             remove(self.output / BEST)
         _barrier()

@@ -25,9 +25,7 @@ def test_cosent_by_hand_and_by_loop() -> None:
     got = losses.cosent(scores, torch.tensor([1.0, 0.0, 0.5]))
     assert got.item() == pytest.approx(math.log(1 + math.exp(8) + 2 * math.exp(4)), abs=1e-5)
     scores = unit(1, 5)[0]
-    terms = [
-        math.exp(20 * float(scores[i] - scores[j])) for i in range(5) for j in range(5) if LABELS[i] < LABELS[j]
-    ]
+    terms = [math.exp(20 * float(scores[i] - scores[j])) for i in range(5) for j in range(5) if LABELS[i] < LABELS[j]]
     assert losses.cosent(scores, LABELS).item() == pytest.approx(math.log1p(sum(terms)))
     assert losses.cosent(scores, torch.ones(5)).item() == pytest.approx(0)
 

@@ -25,7 +25,9 @@ def rows(count: int = 40) -> list[dict[str, str]]:
         return " ".join(generator.choice(WORDS[:9], size=int(generator.integers(2, 9))))
 
     anchors = list(dict.fromkeys(text() for _ in range(count)))
-    return [{"anchor": one, "positive": " ".join(reversed(one.split())), "negative": f"query {text()}"} for one in anchors]
+    return [
+        {"anchor": one, "positive": " ".join(reversed(one.split())), "negative": f"query {text()}"} for one in anchors
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +48,7 @@ def recipe(tiny_model: Path, pairs: Path) -> Callable[..., TrainingRecipe]:
             "steps": 6,
             "checkpoint_every": 3,
         }
-        return fill(
-            TrainingRecipe, {"model": str(tiny_model), "precision": precision, "stages": [{**plain, **stage}]}
-        )
+        return fill(TrainingRecipe, {"model": str(tiny_model), "precision": precision, "stages": [{**plain, **stage}]})
 
     return make
 
@@ -92,7 +92,9 @@ def test_stopped_and_resumed_is_never_stopped(
     """Dropout is on. Killed at step 5, after the checkpoint of step 3."""
     from embedkit.train.trainer import Run
 
-    chosen = recipe(precision, loss=[{"name": "info_nce", "temperature": 0.1, "learn_temperature": True, "mixing": "both"}])
+    chosen = recipe(
+        precision, loss=[{"name": "info_nce", "temperature": 0.1, "learn_temperature": True, "mixing": "both"}]
+    )
     train(chosen, tmp_path / "whole")
     step = Run._step
 
