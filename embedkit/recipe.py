@@ -67,7 +67,7 @@ class _Strict(yaml.SafeLoader):
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The mapping that a file holds, with `key=value` overrides: `batch.size=64`, `data.0.path=my.jsonl`; values are YAML."""
     try:
-        recipe = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)  # noqa: S506 - a SafeLoader
+        recipe = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid YAML ({' '.join(str(error).split())}); mend it.") from None
     if not isinstance(recipe, dict):
@@ -82,7 +82,7 @@ def _override(recipe: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise UsageError(f"{override!r} came; expected key=value, for example batch.size=64.")
     try:
-        parsed = yaml.load(value, Loader=_Strict)  # noqa: S506
+        parsed = yaml.load(value, Loader=_Strict)
     except yaml.YAMLError:
         raise UsageError(f"The value of {override!r} is not valid YAML; quote a text that holds ':' or '#'.") from None
     *parents, last = key.split(".")

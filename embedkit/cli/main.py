@@ -18,6 +18,7 @@ from embedkit.cli.embed import embed_command
 from embedkit.cli.evaluate import eval_command
 from embedkit.cli.index import index_group
 from embedkit.cli.search import search_command
+from embedkit.cli.train import train_command
 from embedkit.errors import EmbedkitError, Stopped, is_full_disk
 from embedkit.version import __version__
 
@@ -33,6 +34,7 @@ def cli() -> None:
     embedkit index build corpus.jsonl -o my.index     build an index from documents
     embedkit search my.index "a question"             search it
     embedkit eval --data BEIR-FOLDER                  measure a model on judged queries
+    embedkit train RECIPE -o my-run                   train one by a recipe
 
     Exit codes: 0 done, 1 a defect of embedkit, 2 wrong use, 3 bad data, 4 bad model, 5 damaged or mismatched artefact,
     75 stopped (run it again).
@@ -46,6 +48,7 @@ COMMANDS = (
     eval_command,
     compare_command,
     doctor_command,
+    train_command,
     demo_command,
 )
 for command in COMMANDS:

@@ -42,7 +42,9 @@ def cached_backward(embed: Callable[[Part], Rows], parts: Sequence[Part], loss: 
     value.backward()  # type: ignore[no-untyped-call]
     after = RandomState()
     cached = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
-    for part, state, *gradients in zip(parts, states, *(gradient.split(counts) for gradient in cached), strict=True):
+    for part, state, *gradients in zip(
+        parts, states, *(torch.split(gradient, counts) for gradient in cached), strict=True
+    ):
         state.restore()
         torch.autograd.backward(list(embed(part)), gradients)
     after.restore()
@@ -58,7 +60,7 @@ class RandomState:
 
     def __init__(self) -> None:
         self._cpu = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
 
     def restore(self) -> None:
         torch.set_rng_state(self._cpu)

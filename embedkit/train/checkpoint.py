@@ -56,14 +56,13 @@ def read_weights(path: Path, weights: Mapping[str, Tensor], optimizer: torch.opt
         weight.copy_(tensors[f"weight/{name}"])
     if optimizer is None:
         return
-    owners = {name: weight for name, weight in weights.items()}
     for full, value in tensors.items():
         key, _, name = full.partition("/")
         if key != "weight":
             kept = (
-                value if key == "step" else value.to(owners[name].device)
+                value if key == "step" else value.to(weights[name].device)
             )  # AdamW counts on the CPU, unless it is fused
-            optimizer.state[owners[name]][key] = kept
+            optimizer.state[weights[name]][key] = kept
 
 
 def write_checkpoint(

@@ -147,7 +147,7 @@ def mix_pairs(negatives: Tensor, shares: Tensor, pairs: Tensor) -> Tensor:
 
 def draw_pairs(present: Tensor) -> tuple[Tensor, Tensor]:
     """(shares, pairs) for `mix_pairs`, from torch's generator. present: (B, M) bool; a row with one negative gives it twice."""
-    shares = torch.distributions.Beta(2.0, 2.0).sample((len(present),)).to(present.device)  # type: ignore[no-untyped-call]
+    shares = torch.distributions.Beta(2.0, 2.0).sample((len(present),)).to(present.device)
     order = torch.rand(present.shape, device=present.device).masked_fill(~present, 2.0).argsort(dim=1)
     second = order[:, 1:2] if present.shape[1] > 1 else order[:, :1]
     alone = present.sum(1, keepdim=True) < 2

@@ -58,10 +58,9 @@ class NestedClassifier(nn.Module):
 
     def forward(self, rows: Tensor) -> list[Tensor]:
         """(B, D) -> the logits (B, classes) of each dim, in their order."""
-        heads = list(self.heads) * (len(self.dims) // len(self.heads))
-        return [
-            F.linear(rows[:, :dim], head.weight[:, :dim], head.bias) for dim, head in zip(self.dims, heads, strict=True)
-        ]
+        heads = [one for one in self.heads if isinstance(one, nn.Linear)] * (len(self.dims) // len(self.heads))
+        pairs = zip(self.dims, heads, strict=True)
+        return [F.linear(rows[:, :dim], head.weight[:, :dim], head.bias) for dim, head in pairs]
 
     def loss(self, rows: Tensor, labels: Tensor, weights: Sequence[float] | None = None) -> Tensor:
         """sum of weight_d * cross-entropy. labels (B,) int64."""
@@ -128,7 +127,8 @@ def compressed(rows: Tensor, dim: int) -> Tensor:
     attention = torch.softmax(rows.T @ rows / math.sqrt(rows.shape[1]), dim=1)
     vectors, values, _ = torch.linalg.svd(attention)
     signs = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
-    return rows @ (vectors * signs)[:, :dim] * values[:dim]
+    result: Tensor = rows @ (vectors * signs)[:, :dim] * values[:dim]
+    return result
 
 
 @dataclass(frozen=True)

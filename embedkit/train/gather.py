@@ -52,5 +52,5 @@ def average_gradients(weights: Sequence[Tensor]) -> None:
     flat = torch.cat([weight.grad.reshape(-1) for weight in weights if weight.grad is not None])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for weight, part in zip(weights, flat.split([weight.numel() for weight in weights]), strict=True):
+    for weight, part in zip(weights, torch.split(flat, [weight.numel() for weight in weights]), strict=True):
         weight.grad = part.view_as(weight)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from embedkit.corpus.beir import find, read_queries
+from embedkit.corpus.beir import find, read_qrels, read_queries
 from embedkit.corpus.formats import file_rows
 from embedkit.errors import DataError, UsageError
 from embedkit.train.data import Task
@@ -26,9 +26,13 @@ def plain(text: str) -> str:
 
 
 def evaluation_texts(path: Path) -> Iterator[str]:
-    """The queries of a BEIR folder; of any other file or folder all texts of all rows, those of lists too."""
+    """The queries of a BEIR folder that are judged in another split than "train"; of any other file or folder all texts of all
+    rows, those of lists too."""
     if (path / "qrels").is_dir():
-        yield from read_queries(find(path, "queries.jsonl")).values()
+        queries = read_queries(find(path, "queries.jsonl"))
+        splits = {one.name.partition(".")[0] for one in (path / "qrels").glob("*.tsv*")} - {"train"}
+        judged = {query for split in splits for query in read_qrels(path, split)}
+        yield from (text for query, text in queries.items() if query in judged)
         return
     files = [path] if path.is_file() else sorted(one for one in path.glob("data.*"))
     if not files:
@@ -42,15 +46,15 @@ def evaluation_texts(path: Path) -> Iterator[str]:
 class Leaks:
     """The texts of evaluation sets, to be asked for those that are the same or nearly so.
 
-    Nearly: the Jaccard similarity of the sets of words is at least `nearness`. Found exactly, by prefix filtering (Bayardo et al. 2007): two
-    sets that are so near share one of their |x| - ceil(nearness * |x|) + 1 rarest words. Texts of fewer than `least` words must be
-    the same.
+    Nearly: the Jaccard similarity of the sets of words is at least `nearness`. None is missed: two sets that are so near share one
+    of their |x| - ceil(nearness * |x|) + 1 rarest words (prefix filtering, Bayardo et al. 2007). Texts of fewer than `least`
+    words must be the same.
     """
 
     def __init__(self, texts: Iterable[str], *, nearness: float = 0.8, least: int = 4) -> None:
         self._nearness, self._least = nearness, least
         self._plain = {plain(text) for text in texts} - {""}
-        self._sets = [frozenset(words) for one in self._plain if len(words := set(one.split())) >= least]
+        self._sets = [words for one in self._plain if len(words := frozenset(one.split())) >= least]
         self._counts = Counter(word for words in self._sets for word in words)
         self._index: dict[str, list[int]] = defaultdict(list)
         for number, words in enumerate(self._sets):

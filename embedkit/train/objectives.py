@@ -8,7 +8,8 @@ because nested dimensions and gradient caching call it several times.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,8 +38,8 @@ class Targets:
     teacher_rows: Mapping[int, Tensor]  # term -> (N, D') unit rows
 
     def to(self, device: torch.device) -> Targets:
-        moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in vars(self).items()}
-        return Targets(**moved)
+        moved: dict[str, Any] = {name: one.to(device) for name, one in vars(self).items() if isinstance(one, Tensor)}
+        return replace(self, **moved)
 
 
 def texts_of(batch: Batch, rows: slice) -> list[Text]:

@@ -22,8 +22,9 @@ class Data:
 
     path: str  # see data.py; $NAME is taken from the environment
     name: str | None = None  # the file's when left out
-    split: str | None = None  # rows whose field "split" says so; of a BEIR folder, the judgements
-    texts: tuple[str, ...] = ()  # fields whose texts are taken one by one, for losses that need no pairs
+    split: str | None = None  # rows whose field "split" says so; of a BEIR folder the judgements, those of "train" when left out
+    texts: tuple[str, ...] = ()  # fields whose texts are taken one by one, for losses that need no pairs; "anchor" and "positive"
+    # of a BEIR folder
     weight: float | None = None  # of the task in the mixture; its number of examples when left out
     query_prompt: str = ""  # in front of anchors
     document_prompt: str = ""  # in front of positives and negatives

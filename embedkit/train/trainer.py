@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from hashlib import blake2b
@@ -41,7 +41,7 @@ from embedkit.storage import (
     remove_folder,
     write_json,
 )
-from embedkit.train.batches import Batch, BatchStream
+from embedkit.train.batches import BatchStream
 from embedkit.train.checkpoint import (
     RECORD,
     Progress,
@@ -212,7 +212,7 @@ class Run:
         with shown as bar:
             while self.at.step < stage.steps and not self._gave_up(stage):
                 started = time.monotonic()
-                batch, ready = next(prepared)
+                ready = next(prepared)
                 done = self._step(number, stage, step, ready, weights, optimizer)
                 self.at = replace(self.at, step=self.at.step + 1)
                 self._log(stage, done, ready, time.monotonic() - started)
@@ -227,16 +227,15 @@ class Run:
             _barrier()
             read_weights(self.output / BEST, weights)
 
-    def _prepared(self, stream: BatchStream, step: Step, first: int) -> Iterator[tuple[Batch, Prepared]]:
+    def _prepared(self, stream: BatchStream, step: Step, first: int) -> Generator[Prepared, None, None]:
         """Batches from step `first` on, each prepared while the step before it runs."""
         batches = iter(stream)
         for _ in range(first):
             next(batches)
         with ThreadPoolExecutor(1) as pool:
 
-            def ready() -> tuple[Batch, Prepared]:
-                batch = next(batches)
-                return batch, step.prepare(batch)
+            def ready() -> Prepared:
+                return step.prepare(next(batches))
 
             coming = pool.submit(ready)
             while True:
