@@ -58,7 +58,11 @@ def ours(arguments: argparse.Namespace, folder: Path) -> float:
 
 def theirs(arguments: argparse.Namespace, folder: Path) -> float:
     import datasets
-    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from transformers import TrainerCallback
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 @click.command("train")
 @click.argument("recipe")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE ...]")
-@click.option("-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="Where log, checkpoints and model go.")
+@click.option(
+    "-o", "--output", metavar="DIR", type=click.Path(path_type=Path), help="Where log, checkpoints and model go."
+)
 @click.option("--resume", is_flag=True, help="Go on where an earlier run of this command ended.")
 @click.option("--plan", "plan_only", is_flag=True, help="Print data, batches, steps, memory and time, and stop.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")

@@ -69,7 +69,9 @@ def read_task(settings: Data, seed: int = 0) -> Task:
     if (path / "qrels").is_dir():
         rows = _beir(path, settings.split or "train")
         if settings.texts:  # of "anchor" and "positive"
-            rows = _texts(((str(path), {"anchor": one.anchor, "positive": one.positive}) for one in rows), settings.texts)
+            rows = _texts(
+                ((str(path), {"anchor": one.anchor, "positive": one.positive}) for one in rows), settings.texts
+            )
     else:
         placed = folder_rows(path) if path.is_dir() else file_rows(path)
         chosen = ((where, row) for where, row in placed if settings.split in (None, row.get("split")))

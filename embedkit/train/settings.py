@@ -22,8 +22,12 @@ class Data:
 
     path: str  # see data.py; $NAME is taken from the environment
     name: str | None = None  # the file's when left out
-    split: str | None = None  # rows whose field "split" says so; of a BEIR folder the judgements, those of "train" when left out
-    texts: tuple[str, ...] = ()  # fields whose texts are taken one by one, for losses that need no pairs; "anchor" and "positive"
+    split: str | None = (
+        None  # rows whose field "split" says so; of a BEIR folder the judgements, those of "train" when left out
+    )
+    texts: tuple[
+        str, ...
+    ] = ()  # fields whose texts are taken one by one, for losses that need no pairs; "anchor" and "positive"
     # of a BEIR folder
     weight: float | None = None  # of the task in the mixture; its number of examples when left out
     query_prompt: str = ""  # in front of anchors
@@ -40,7 +44,9 @@ class Batch:
     kind: Literal["homogeneous", "semi_homogeneous", "blended"] = "homogeneous"
     ratio: float = 0.5  # of a semi-homogeneous batch, the share that stays with its task
     negatives: int = 0  # hard negatives an example, drawn from its own
-    tokens: int = 4096  # padded tokens that go through the model at once
+    tokens: int | None = (
+        None  # padded tokens that go through the model at once; 512 on a CPU, 16,384 on a GPU when left out
+    )
     cached: bool = False  # gradient caching: memory by `tokens`, not by `size`, for a third more time
 
 
@@ -129,7 +135,7 @@ class Stage:
         for name, value, least in (
             ("steps", self.steps, 1),
             ("batch.size", self.batch.size, 2),
-            ("batch.tokens", self.batch.tokens, 1),
+            ("batch.tokens", self.batch.tokens or 1, 1),
             ("batch.negatives", self.batch.negatives, 0),
             ("checkpoint_every", self.checkpoint_every, 1),
             ("evaluation.every", self.evaluation.every if self.evaluation else 1, 1),

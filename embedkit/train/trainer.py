@@ -27,6 +27,7 @@ import yaml
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from embedkit.encoders.layers import GRID
 from embedkit.encoders.loading import open_for_training
 from embedkit.encoders.sentence_transformer import quiet
 from embedkit.encoders.torch_backend import versions
@@ -57,10 +58,11 @@ from embedkit.train.gather import average_gradients, world
 from embedkit.train.leaks import without_leaks
 from embedkit.train.objectives import check_data
 from embedkit.train.rows import RowMaker
-from embedkit.train.settings import Evaluation, Optimizer, Stage, TrainingRecipe
+from embedkit.train.settings import Evaluation, Optimizer, Stage, TrainingRecipe, grid_of
 from embedkit.train.step import Prepared, Step
 
 MODEL, LOG, BEST, CANDIDATE = "model", "log.jsonl", "best.safetensors", "candidate"
+TOKENS = {"cpu": 512, "cuda": 16384}  # a pass; on a CPU few enough that a layer's states stay in its cache
 Evaluate = Callable[[Path, Evaluation], float]  # a model folder -> the score that the recipe names
 logger = logging.getLogger(__name__)
 
@@ -118,7 +120,8 @@ def read_stage(stage: Stage, seed: int) -> list[Task]:
 
 
 def row_maker(recipe: TrainingRecipe, stage: Stage, model: Any) -> RowMaker:
-    return RowMaker(model, budget=stage.batch.tokens, precision=recipe.precision, max_tokens=stage.max_tokens)
+    budget = stage.batch.tokens or TOKENS.get(model.device.type, TOKENS["cuda"])
+    return RowMaker(model, budget=budget, precision=recipe.precision, max_tokens=stage.max_tokens)
 
 
 def teachers_of(recipe: TrainingRecipe, stage: Stage, device: str) -> dict[int, RowMaker]:
@@ -351,6 +354,9 @@ class Run:
             self.model.save_pretrained(str(partial), create_model_card=False)
             with atomic_file(partial / "recipe.yaml") as stream:
                 stream.write(f"# hash: {self.recipe.hash}\n{text}".encode())
+            if elastic := self.recipe.stages[self.at.stage].elastic:
+                maker = row_maker(self.recipe, self.recipe.stages[self.at.stage], self.model)
+                write_json(partial / GRID, asdict(grid_of(elastic, maker.width, maker.depth)))
 
     def _publish(self) -> Path:
         folder = self.output / MODEL

@@ -56,7 +56,9 @@ EXPECTED: dict[str, Callable[[], Tensor]] = {
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_each_loss_of_a_recipe(name: str) -> None:
-    torch.testing.assert_close(value(name, EXAMPLES, ROWS, temperature=0.1, weight=2.0), 2 * EXPECTED[name](), check_dtype=False)
+    torch.testing.assert_close(
+        value(name, EXAMPLES, ROWS, temperature=0.1, weight=2.0), 2 * EXPECTED[name](), check_dtype=False
+    )
 
 
 @pytest.mark.parametrize("name", ["info_nce", "triplet", "kl", "margin_mse"])
@@ -77,7 +79,10 @@ def test_what_is_not_there_counts_nothing(name: str) -> None:
         gaps = (SCORES[:, :1] - SCORES[:, 1:] - TEACHER[:, :1] + TEACHER[:, 1:]).flatten()[:5]
         expected = gaps.pow(2).mean()
     else:
-        each = [losses.kl_distillation(SCORES[i : i + 1, :n], TEACHER[i : i + 1, :n], temperature=0.1) for i, n in enumerate((3, 3, 2))]
+        each = [
+            losses.kl_distillation(SCORES[i : i + 1, :n], TEACHER[i : i + 1, :n], temperature=0.1)
+            for i, n in enumerate((3, 3, 2))
+        ]
         expected = torch.stack(each).mean()
     torch.testing.assert_close(got.detach(), expected.detach(), check_dtype=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from embedkit.errors import UsageError
+from embedkit.errors import IntegrityError, UsageError
 from embedkit.recipe import fill
-from embedkit.train.settings import TrainingRecipe
+from embedkit.train.settings import Evaluation, TrainingRecipe
 from embedkit.train.trainer import learning_rate, train
 from tests.conftest import WORDS
 
@@ -111,6 +112,91 @@ def test_stopped_and_resumed_is_never_stopped(
     train(chosen, tmp_path / "stopped", resume=True)
     assert log_of(tmp_path / "stopped") == log_of(tmp_path / "whole")
     assert weights_of(tmp_path / "stopped") == weights_of(tmp_path / "whole")
+
+
+def test_the_best_of_several_evaluations_is_published(recipe: Any, tmp_path: Path) -> None:
+    """A score that falls from the second evaluation on: stopped after two without a better one, with the second's weights."""
+    import embedkit
+
+    scores, kept = iter([0.1, 0.5, 0.4, 0.3, 0.9]), []
+
+    def evaluate(folder: Path, asked: Evaluation) -> float:
+        assert asked.metric == "spearman"
+        assert len(embedkit.load(folder, backend="torch", dtype="float32").encode(["cat"])) == 1
+        kept.append((folder / "model.safetensors").read_bytes())
+        return next(scores)
+
+    chosen = recipe(evaluation={"task": "t", "metric": "spearman", "every": 1, "patience": 2}, steps=9)
+    folder = train(chosen, tmp_path / "run", evaluate=evaluate)
+    assert len(kept) == 4
+    assert (folder / "model.safetensors").read_bytes() == kept[1]
+    assert [line.get("spearman") for line in log_of(tmp_path / "run") if "spearman" in line] == [0.1, 0.5, 0.4, 0.3]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["log.jsonl", "model", "training.json"]
+    with pytest.raises(UsageError, match="no function to evaluate with"):
+        train(chosen, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "elastic",
+    [
+        {"dims": [8, 16], "layers": [1]},
+        {"recipe": "matryoshka", "dims": [8, 16], "weights": [1, 0.5]},
+        {"recipe": "2dmse", "dims": [8], "layers": [1]},
+        {"recipe": "2dmse_weighted", "dims": [8], "layers": [1]},
+        {"recipe": "ese", "dims": [8]},
+    ],
+    ids=lambda elastic: elastic.get("recipe", "embedkit"),
+)
+def test_elastic_recipes_run_cached_or_not_and_the_model_carries_its_grid(
+    recipe: Any, tmp_path: Path, elastic: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    import embedkit
+
+    stage = {"elastic": elastic, "dropout": False, "steps": 2}
+    for cached in (False, True):
+        chosen = recipe(batch={"size": 8, "negatives": 1, "tokens": 64, "cached": cached}, **stage)
+        folder = train(chosen, tmp_path / str(cached))
+    plain, cached = (log_of(tmp_path / name) for name in ("False", "True"))
+    np.testing.assert_allclose([one["loss"] for one in plain], [one["loss"] for one in cached], rtol=1e-5)
+    np.testing.assert_allclose(
+        [one["gradient_norm"] for one in plain], [one["gradient_norm"] for one in cached], rtol=1e-4
+    )
+    with caplog.at_level("WARNING", "embedkit"):
+        embedkit.load(folder, dim=8, layers=1 if "layers" in elastic else None, backend="torch")
+        assert "trained for" not in caplog.text
+        embedkit.load(folder, dim=9, backend="torch")
+    assert f"dim=9 came; the model was trained for 8, {'16, ' if 16 in elastic['dims'] else ''}32" in caplog.text
+
+
+def test_stages_run_in_order_and_distil_from_the_untouched_model(recipe: Any, pairs: Path, tmp_path: Path) -> None:
+    """The second stage, at a learning rate of almost nothing, finds the first one's model away from its teacher."""
+    plain = recipe().stages[0]
+    texts = {"path": str(pairs), "texts": ["anchor"]}
+    second = recipe(
+        data=[texts], loss=[{"name": "in_batch_distillation"}], optimizer={"lr": 1e-9}, steps=2, name="second"
+    ).stages[0]
+    still = replace(recipe(), stages=(replace(second, dropout=False),))
+    train(still, tmp_path / "still")
+    assert log_of(tmp_path / "still")[0]["loss"] == pytest.approx(0, abs=1e-6)
+    chosen = replace(recipe(), stages=(plain, replace(second, dropout=False)))
+    train(chosen, tmp_path / "both")
+    lines = log_of(tmp_path / "both")
+    assert [line["stage"] for line in lines] == ["train"] * 6 + ["second"] * 2
+    assert lines[6]["loss"] > 1e-4
+
+
+def test_another_run_is_not_resumed(recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from embedkit.train.trainer import Run
+
+    monkeypatch.setattr(Run, "_publish", lambda self: None)  # as if it was killed just before
+    train(recipe(), tmp_path / "run")
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="a run with another recipe"):
+        train(recipe(optimizer={"lr": 2e-3}), tmp_path / "run", resume=True)
+    weights = next((tmp_path / "run").glob("checkpoint-*"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(IntegrityError, match="has changed"):
+        train(recipe(), tmp_path / "run", resume=True)
 
 
 def test_learning_rates() -> None:

@@ -1,6 +1,6 @@
 """Run by test_processes.py: the same recipe in one process and in two, which are forked once everything is imported.
 
-    python tests/train/two_processes.py MODEL PAIRS FOLDER
+python tests/train/two_processes.py MODEL PAIRS FOLDER
 """
 
 from __future__ import annotations
