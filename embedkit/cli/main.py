@@ -34,7 +34,6 @@ def cli() -> None:
     embedkit index build corpus.jsonl -o my.index     build an index from documents
     embedkit search my.index "a question"             search it
     embedkit eval --data BEIR-FOLDER                  measure a model on judged queries
-    embedkit train RECIPE -o my-run                   train one by a recipe
 
     Exit codes: 0 done, 1 a defect of embedkit, 2 wrong use, 3 bad data, 4 bad model, 5 damaged or mismatched artefact,
     75 stopped (run it again).

@@ -42,11 +42,12 @@ def train_command(
     \b
     embedkit train elastic --plan
     embedkit train my-recipe.yaml batch.size=128 data.0.path=pairs.jsonl -o my-run
-    torchrun --nproc-per-node 4 --no-python embedkit train my-recipe.yaml -o my-run --resume
+    embedkit train my-recipe.yaml -o my-run --resume
 
     RECIPE is a YAML file, or the name of one that embedkit brings; KEY=VALUE changes a setting of it. Writes DIR/model, a folder
     that SentenceTransformer opens too, and DIR/log.jsonl, one line a step. However a run ends, the same command with
-    --resume goes on with it, and gives the same model as one that was not stopped.
+    --resume goes on with it, and gives the same model as one that was not stopped. On several GPUs of a machine:
+    torchrun --nproc-per-node 4 --no-python embedkit train my-recipe.yaml -o my-run.
     """
     set_up_output(quiet, log)
     from embedkit.train.settings import read_training_recipe

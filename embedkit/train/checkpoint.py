@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
+from safetensors.torch import save as as_bytes
 from torch import Tensor
 
 from embedkit.storage import atomic_file, check_file, file_record, read_json, remove, write_json
@@ -45,7 +46,7 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], optimizer: torch.op
             for key, value in optimizer.state.get(weight, {}).items():
                 tensors[f"{key}/{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
     with atomic_file(path) as stream:
-        stream.write(save(tensors))
+        stream.write(as_bytes(tensors))
 
 
 @torch.no_grad()

@@ -54,9 +54,9 @@ def attention(
 ) -> tuple[Tensor, None]:
     """(1, heads, T, d) each -> (1, T, heads, d), as transformers' attention interface has it."""
     layout = LAYOUT.get()
-    padded = [layout.padded(one[0].transpose(0, 1)).transpose(1, 2) for one in (query, key, value)]  # (B, heads, L, d)
+    q, k, v = (layout.padded(one[0].transpose(0, 1)).transpose(1, 2) for one in (query, key, value))  # (B, heads, L, d)
     mask = None if layout.full else layout.present[:, None, None, :]
-    mixed = scaled_dot_product_attention(*padded, attn_mask=mask, dropout_p=dropout, scale=settings.get("scaling"))
+    mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=settings.get("scaling"))
     return layout.packed(mixed.transpose(1, 2))[None], None
 
 
