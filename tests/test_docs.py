@@ -43,7 +43,8 @@ def run(command: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.model
 @pytest.mark.parametrize(
-    "page", ["docs/quickstart.md", "docs/embedding.md", "docs/index.md", "docs/evaluation.md", "docs/training.md", "README.md"]
+    "page",
+    ["docs/quickstart.md", "docs/embedding.md", "docs/index.md", "docs/evaluation.md", "docs/training.md", "README.md"],
 )
 def test_every_block_of_a_page_runs(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, default_encoder: Any, capsys: pytest.CaptureFixture[str]

@@ -159,22 +159,30 @@ def masks(batch: Batch, rows: slice) -> tuple[Tensor | None, Tensor | None]:
     for j, example in enumerate(examples):
         for m, text in enumerate((example.positive, *example.negatives), -1):
             places.setdefault(text, []).append((j, m))
-    count = rows.stop - rows.start
-    known = torch.zeros(count, len(examples), dtype=torch.bool)
-    known_negatives = torch.zeros(count, len(examples), most, dtype=torch.bool)
-    for j, example in enumerate(examples):
-        known_negatives[:, j, len(example.negatives) :] = True
-    for row in range(count):
-        i = rows.start + row
+    shape = (rows.stop - rows.start, len(examples), most)
+    hidden: tuple[list[tuple[int, int]], list[tuple[int, int, int]]] = ([], [])  # cells of the two masks
+    for row, i in enumerate(range(rows.start, rows.stop)):
         for text in places.keys() & _not_negative(batch.tasks[i], examples[i]):
-            for j, m in places[text]:
-                if m < 0:
-                    known[row, j] = True
-                else:
-                    known_negatives[row, j, m] = True
-        if not batch.tasks[i].settings.in_batch:
+            hidden[0].extend((row, j) for j, m in places[text] if m < 0 and j != i)
+            hidden[1].extend((row, j, m) for j, m in places[text] if m >= 0)
+    short = [j for j, example in enumerate(examples) if len(example.negatives) < most]
+    alone = [i for i in range(rows.start, rows.stop) if not batch.tasks[i].settings.in_batch]
+    known = known_negatives = None  # of large batches they are large, and mostly there is nothing to hide
+    if hidden[0] or alone:
+        known = torch.zeros(shape[:2], dtype=torch.bool)
+        known[tuple(torch.tensor(hidden[0], dtype=torch.int64).reshape(-1, 2).T)] = True
+    if most and (hidden[1] or short or alone):
+        known_negatives = torch.zeros(shape, dtype=torch.bool)
+        known_negatives[tuple(torch.tensor(hidden[1], dtype=torch.int64).reshape(-1, 3).T)] = True
+        for j in short:
+            known_negatives[:, j, len(examples[j].negatives) :] = True
+    for i in alone:
+        row = i - rows.start
+        if known is not None:
+            known[row] = True
+            known[row, i] = False
+        if known_negatives is not None:
             own = known_negatives[row, i].clone()
-            known[row], known_negatives[row] = True, True
+            known_negatives[row] = True
             known_negatives[row, i] = own
-        known[row, i] = False
-    return (known if known.any() else None), (known_negatives if known_negatives.any() else None)
+    return known, known_negatives

@@ -36,7 +36,7 @@ def info_nce(
     focal_gamma: float = 0.0,
     detach_weight: bool = True,
     gather: bool = False,
-    rows_at_once: int = 1024,
+    rows_at_once: int = 256,
 ) -> Tensor:  # (), mean over the batch
     """-log(exp(s(q_i, p_i) / t) / Z_i) (van den Oord et al. 2018, eq. 4), s being the dot product.
 

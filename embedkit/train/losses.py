@@ -86,7 +86,7 @@ def list_net(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> T
 
 
 def in_batch_distillation(
-    student: Tensor, teacher: Tensor, *, temperature: float = 0.05, rows_at_once: int = 1024
+    student: Tensor, teacher: Tensor, *, temperature: float = 0.05, rows_at_once: int = 256
 ) -> Tensor:
     """KL between the similarities of a batch's rows under the teacher and under the student, each row without itself.
 

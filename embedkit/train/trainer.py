@@ -258,13 +258,6 @@ class Run:
         seed_step(self.recipe.seed, number, self.at.step)
         optimizer.zero_grad()
         loss = step.backward(prepared, self.at.step)
-        trained = list(weights.values())
-        average_gradients(trained)
-        norm = nn.utils.clip_grad_norm_(trained, stage.optimizer.clip)
-        rate = learning_rate(stage.optimizer, self.at.step, stage.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
         if world()[1] > 1:
             dist.all_reduce(loss)
             loss /= world()[1]
@@ -272,6 +265,13 @@ class Run:
             raise UsageError(
                 f"The loss is {value} at step {self.at.step} of {stage.name}; lower optimizer.lr, or raise the temperature."
             )
+        trained = list(weights.values())
+        average_gradients(trained)
+        norm = nn.utils.clip_grad_norm_(trained, stage.optimizer.clip)
+        rate = learning_rate(stage.optimizer, self.at.step, stage.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
         return {"loss": value, "lr": rate, "gradient_norm": float(norm)}
 
     def _log(self, stage: Stage, done: Mapping[str, float], prepared: Prepared, seconds: float) -> None:
