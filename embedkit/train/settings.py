@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from embedkit.errors import UsageError
@@ -172,7 +172,10 @@ def read_training_recipe(name: str, overrides: Sequence[str] = ()) -> TrainingRe
     if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
         raise UsageError("stages is no list of mappings; write one '- name: ...' a stage.")
     top = {key: mapping[key] for key in own & set(mapping)}
-    return fill(TrainingRecipe, {**top, "stages": [merged(shared, stage) for stage in stages]})
+    recipe = fill(TrainingRecipe, {**top, "stages": []})
+    named = "stages" in mapping
+    filled = [fill(Stage, merged(shared, one), f"stages.{i}" if named else "") for i, one in enumerate(stages)]
+    return replace(recipe, stages=tuple(filled))
 
 
 def from_environment(path: str) -> str:

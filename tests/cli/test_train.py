@@ -32,7 +32,7 @@ def test_a_recipe_is_run_evaluated_and_not_run_twice(run: Run, recipe: Path, tmp
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [set(line) >= {"spearman"} for line in lines] == [False, True, False, True]
     assert "lr: 0.0001" in (folder / "model" / "recipe.yaml").read_text()
-    assert run("train", recipe, "-o", folder).sentence(2).startswith(f"{folder} holds a run already")
+    assert f"{folder} holds a run already" in run("train", recipe, "-o", folder).sentence(2)
     again = run("train", recipe, "optimizer.lr=1e-4", "-o", folder, "--resume", "--json")
     assert again.facts["model"] == str(folder / "model")
 
@@ -53,8 +53,8 @@ def test_a_plan_shows_the_literal_inputs_and_writes_nothing(run: Run, recipe: Pa
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["stesp=3"], 2, "stages.0.stesp is no setting (did you mean 'steps'?)"),
-        (["loss.0.name=info_nse"], 2, "stages.0.loss.0.name is 'info_nse' (did you mean 'info_nce'?)"),
+        (["stesp=3"], 2, "Error: stesp is no setting (did you mean 'steps'?)"),
+        (["loss.0.name=info_nse"], 2, "Error: loss.0.name is 'info_nse' (did you mean 'info_nce'?)"),
         (["steps=0"], 2, "steps is 0"),
         (["loss.0.name=triplet"], 3, "The loss triplet needs negatives"),
         (["evaluation.metric=ndcg@10"], 2, "evaluation.metric is 'ndcg@10'; "),
@@ -63,11 +63,11 @@ def test_a_plan_shows_the_literal_inputs_and_writes_nothing(run: Run, recipe: Pa
 def test_what_cannot_be_run_is_one_sentence(
     run: Run, recipe: Path, tmp_path: Path, arguments: list[str], code: int, sentence: str
 ) -> None:
-    assert run("train", recipe, *arguments, "-o", tmp_path / "run").sentence(code).startswith(sentence)
+    assert sentence in run("train", recipe, *arguments, "-o", tmp_path / "run").sentence(code)
 
 
 def test_a_folder_is_asked_for(run: Run, recipe: Path) -> None:
-    assert run("train", recipe).sentence(2).startswith("No folder came for the model")
+    assert "No folder came for the model" in run("train", recipe).sentence(2)
     assert (
         run("train", "elastik", "-o", "x")
         .sentence(2)
