@@ -194,4 +194,5 @@ def grid_of(elastic: Elastic, width: int, depth: int) -> Grid:
             raise UsageError(
                 f"elastic.{name} is {list(values)}; {elastic.recipe} draws from those below {most}: give some."
             )
-    return Grid(tuple(sorted({*elastic.layers, depth})), tuple(sorted({*elastic.dims, width})))
+    layers = {*range(1, depth - 1)} if elastic.recipe == "ese" else {*elastic.layers}  # ESE leaves the last but one out
+    return Grid(tuple(sorted({*layers, depth})), tuple(sorted({*elastic.dims, width})))

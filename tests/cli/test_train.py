@@ -66,10 +66,6 @@ def test_what_cannot_be_run_is_one_sentence(
     assert sentence in run("train", recipe, *arguments, "-o", tmp_path / "run").sentence(code)
 
 
-def test_a_folder_is_asked_for(run: Run, recipe: Path) -> None:
+def test_a_folder_and_a_recipe_are_asked_for(run: Run, recipe: Path) -> None:
     assert "No folder came for the model" in run("train", recipe).sentence(2)
-    assert (
-        run("train", "elastik", "-o", "x")
-        .sentence(2)
-        .startswith("There is no recipe 'elastik' (did you mean 'elastic'?)")
-    )
+    assert "no recipe 'elastik' (did you mean 'elastic'?)" in run("train", "elastik", "-o", "x").sentence(2)

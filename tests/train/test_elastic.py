@@ -150,6 +150,7 @@ def test_ours_always_trains_the_whole_model_and_takes_the_layers_in_turn() -> No
 
 def test_settings_that_cannot_be_are_refused() -> None:
     assert grid_of(Elastic(dims=(4,), layers=(1,)), 8, 2) == Grid((1, 2), (4, 8))
+    assert grid_of(Elastic("ese", dims=(4,)), 8, 6) == Grid((1, 2, 3, 4, 6), (4, 8))
     for wrong, message in (
         ({"dims": (9,)}, "the model has 8"),
         ({"layers": (3,)}, "the model has 2"),
