@@ -74,7 +74,7 @@ def info_nce(
             hidden = None if known_negatives is None else known_negatives[rows].flatten(1)
             parts.append((mine @ all_negatives.flatten(0, 1).T, hidden))  # (b, G * M)
         elif negatives is not None and "own_hard" in denominator:
-            hidden = None if known_negatives is None else known_negatives[rows][torch.arange(stop - start), own]
+            hidden = None if known_negatives is None else known_negatives[rows][own - own[0], own]
             parts.append((torch.einsum("bd,bmd->bm", mine, negatives[rows]), hidden))
         if all_anchors is not None:
             parts += [(mine @ all_anchors.T, masked), (true @ all_positives.T, masked)]

@@ -61,7 +61,7 @@ from embedkit.train.rows import RowMaker
 from embedkit.train.settings import Evaluation, Optimizer, Stage, TrainingRecipe, grid_of
 from embedkit.train.step import Prepared, Step
 
-MODEL, LOG, BEST, CANDIDATE = "model", "log.jsonl", "best.safetensors", "candidate"
+MODEL, LOG, BEST, CANDIDATE = "model", "log.jsonl", "best-{stage}.safetensors", "candidate"
 TOKENS = {"cpu": 512, "cuda": 16384}  # a pass; on a CPU few enough that a layer's states stay in its cache
 Evaluate = Callable[[Path, Evaluation], float]  # a model folder -> the score that the recipe names
 logger = logging.getLogger(__name__)
@@ -223,12 +223,18 @@ class Run:
                 bar.set_postfix(loss=f"{done['loss']:.4f}", refresh=False)
                 self._evaluate(stage, weights)
                 ends = self.at.step == stage.steps or self._gave_up(stage)
-                if ends or self.at.step % stage.checkpoint_every == 0:
+                followed = number + 1 < len(self.recipe.stages)  # the last stage ends in the published model
+                if self.at.step % stage.checkpoint_every == 0 or (ends and followed):
                     self._checkpoint(weights, optimizer, facts)
         prepared.close()
         if self.at.best_step is not None:
             _barrier()
-            read_weights(self.output / BEST, weights)
+            read_weights(self._best, weights)
+
+    @property
+    def _best(self) -> Path:
+        """The best weights of the stage."""
+        return self.output / BEST.format(stage=self.at.stage)
 
     def _prepared(self, stream: BatchStream, step: Step, first: int) -> Generator[Prepared, None, None]:
         """Batches from step `first` on, each prepared while the step before it runs."""
@@ -314,7 +320,7 @@ class Run:
         if better:
             self.at = replace(self.at, best=score, best_step=self.at.step, since_best=0)
             if self.log is not None:
-                write_weights(self.output / BEST, weights)
+                write_weights(self._best, weights)
         else:
             self.at = replace(self.at, since_best=self.at.since_best + 1)
         self._write(
@@ -367,7 +373,8 @@ class Run:
                 self.output / RECORD, {"progress": ended, "weights": None, "facts": {"recipe": self.recipe.hash}}
             )
             remove_checkpoints(self.output)
-            remove(self.output / BEST)
+            for best in self.output.glob(BEST.format(stage="*")):
+                remove(best)
         _barrier()
         return folder
 
