@@ -60,9 +60,7 @@ def read_weights(path: Path, weights: Mapping[str, Tensor], optimizer: torch.opt
     for full, value in tensors.items():
         key, _, name = full.partition("/")
         if key != "weight":
-            kept = (
-                value if key == "step" else value.to(weights[name].device)
-            )  # AdamW counts on the CPU, unless it is fused
+            kept = value if key == "step" else value.to(weights[name].device)  # which AdamW keeps on the CPU
             optimizer.state[weights[name]][key] = kept
 
 

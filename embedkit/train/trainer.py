@@ -148,7 +148,8 @@ def adamw(weights: Mapping[str, Tensor], settings: Optimizer) -> torch.optim.Ada
     decayed = [weight for weight in weights.values() if weight.ndim > 1]
     others = [weight for weight in weights.values() if weight.ndim < 2]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.lr)
+    on_cpu = all(weight.device.type == "cpu" for weight in weights.values())
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=True if on_cpu else None)  # torch's own choice on a GPU
 
 
 def learning_rate(settings: Optimizer, step: int, steps: int) -> float:
