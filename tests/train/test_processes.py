@@ -23,7 +23,7 @@ def test_two_processes_train_as_one_does(tiny_model: Path, tmp_path: Path) -> No
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
 
