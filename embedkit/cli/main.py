@@ -18,6 +18,7 @@ from embedkit.cli.embed import embed_command
 from embedkit.cli.evaluate import eval_command
 from embedkit.cli.index import index_group
 from embedkit.cli.search import search_command
+from embedkit.cli.train import train_command
 from embedkit.errors import EmbedkitError, Stopped, is_full_disk
 from embedkit.version import __version__
 
@@ -46,6 +47,7 @@ COMMANDS = (
     eval_command,
     compare_command,
     doctor_command,
+    train_command,
     demo_command,
 )
 for command in COMMANDS:

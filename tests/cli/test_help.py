@@ -16,7 +16,20 @@ from .conftest import Run
 
 ROOT = Path(__file__).parents[2]
 CHANGES = ["index build", "index add", "index delete", "index compact"]
-COMMANDS = ["", "embed", "index", *CHANGES, "index info", "index verify", "search", "eval", "compare", "doctor", "demo"]
+COMMANDS = [
+    "",
+    "embed",
+    "index",
+    *CHANGES,
+    "index info",
+    "index verify",
+    "search",
+    "eval",
+    "compare",
+    "doctor",
+    "train",
+    "demo",
+]
 every_command = pytest.mark.parametrize("name", COMMANDS)
 
 OUTPUT = "--json --quiet -q --log"
@@ -36,6 +49,7 @@ PROMISED = {  # what people's scripts hold on to
     "eval": f"--data --tasks --split --type --profile --index -o --output {MODEL} {OUTPUT}",
     "compare": OUTPUT,
     "doctor": f"--against {MODEL} {OUTPUT}",
+    "train": f"-o --output --resume --plan --device --threads {OUTPUT}",
     "demo": f"-o --output {MODEL} {OUTPUT}",
 }
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
