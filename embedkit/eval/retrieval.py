@@ -63,12 +63,12 @@ def evaluate_retrieval(task: Retrieval, searched: Encoder | Index, *, progress: 
     or dot, ModelMismatch where an index opens another model than made its rows.
     """
     trec_eval()
+    if not any(grade > 0 for grades in task.qrels.values() for grade in grades.values()):
+        raise DataError(f"No query of {task.path} ({task.split}) has a relevant document; nothing can be scored.")
     start = time.perf_counter()
     encoder = searched.encoder() if isinstance(searched, Index) else searched
     run = _run_index(task, searched) if isinstance(searched, Index) else _run_exact(task, searched, progress)
     per_query = retrieval_scores(task.qrels, run)
-    if not per_query["ndcg@10"]:
-        raise DataError(f"No query of {task.path} ({task.split}) has a relevant document; nothing can be scored.")
     return Report(
         scores={name: float(np.mean(list(values.values()))) for name, values in per_query.items()},
         intervals={name: bootstrap_interval(list(values.values())) for name, values in per_query.items()},
@@ -77,7 +77,7 @@ def evaluate_retrieval(task: Retrieval, searched: Encoder | Index, *, progress: 
         context={
             **describe_encoder(encoder),
             "search": searched.info() if isinstance(searched, Index) else "exact",
-            "data": {"name": task.name, "split": task.split, "sha256": _data_hashes(task)},
+            "data": {"name": task.name, "split": task.split, "sha256": data_hashes(task)},
             "depth": DEPTH,
             "first_query": _query_prompt(searched, encoder) + next(iter(task.queries.values())),
             "first_document": _prompts(encoder).get("document", "") + next(read_corpus(task.path)).full_text,
@@ -108,7 +108,7 @@ def _query_prompt(searched: Encoder | Index, encoder: Encoder) -> str:
     return _prompts(encoder).get("query", "") if name is None else stored[name]
 
 
-def _data_hashes(task: Retrieval) -> Mapping[str, str]:
+def data_hashes(task: Retrieval) -> Mapping[str, str]:
     files = [
         find(task.path, "corpus.jsonl"),
         find(task.path, "queries.jsonl"),
