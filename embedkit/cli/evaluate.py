@@ -138,11 +138,14 @@ def eval_command(
         model=load_arguments(options),
     )
     reports, failed = run(plan, progress=progress_wanted(quiet))
+    errors = list(failed.values())
     if not reports:
-        raise next(iter(failed.values()))
-    _print_reports(reports, as_json)
-    for error in failed.values():
+        *errors, last = errors
+    for error in errors:
         click.echo(f"Error: {error}", err=True)
+    if not reports:
+        raise last
+    _print_reports(reports, as_json)
     if not as_json and not quiet:
         click.echo(f"Written to {output / 'report.md'} and {output / 'report.json'}", err=True)
     if failed:

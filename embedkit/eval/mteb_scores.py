@@ -30,6 +30,7 @@ NAMES = {
     "cosine_ap": "ap",
     "v_measure": "v_measure",
 }  # mteb's -> ours; any other main score keeps mteb's name
+SAME = {"max_ap": "ap", "similarity_ap": "ap", "map_at_1000": "map"}  # where the values are equal
 ROUNDED = 1e-4  # mteb rounds its scores of rankings to five digits
 Fields = dict[str, Any]  # of a Report
 
@@ -61,14 +62,13 @@ def read_scores(part: Part) -> Fields:
 
 
 def _with_main(fields: Fields, part: Part) -> Fields:
-    """The task's main score is always there, and named as the one that counts unless the reader says so."""
-    theirs = part.task.metadata.main_score
-    ours = "ap" if theirs == "max_ap" and "ap" in fields["scores"] else NAMES.get(theirs, theirs)
-    if theirs in part.scores and theirs not in NAMES and theirs != "map_at_1000":
-        fields["scores"] = {**fields["scores"], theirs: float(part.scores[theirs])}
-    elif ours not in fields["scores"] and "main_score" in part.scores:
-        fields["scores"] = {**fields["scores"], ours: float(part.scores["main_score"])}
-    return {"main": ours, **fields}
+    """Names the task's main score: ours where it is that value, mteb's own where it is another."""
+    theirs, value = part.task.metadata.main_score, float(part.scores["main_score"])
+    ours = NAMES.get(theirs, SAME.get(theirs, theirs))
+    if ours not in fields["scores"] or abs(fields["scores"][ours] - value) > ROUNDED:
+        ours = ours if theirs in NAMES else theirs
+        fields["scores"] = {**fields["scores"], ours: value}
+    return {**fields, "main": ours}
 
 
 def _plain(scores: Mapping[str, Any]) -> dict[str, float]:
@@ -92,7 +92,7 @@ def _ranking(part: Part) -> Fields | None:
     rows = part.data["queries"]
     texts = dict(zip(rows["id"], rows["text"], strict=True)) if "text" in rows.column_names else {}
     shown = {query: str(texts[query]) for query in values["ndcg@10"] if query in texts}
-    return {**_means(values), "main": "map" if candidates else "ndcg@10", "texts": shown}
+    return {**_means(values), "texts": shown}
 
 
 def _best(found: Mapping[str, float], depth: int | None) -> dict[str, float]:
@@ -109,14 +109,23 @@ def _sts(part: Part) -> Fields | None:
         return None
     return {
         "scores": {"spearman": float(part.scores["cosine_spearman"]), "pearson": float(part.scores["cosine_pearson"])},
-        "intervals": {
-            "spearman": bootstrap_statistic(spearman, truth, found),
-            "pearson": bootstrap_statistic(_pearson, truth, found),
-        },
+        "intervals": _resampled({"spearman": spearman, "pearson": _pearson}, truth, found),
         "per_query": {},
         "unit": "pair",
         "predictions": _numbered(zip(truth, found, strict=True)),
         "texts": _pair_texts(part.data, *part.task.column_names),
+    }
+
+
+def _resampled(
+    statistics: Mapping[str, Callable[..., float]], truth: Sequence[float], found: Sequence[float]
+) -> Fields:
+    """Intervals of those that are a number: a correlation with constants is none."""
+    columns = [np.asarray(column, dtype=np.float64) for column in (truth, found)]
+    return {
+        name: bootstrap_statistic(statistic, truth, found)
+        for name, statistic in statistics.items()
+        if np.isfinite(statistic(*columns))
     }
 
 
@@ -138,7 +147,7 @@ def _pair_classification(part: Part) -> Fields | None:
     truth = [float(label) for label in truth]
     return {
         "scores": {ours: float(part.scores[f"cosine_{ours}"]) for ours in ("ap", "accuracy", "f1")},
-        "intervals": {"ap": bootstrap_statistic(precision, truth, found)},
+        "intervals": _resampled({"ap": precision}, truth, found),
         "per_query": {},
         "unit": "pair",
         "predictions": _numbered(zip(truth, found, strict=True)),
