@@ -44,19 +44,18 @@ class ManyNames(click.Command):
     "--data",
     "folders",
     multiple=True,
-    metavar="DIR ...",
-    type=click.Path(path_type=Path),
+    metavar="DIR[:SPLIT] ...",
     help="Folders or files to score.",
 )
 @click.option("--tasks", multiple=True, metavar="NAME ...", help="Tasks of mteb; their data come from the hub.")
 @click.option("--benchmark", metavar="NAME", help='All tasks of a benchmark of mteb: "MTEB(eng, v2)", BEIR, NanoBEIR.')
-@click.option(
-    "--split", default="test", show_default=True, help="Of the folders; `all` joins those of pairs and texts."
-)
+@click.option("--split", help="Of the folders; `all` joins those of pairs and texts.  [default: task.yaml's, or test]")
 @click.option(
     "--type",
     "type_asked",
-    type=click.Choice(["reranking", "sts", "pair-classification", "bitext", "classification", "clustering"]),
+    type=click.Choice(
+        ["retrieval", "reranking", "sts", "pair-classification", "bitext", "classification", "clustering"]
+    ),
     help="Of the folders, where their columns fit several.",
 )
 @click.option(
@@ -84,9 +83,9 @@ class ManyNames(click.Command):
 @model_options
 @output_options
 def eval_command(
-    folders: tuple[Path, ...],
+    folders: tuple[str, ...],
     tasks: tuple[str, ...],
-    split: str,
+    split: str | None,
     type_asked: str | None,
     benchmark: str | None,
     index_asked: str | None,
@@ -102,7 +101,7 @@ def eval_command(
     \b
     embedkit eval --data scifact
     embedkit eval --data scifact --index scifact.index -o through-the-index
-    embedkit eval --data pairs.tsv intents.jsonl --tasks STSBenchmark --model intfloat/e5-small-v2
+    embedkit eval --data pairs.tsv sick:all --benchmark NanoBEIR --model intfloat/e5-small-v2 --index IVF64,SQ8
 
     DIR is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv), a folder of such, or a file, or folder with a
     data.tsv, .csv, .jsonl or .parquet, whose columns tell what it is: sentence1, sentence2 and score (STS) or label (pair
@@ -124,7 +123,8 @@ def eval_command(
     from embedkit.eval.mteb_tasks import find_benchmark, find_tasks
     from embedkit.eval.run import Plan, check_searched, read_tasks, run
 
-    judged = [task for folder in folders for task in read_tasks(folder, split, type_asked)]
+    places = [_place(folder, split) for folder in folders]
+    judged = [task for path, its in places for task in read_tasks(path, its, type_asked)]
     known = [*find_tasks(tasks), *(find_benchmark(benchmark) if benchmark is not None else [])]
     if opened:
         check_searched([*judged, *known])
@@ -132,7 +132,7 @@ def eval_command(
         tasks=[*judged, *known],
         output=output,
         query_prompt=options.pop("prompt_name"),
-        calibrate=folders[0] if options.pop("profile") else None,
+        calibrate=places[0][0] if options.pop("profile") else None,
         index=None if index_asked is None else Path(index_asked) if opened else IndexRecipe.read(index_asked),
         cache=cache or output / "cache",
         model=load_arguments(options),
@@ -150,6 +150,12 @@ def eval_command(
         click.echo(f"Written to {output / 'report.md'} and {output / 'report.json'}", err=True)
     if failed:
         raise click.exceptions.Exit(DataError.exit_code)
+
+
+def _place(text: str, split: str | None) -> tuple[Path, str | None]:
+    """Path and split of "DIR" or "DIR:SPLIT"."""
+    path, colon, own = text.rpartition(":")
+    return (Path(path), own) if colon and path and not Path(text).exists() else (Path(text), split)
 
 
 def _print_reports(reports: dict[str, Report], as_json: bool) -> None:

@@ -183,7 +183,7 @@ def _repeated(part: Part) -> Fields | None:
         values = {
             ours or theirs: _numbered(float(one[theirs]) for one in rounds)
             for theirs, ours in wanted.items()
-            if theirs in rounds[0]
+            if isinstance(rounds[0].get(theirs), float)
         }
     else:
         levels: Any = part.scores.get("v_measures") or {}

@@ -19,6 +19,7 @@ from embedkit.errors import DataError, UsageError
 from embedkit.eval.exact import exact_shortlist
 from embedkit.eval.metrics import DEPTH, Run, retrieval_scores, trec_eval
 from embedkit.eval.serving import as_run
+from embedkit.eval.task_file import TaskFile
 from embedkit.index import Index
 from embedkit.statistics import bootstrap_interval
 from embedkit.storage import file_record
@@ -38,6 +39,7 @@ class Retrieval:
     split: str
     queries: dict[str, str]
     qrels: Qrels
+    about: TaskFile = TaskFile()  # noqa: RUF009 (frozen)
 
 
 def read_retrieval(folder: Path, split: str) -> Retrieval:
