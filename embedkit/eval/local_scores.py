@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from embedkit.encoder import Encoder
+from embedkit.eval.failures import worst_pairings, worst_queries
 from embedkit.eval.local_tasks import LocalTask
 from embedkit.eval.metrics import retrieval_scores
 from embedkit.eval.mteb_model import MtebModel
@@ -127,6 +128,7 @@ def _bitext(task: LocalTask, scores: Scores, predicted: Any) -> dict[str, Any]:
         "main": "f1",
         "unit": "pair",
         "texts": _pair_texts(task.rows),
+        "failures": worst_pairings(task.rows, predicted["sentence1-sentence2"]),
     }
 
 
@@ -134,7 +136,13 @@ def _reranking(task: LocalTask, _: Scores, predicted: Any) -> dict[str, Any]:
     (part,) = task.task.dataset["default"].values()
     queries = {f"q{number}": str(row["query"]) for number, row in enumerate(task.rows)}
     values = retrieval_scores(part["relevant_docs"], predicted)
-    return {**_means(values), "main": "map", "texts": {query: queries[query] for query in values["map"]}}
+    texts = dict(zip(part["corpus"]["id"], part["corpus"]["text"], strict=True))
+    return {
+        **_means(values),
+        "main": "map",
+        "texts": {query: queries[query] for query in values["map"]},
+        "failures": worst_queries(values["map"], part["relevant_docs"], predicted, queries, lambda _: texts),
+    }
 
 
 _READERS: dict[str, Callable[[LocalTask, Scores, Any], dict[str, Any]]] = {

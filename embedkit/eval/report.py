@@ -10,7 +10,7 @@ from typing import Any
 
 from embedkit.errors import IntegrityError, UsageError
 from embedkit.storage import atomic_file
-from embedkit.types import Report
+from embedkit.types import Failure, Judged, Report
 
 
 def write_reports(folder: Path, reports: Mapping[str, Report], mteb_results: Mapping[str, Mapping[str, Any]]) -> None:
@@ -29,7 +29,7 @@ def _write(path: Path, text: str) -> None:
 
 def _as_json(report: Report) -> dict[str, Any]:
     facts = asdict(report)
-    order = ("scores", "intervals", "main", "unit", "cost", "context", "per_query", "predictions", "texts")
+    order = ("scores", "intervals", "main", "unit", "cost", "context", "per_query", "predictions", "texts", "failures")
     return {"units": report.units, **{name: facts[name] for name in order}}
 
 
@@ -49,7 +49,13 @@ def _from_json(facts: dict[str, Any]) -> Report:
     known = {name: facts[name] for name in facts if name != "units"}
     known["intervals"] = {name: tuple(bounds) for name, bounds in known["intervals"].items()}
     known["predictions"] = {unit: tuple(pair) for unit, pair in known.get("predictions", {}).items()}
+    known["failures"] = tuple(_failure(one) for one in known.get("failures", ()))
     return Report(**known)
+
+
+def _failure(facts: dict[str, Any]) -> Failure:
+    sides = {side: tuple(Judged(**one) for one in facts[side]) for side in ("expected", "found")}
+    return Failure(**{**facts, **sides})
 
 
 def markdown(reports: Mapping[str, Report]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from embedkit.encoder import Encoder
 from embedkit.engine import embed_documents
 from embedkit.errors import DataError, UsageError
 from embedkit.eval.exact import exact_shortlist
+from embedkit.eval.failures import worst_queries
 from embedkit.eval.metrics import DEPTH, Run, retrieval_scores, trec_eval
 from embedkit.eval.serving import as_run
 from embedkit.index import Index
@@ -74,6 +75,7 @@ def evaluate_retrieval(task: Retrieval, searched: Encoder | Index, *, progress: 
         intervals={name: bootstrap_interval(list(values.values())) for name, values in per_query.items()},
         per_query=per_query,
         texts=task.queries,
+        failures=worst_queries(per_query["ndcg@10"], task.qrels, run, task.queries, lambda ids: _texts(task, ids)),
         context={
             **describe_encoder(encoder),
             "search": searched.info() if isinstance(searched, Index) else "exact",
@@ -84,6 +86,10 @@ def evaluate_retrieval(task: Retrieval, searched: Encoder | Index, *, progress: 
             "seconds": round(time.perf_counter() - start, 2),
         },
     )
+
+
+def _texts(task: Retrieval, ids: Collection[str]) -> dict[str, str]:
+    return {document.id: document.full_text for document in read_corpus(task.path) if document.id in ids}
 
 
 def describe_encoder(encoder: Encoder) -> dict[str, Any]:
