@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +12,13 @@ from embedkit.cli.options import (
     load_arguments,
     model_options,
     output_options,
-    profile_arguments,
     profile_option,
     progress_wanted,
-    prompt_names,
     set_up_output,
 )
+from embedkit.errors import DataError
 
 if TYPE_CHECKING:
-    from embedkit.eval.local_tasks import LocalTask
-    from embedkit.eval.retrieval import Retrieval
     from embedkit.types import Report
 
 MANY = ("--data", "--tasks")  # take several names after one flag
@@ -115,56 +111,31 @@ def eval_command(
         raise click.UsageError(
             "--profile goes with --data, whose first documents calibrate it; an index brings its own."
         )
-    from embedkit.corpus import Fields
-    from embedkit.encoders import load
-    from embedkit.eval.local_scores import evaluate_local
-    from embedkit.eval.local_tasks import LocalTask
-    from embedkit.eval.mteb_tasks import evaluate_mteb, find_tasks
-    from embedkit.eval.report import write_reports
-    from embedkit.eval.retrieval import evaluate_retrieval
-    from embedkit.jobs import open_index
+    from embedkit.eval.mteb_tasks import find_tasks
+    from embedkit.eval.retrieval import Retrieval
+    from embedkit.eval.run import Plan, read_tasks, run
 
-    judged = [task for folder in folders for task in _tasks_of(folder, split, type_asked)]
-    if index_folder is not None and any(isinstance(task, LocalTask) for task in judged):
+    judged = [task for folder in folders for task in read_tasks(folder, split, type_asked)]
+    if index_folder is not None and any(not isinstance(task, Retrieval) for task in judged):
         raise click.UsageError("--index goes with BEIR folders; other tasks take a model.")
-    found = find_tasks(tasks)
-    arguments = load_arguments(options)
-    searched: Any
-    if index_folder is not None:
-        searched = open_index(index_folder, prompt_name=options.pop("prompt_name"), **arguments)
-    else:
-        profile = profile_arguments(options, {}, str(folders[0]) if folders else "", Fields())
-        searched = load(**arguments, **prompt_names(options, "query"), **profile)
-    reports: dict[str, Report] = {}
-    results: dict[str, Any] = {}
-    for task in judged:
-        name = task.name if task.name not in reports else str(task.path)
-        if isinstance(task, LocalTask):
-            reports[name], results[name.replace("/", "-")] = evaluate_local(task, searched)
-        else:
-            reports[name] = evaluate_retrieval(task, searched, progress=progress_wanted(quiet))
-        write_reports(output, reports, results)  # after each task, so that a later one cannot lose it
-    for mteb_task in found:
-        some, results[mteb_task.metadata.name] = evaluate_mteb(mteb_task, searched, progress=progress_wanted(quiet))
-        reports.update({name if name not in reports else f"mteb/{name}": report for name, report in some.items()})
-        write_reports(output, reports, results)
+    plan = Plan(
+        tasks=[*judged, *find_tasks(tasks)],
+        output=output,
+        query_prompt=options.pop("prompt_name"),
+        calibrate=folders[0] if options.pop("profile") else None,
+        index=index_folder,
+        model=load_arguments(options),
+    )
+    reports, failed = run(plan, progress=progress_wanted(quiet))
+    if not reports:
+        raise next(iter(failed.values()))
     _print_reports(reports, as_json)
+    for error in failed.values():
+        click.echo(f"Error: {error}", err=True)
     if not as_json and not quiet:
         click.echo(f"Written to {output / 'report.md'} and {output / 'report.json'}", err=True)
-
-
-def _tasks_of(path: Path, split: str, type_asked: str | None) -> list[Retrieval | LocalTask]:
-    """The tasks of one --data."""
-    from embedkit.eval.local_tasks import is_beir, read_local
-    from embedkit.eval.retrieval import read_retrieval
-
-    if is_beir(path) and type_asked is None:
-        return [read_retrieval(path, split)]
-    inner = [folder for folder in sorted(path.iterdir()) if is_beir(folder)] if path.is_dir() else []
-    if inner and type_asked is None:
-        name = path.resolve().name
-        return [replace(read_retrieval(folder, split), name=f"{name}/{folder.name}") for folder in inner]
-    return [*read_local(path, split, type_asked)]
+    if failed:
+        raise click.exceptions.Exit(DataError.exit_code)
 
 
 def _print_reports(reports: dict[str, Report], as_json: bool) -> None:

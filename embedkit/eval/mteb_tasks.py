@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from embedkit.encoder import Encoder
@@ -26,8 +27,16 @@ NAMES = {
 }  # mteb's -> ours
 
 
-def find_tasks(names: Sequence[str]) -> list[Any]:
-    """mteb's task objects. Raises UsageError for a name that mteb does not know."""
+@dataclass(frozen=True)
+class HubTask:
+    """A task of mteb, whose data come from the hub."""
+
+    name: str
+    task: Any  # mteb's
+
+
+def find_tasks(names: Sequence[str]) -> list[HubTask]:
+    """Tasks by mteb's names. Raises UsageError for a name that mteb does not know."""
     if not names:
         return []
     try:
@@ -37,7 +46,7 @@ def find_tasks(names: Sequence[str]) -> list[Any]:
             'mteb is not installed; from the project\'s folder, run pip install -e ".[eval]".'
         ) from None
     try:
-        return [mteb.get_task(name) for name in names]
+        return [HubTask(name, mteb.get_task(name)) for name in names]
     except (KeyError, ValueError) as error:
         raise UsageError(
             f"{error.args[0] if error.args else error}; mteb lists its tasks with: mteb available-tasks."

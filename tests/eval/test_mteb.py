@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 import embedkit
 from embedkit.errors import DataError, UsageError
 from embedkit.eval.mteb_model import MtebModel
-from embedkit.eval.mteb_tasks import evaluate_mteb, find_tasks
+from embedkit.eval.mteb_tasks import HubTask, evaluate_mteb, find_tasks
 
 from ..conftest import WordCounts
 
@@ -33,7 +33,7 @@ def local_task(pairs: list[tuple[str, str, float]]) -> Any:
     """mteb's STSBenchmark over these pairs instead of its download."""
     import datasets
 
-    task = find_tasks(["STSBenchmark"])[0]
+    task = find_tasks(["STSBenchmark"])[0].task
     columns = {"sentence1": [p[0] for p in pairs], "sentence2": [p[1] for p in pairs], "score": [p[2] for p in pairs]}
 
     def load_data(**_: Any) -> None:
@@ -125,7 +125,8 @@ def test_evaluate_runs_a_task_by_its_name(
     word_counts: Any, no_network: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
-        "embedkit.eval.run.find_tasks", lambda names: [local_task(PAIRS)] if names == ["STSBenchmark"] else []
+        "embedkit.eval.run.find_tasks",
+        lambda names: [HubTask(names[0], local_task(PAIRS))] if names == ["STSBenchmark"] else [],
     )
     assert set(embedkit.evaluate(word_counts, "STSBenchmark").scores) == {"spearman", "pearson"}
     index = embedkit.build_index(["cat"], tmp_path / "x", model=word_counts)
@@ -142,7 +143,9 @@ def test_the_command_runs_a_task_and_keeps_mtebs_own_result(
 ) -> None:
     from embedkit.cli.main import main
 
-    monkeypatch.setattr("embedkit.eval.mteb_tasks.find_tasks", lambda names: [local_task(PAIRS) for _ in names])
+    monkeypatch.setattr(
+        "embedkit.eval.mteb_tasks.find_tasks", lambda names: [HubTask(name, local_task(PAIRS)) for name in names]
+    )
     with pytest.raises(SystemExit) as ended:
         main(["eval", "--tasks", "STSBenchmark", "--model", str(tiny_model), "-o", str(tmp_path / "out")])
     assert ended.value.code == 0
