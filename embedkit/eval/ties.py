@@ -112,9 +112,7 @@ def _expected_mrr(groups: Groups, _: Sequence[int], depth: int) -> float:
         size, own = len(group), sum(grade > 0 for grade in group)
         if own:
             places = range(1, min(size - own + 1, depth - start) + 1)
-            return sum(
-                math.comb(size - place, own - 1) / math.comb(size, own) / (start + place) for place in places
-            )
+            return sum(math.comb(size - place, own - 1) / math.comb(size, own) / (start + place) for place in places)
         start += size
     return 0.0
 

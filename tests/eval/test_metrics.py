@@ -59,9 +59,7 @@ def test_a_query_without_anything_relevant_is_left_out() -> None:
     scores = retrieval_scores(
         {"q": {"a": 1}, "none": {"a": 0}, "bad": {"a": -1}}, {"q": {"a": 1.0}, "none": {"a": 1.0}}
     )
-    assert {metric: list(values) for metric, values in scores.items()} == {
-        m: ["q"] for m in METRICS
-    }
+    assert {metric: list(values) for metric, values in scores.items()} == {m: ["q"] for m in METRICS}
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +69,20 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 
 NAMES = [
-    *("ndcg@1", "ndcg@3", "ndcg@10", "ndcg", "map@1", "map@3", "map", "mrr@1", "mrr@10", "mrr", "recall@2", "recall@100"),
+    *(
+        "ndcg@1",
+        "ndcg@3",
+        "ndcg@10",
+        "ndcg",
+        "map@1",
+        "map@3",
+        "map",
+        "mrr@1",
+        "mrr@10",
+        "mrr",
+        "recall@2",
+        "recall@100",
+    ),
     *("precision@1", "precision@5", "precision@20", "hit_rate@1", "hit_rate@10", "judged@3", "judged@10"),
 ]
 
@@ -96,9 +107,11 @@ def test_every_metric_is_that_of_its_definition() -> None:
     assert list(found) == NAMES
 
 
-@pytest.mark.parametrize("name", ["ndcg@0", "ndcg@", "ndcg@x", "precision", "NDCG@10", "", "p@5", "mrr@10 ", "recall@-1"])
+@pytest.mark.parametrize(
+    "name", ["ndcg@0", "ndcg@", "ndcg@x", "precision", "NDCG@10", "", "p@5", "mrr@10 ", "recall@-1"]
+)
 def test_a_name_that_is_no_metric_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="There is no metric .*; expected ndcg@10"):
+    with pytest.raises(UsageError, match=r"There is no metric .*; expected ndcg@10"):
         retrieval_scores({"q": {"a": 1}}, {"q": {"a": 1.0}}, [name])
 
 
