@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,10 @@ from embedkit.cli.options import (
 from embedkit.errors import DataError
 
 if TYPE_CHECKING:
+    from embedkit.eval.run import Task
     from embedkit.types import Report
 
-MANY = ("--data", "--tasks")  # take several names after one flag
+MANY = ("--data", "--tasks", "--run", "--metrics")  # take several names after one flag
 
 
 class ManyNames(click.Command):
@@ -37,6 +39,16 @@ class ManyNames(click.Command):
                 spread.append(flag)
             spread.append(arg)
         return super().parse_args(ctx, spread)
+
+
+def _known_metrics(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Refused here, before anything is embedded."""
+    if names:
+        from embedkit.eval.metrics import parse_metric
+
+        for name in names:
+            parse_metric(name)
+    return names
 
 
 @click.command("eval", cls=ManyNames)
@@ -66,6 +78,27 @@ class ManyNames(click.Command):
     help="Search through this index instead of exactly.",
 )
 @click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    metavar="FILE ...",
+    type=click.Path(path_type=Path),
+    help="Runs of other systems (TREC's six columns), scored against --qrels.",
+)
+@click.option(
+    "--qrels",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Judgements of --run: a TSV with a header, or TREC's four columns.",
+)
+@click.option(
+    "--metrics",
+    multiple=True,
+    metavar="NAME ...",
+    callback=_known_metrics,
+    help="Of retrieval: ndcg@10, map@100, mrr@10, recall@100, precision@5, hit_rate@10, judged@10, ...; the first one counts.",
+)
+@click.option(
     "-o",
     "--output",
     metavar="RESULTS",
@@ -83,6 +116,9 @@ def eval_command(
     split: str,
     type_asked: str | None,
     index_folder: Path | None,
+    runs: tuple[Path, ...],
+    qrels: Path | None,
+    metrics: tuple[str, ...],
     output: Path,
     as_json: bool,
     quiet: bool,
@@ -99,10 +135,17 @@ def eval_command(
     DIR is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv), a folder of such, or a file, or folder with a
     data.tsv, .csv, .jsonl or .parquet, whose columns tell what it is: sentence1, sentence2 and score (STS) or label (pair
     classification) or neither (bitext); text and label (classification, or clustering); query, positive and negative
-    (reranking). Each also as .gz. mteb runs the protocol. Writes report.json and report.md into RESULTS, with 95 %
+    (reranking). Each also as .gz. mteb runs the protocol. --run FILE --qrels FILE scores what another system found: the
+    report has the name of the run's file on the screen, and of the data in RESULTS (RESULTS/RUN for several runs), so that
+    `embedkit compare` puts both side by side. Writes report.json and report.md into RESULTS, with 95 %
     intervals over queries or pairs, or the repetitions of the protocol; and mteb's result files beside.
     """
     set_up_output(quiet, log)
+    if runs or qrels is not None:
+        if folders or tasks or index_folder is not None or not runs or qrels is None:
+            raise click.UsageError("--run FILE goes with --qrels FILE, and with neither --data, --tasks nor --index.")
+        _score_runs(runs, qrels, metrics, output, as_json)
+        return
     if not folders and not tasks:
         raise click.UsageError("Give --data DIR (a folder or file to score) or --tasks NAME (a task of mteb).")
     if tasks and index_folder is not None:
@@ -115,7 +158,7 @@ def eval_command(
     from embedkit.eval.retrieval import Retrieval
     from embedkit.eval.run import Plan, read_tasks, run
 
-    judged = [task for folder in folders for task in read_tasks(folder, split, type_asked)]
+    judged = [_measured(task, metrics) for folder in folders for task in read_tasks(folder, split, type_asked)]
     if index_folder is not None and any(not isinstance(task, Retrieval) for task in judged):
         raise click.UsageError("--index goes with BEIR folders; other tasks take a model.")
     plan = Plan(
@@ -136,6 +179,28 @@ def eval_command(
         click.echo(f"Written to {output / 'report.md'} and {output / 'report.json'}", err=True)
     if failed:
         raise click.exceptions.Exit(DataError.exit_code)
+
+
+def _measured(task: Task, metrics: tuple[str, ...]) -> Task:
+    """The task by the metrics that were asked for, where it is retrieval; others have those of their protocol."""
+    from embedkit.eval.retrieval import Retrieval
+
+    return replace(task, metrics=metrics) if metrics and isinstance(task, Retrieval) else task
+
+
+def _score_runs(runs: tuple[Path, ...], qrels: Path, metrics: tuple[str, ...], output: Path, as_json: bool) -> None:
+    from embedkit.eval.metrics import METRICS
+    from embedkit.eval.report import write_reports
+    from embedkit.eval.runs import evaluate_run, read_judged
+
+    stems = [path.name.removesuffix(".gz").rpartition(".")[0] or path.name for path in runs]
+    if len(set(stems)) < len(stems):
+        raise click.UsageError(f"Two runs have one name ({', '.join(stems)}), which is that of their folder below -o.")
+    judged = read_judged(qrels, metrics or METRICS)
+    reports = {stem: evaluate_run(path, judged, qrels) for stem, path in zip(stems, runs, strict=True)}
+    for stem, report in reports.items():
+        write_reports(output / stem if len(runs) > 1 else output, {judged.name: report}, {})
+    _print_reports(reports, as_json)
 
 
 def _print_reports(reports: dict[str, Report], as_json: bool) -> None:

@@ -10,14 +10,16 @@ import numpy as np
 from scipy.stats import rankdata
 
 from embedkit.corpus.beir import Qrels
-from embedkit.eval.metrics import Run
+from embedkit.eval.metrics import Run, ranked
 from embedkit.types import Failure, Judged, Report
 
 WORST = 25  # failures of a task
 SHOWN = 5  # documents of each side
 CUT = 400  # characters of a text
 
-Texts = Callable[[Collection[str]], Mapping[str, str]]  # document ids -> their texts; those that are nowhere are left out
+Texts = Callable[
+    [Collection[str]], Mapping[str, str]
+]  # document ids -> their texts; those that are nowhere are left out
 
 
 def worst_queries(
@@ -27,16 +29,16 @@ def worst_queries(
 
     values: query id -> its score; those with 1 are no failures. Documents of equal score are ordered as trec_eval does.
     """
-    ranked = {query: _ranked(run.get(query, {})) for query in values}
+    ranks = {query: _ranks(run.get(query, {})) for query in values}
     poor = [query for query in values if values[query] < 1]
-    first = {query: min((ranked[query].get(d, math.inf) for d in _relevant(qrels[query])), default=0) for query in poor}
+    first = {query: min((ranks[query].get(d, math.inf) for d in _relevant(qrels[query])), default=0) for query in poor}
     worst = sorted(poor, key=lambda query: (values[query], -first[query]))[:WORST]
     expected = {query: _relevant(qrels[query])[:SHOWN] for query in worst}
-    found = {query: list(ranked[query])[:SHOWN] for query in worst}
+    found = {query: list(ranks[query])[:SHOWN] for query in worst}
     known = texts({document for side in (expected, found) for some in side.values() for document in some})
 
     def judged(query: str, document: str) -> Judged:
-        rank, score = ranked[query].get(document), run.get(query, {}).get(document)
+        rank, score = ranks[query].get(document), run.get(query, {}).get(document)
         return Judged(document, cut(known.get(document, "")), qrels[query].get(document), rank, score)
 
     return tuple(
@@ -51,10 +53,9 @@ def worst_queries(
     )
 
 
-def _ranked(scores: Mapping[str, float]) -> dict[str, int]:
+def _ranks(scores: dict[str, float]) -> dict[str, int]:
     """Document id -> rank, best first."""
-    best = sorted(scores, key=lambda document: (scores[document], document), reverse=True)
-    return {document: rank for rank, document in enumerate(best, 1)}
+    return {document: rank for rank, document in enumerate(ranked(scores), 1)}
 
 
 def _relevant(grades: Mapping[str, int]) -> list[str]:

@@ -20,6 +20,7 @@ from embedkit.statistics import bootstrap_interval, bootstrap_statistic, spearma
 from embedkit.types import Report
 
 Scores = Mapping[str, Any]  # of mteb, by its names
+RERANKED = ("map", "ndcg@10", "mrr@10", "recall@100")  # every candidate is judged
 
 
 def evaluate_local(task: LocalTask, encoder: Encoder) -> tuple[Report, dict[str, Any]]:
@@ -135,7 +136,7 @@ def _bitext(task: LocalTask, scores: Scores, predicted: Any) -> dict[str, Any]:
 def _reranking(task: LocalTask, _: Scores, predicted: Any) -> dict[str, Any]:
     (part,) = task.task.dataset["default"].values()
     queries = {f"q{number}": str(row["query"]) for number, row in enumerate(task.rows)}
-    values = retrieval_scores(part["relevant_docs"], predicted)
+    values = retrieval_scores(part["relevant_docs"], predicted, RERANKED)
     texts = dict(zip(part["corpus"]["id"], part["corpus"]["text"], strict=True))
     return {
         **_means(values),

@@ -17,28 +17,13 @@ from embedkit.eval.local_tasks import LocalTask, is_beir, read_local
 from embedkit.eval.mteb_tasks import HubTask, evaluate_mteb, find_tasks
 from embedkit.eval.report import write_reports
 from embedkit.eval.retrieval import Retrieval, evaluate_retrieval, read_retrieval
+from embedkit.eval.variants import Variant
 from embedkit.index import Index
 from embedkit.jobs import open_index
 from embedkit.types import Report
-from embedkit.vectors import Precision
 
 Task = Retrieval | LocalTask | HubTask
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to use a model; None is the model's own."""
-
-    dim: int | None = None
-    layers: int | None = None
-    precision: Precision = "float32"  # of the rows that are compared
-
-    @property
-    def label(self) -> str:
-        """ "dim=128 layers=3 int8"; empty for the model as it is."""
-        parts = [f"{name}={value}" for name in ("dim", "layers") if (value := getattr(self, name)) is not None]
-        return " ".join([*parts, *([self.precision] if self.precision != "float32" else [])])
 
 
 @dataclass(frozen=True)
