@@ -44,7 +44,7 @@ def worst_queries(
     return tuple(
         Failure(
             query,
-            cut(queries[query]),
+            cut(queries.get(query, query)),
             values[query],
             tuple(judged(query, document) for document in expected[query]),
             tuple(judged(query, document) for document in found[query]),
@@ -62,19 +62,21 @@ def _relevant(grades: Mapping[str, int]) -> list[str]:
     return sorted((document for document in grades if grades[document] > 0), key=lambda document: -grades[document])
 
 
-def worst_pairings(rows: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> tuple[Failure, ...]:
+def worst_pairings(
+    left: Sequence[str], right: Sequence[str], found: Sequence[Mapping[str, Any]]
+) -> tuple[Failure, ...]:
     """Of bitext: the sentences that got another's translation, the surest first.
 
-    rows: sentence1 and its translation sentence2; found: for each, mteb's {"corpus_id", "score"}.
+    right: the translation of each of left; found: what each got, mteb's {"corpus_id", "score"}.
     """
     wrong = [number for number, one in enumerate(found) if one["corpus_id"] != number]
     worst = sorted(wrong, key=lambda number: -found[number]["score"])[:WORST]
 
     def failure(number: int) -> Failure:
         other = int(found[number]["corpus_id"])
-        taken = Judged(str(other), cut(rows[other]["sentence2"]), None, 1, float(found[number]["score"]))
-        right = Judged(str(number), cut(rows[number]["sentence2"]), 1)
-        return Failure(str(number), cut(rows[number]["sentence1"]), 0.0, (right,), (taken,))
+        taken = Judged(str(other), cut(right[other]), None, 1, float(found[number]["score"]))
+        own = Judged(str(number), cut(right[number]), 1)
+        return Failure(str(number), cut(left[number]), 0.0, (own,), (taken,))
 
     return tuple(map(failure, worst))
 

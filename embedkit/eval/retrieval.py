@@ -72,6 +72,8 @@ def evaluate_retrieval(task: Retrieval, searched: Encoder | Index, *, progress: 
     or dot, ModelMismatch where an index opens another model than made its rows.
     """
     trec_eval()
+    if not any(grade > 0 for grades in task.qrels.values() for grade in grades.values()):
+        raise DataError(f"No query of {task.path} ({task.split}) has a relevant document; nothing can be scored.")
     start, depth = time.perf_counter(), depth_of(task.metrics)
     encoder = searched.encoder() if isinstance(searched, Index) else searched
     wanted = depth + task.ignore_identical_ids  # one more, for the one that is taken out
@@ -84,7 +86,7 @@ def evaluate_retrieval(task: Retrieval, searched: Encoder | Index, *, progress: 
     context = {
         **describe_encoder(encoder),
         "search": searched.info() if isinstance(searched, Index) else "exact",
-        "data": {"name": task.name, "split": task.split, "sha256": _data_hashes(task)},
+        "data": {"name": task.name, "split": task.split, "sha256": data_hashes(task)},
         "depth": depth,
         "first_query": _query_prompt(searched, encoder) + next(iter(task.queries.values())),
         "first_document": _prompts(encoder).get("document", "") + next(read_corpus(task.path)).full_text,
@@ -154,7 +156,7 @@ def _query_prompt(searched: Encoder | Index, encoder: Encoder) -> str:
     return _prompts(encoder).get("query", "") if name is None else stored[name]
 
 
-def _data_hashes(task: Retrieval) -> Mapping[str, str]:
+def data_hashes(task: Retrieval) -> Mapping[str, str]:
     files = [
         find(task.path, "corpus.jsonl"),
         find(task.path, "queries.jsonl"),
