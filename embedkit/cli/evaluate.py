@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ class ManyNames(click.Command):
     """`--data A B` is read as `--data A --data B`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["arguments"] = list(args)
         spread: list[str] = []
         flag = None
         for arg in args:
@@ -49,6 +51,23 @@ def _known_metrics(_: click.Context, __: click.Parameter, names: tuple[str, ...]
         for name in names:
             parse_metric(name)
     return names
+
+
+def _whole_numbers(_: click.Context, __: click.Parameter, text: str | None) -> list[int]:
+    """ "32,128" as [32, 128]."""
+    parts = [part.strip() for part in text.split(",")] if text else []
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"{text!r} came; expected whole numbers from 1 on, with commas between.")
+    return [int(part) for part in parts]
+
+
+def _precisions(_: click.Context, __: click.Parameter, text: str | None) -> list[str]:
+    from embedkit.vectors import check_precision
+
+    parts = [part.strip() for part in text.split(",")] if text else []
+    for part in parts:
+        check_precision(part, None, 0)
+    return parts
 
 
 @click.command("eval", cls=ManyNames)
@@ -113,6 +132,15 @@ def _known_metrics(_: click.Context, __: click.Parameter, names: tuple[str, ...]
     type=click.Path(file_okay=False, path_type=Path),
     help="Where rows and results are kept for the next run.  [default: RESULTS/cache]",
 )
+@click.option("--dims", callback=_whole_numbers, metavar="D[,D]", help="Evaluate with so many dimensions, each.")
+@click.option("--layers", callback=_whole_numbers, metavar="L[,L]", help="Evaluate with so many layers, each.")
+@click.option(
+    "--precision",
+    "precisions",
+    callback=_precisions,
+    metavar="P[,P]",
+    help="Evaluate with rows of documents in float32, float16, int8 or binary, each.",
+)
 @profile_option
 @model_options
 @output_options
@@ -128,6 +156,9 @@ def eval_command(
     metrics: tuple[str, ...],
     output: Path,
     cache: Path | None,
+    dims: list[int],
+    layers: list[int],
+    precisions: list[str],
     as_json: bool,
     quiet: bool,
     log: Path | None,
@@ -163,9 +194,14 @@ def eval_command(
         raise click.UsageError(
             "--profile goes with --data, whose first documents calibrate it; an index brings its own."
         )
+    if opened and (dims or layers):
+        raise click.UsageError("--dims and --layers go without an index, which has its own; leave them out.")
+    if index_asked is not None and precisions:
+        raise click.UsageError("--precision goes without --index, whose recipe says how rows are kept.")
     from embedkit.eval.mteb_index import IndexRecipe
     from embedkit.eval.mteb_tasks import find_benchmark, find_tasks
     from embedkit.eval.run import Plan, check_searched, read_tasks, run
+    from embedkit.eval.variants import grid
 
     judged = [_measured(task, metrics) for folder in folders for task in read_tasks(folder, split, type_asked)]
     known = [*find_tasks(tasks), *(find_benchmark(benchmark) if benchmark is not None else [])]
@@ -178,6 +214,8 @@ def eval_command(
         calibrate=folders[0] if options.pop("profile") else None,
         index=None if index_asked is None else Path(index_asked) if opened else IndexRecipe.read(index_asked),
         cache=cache or output / "cache",
+        variants=grid(dims, layers, precisions),
+        command=shlex.join(["embedkit", "eval", *click.get_current_context().meta["arguments"]]),
         model=load_arguments(options),
     )
     reports, failed = run(plan, progress=progress_wanted(quiet))

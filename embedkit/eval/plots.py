@@ -136,6 +136,11 @@ def forest(rows: Sequence[Point], x_label: str, said: str) -> Markup:
     return _picture(width, bottom + 44, said, marks)
 
 
+def sample(series: int) -> Markup:
+    """The mark of a series, for a legend."""
+    return _picture(14, 14, "", [_form(series % SERIES, 7, 7, f"s{series % SERIES}")])
+
+
 def alone(picture: Markup) -> str:
     """The picture as a file of its own, with its styles."""
     from markupsafe import Markup

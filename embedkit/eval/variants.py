@@ -34,6 +34,11 @@ class Variant:
         parts = [f"{name}={value}" for name in ("dim", "layers") if (value := getattr(self, name)) is not None]
         return " ".join([*parts, *([self.precision] if self.precision != "float32" else [])])
 
+    @property
+    def folder(self) -> str:
+        """The name of its folder in the results of a grid: "dim=128,layers=3,int8"."""
+        return self.label.replace(" ", ",") or self.precision
+
 
 def grid(dims: Sequence[int], layers: Sequence[int], precisions: Sequence[str]) -> list[Variant]:
     """All combinations, those of the same layers together; what is empty stays the model's own."""
