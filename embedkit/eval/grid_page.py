@@ -99,11 +99,11 @@ def grid_page(variants: Mapping[Variant, Mapping[str, Report]], command: str = "
         model=model,
         lead=f"{len(rows)} variants on {len(tasks)} task{'' if len(tasks) == 1 else 's'}.",
         pictures=pictures,
-        legend_entries=_legend([_series(rows, row.variant) for row in rows]),
+        legend_entries=_legend("layers", _looks([_layered(row.variant) for row in rows])),
         tasks=tasks,
         costs=names,
         rows=[_table_row(row, variants[row.variant], tasks, names, best) for row in rows],
-        curves=_curves(variants, tasks, rows),
+        curves=_curves(variants, tasks),
         command=command,
         machine=" and ".join(sorted(machines)),
     )
@@ -127,16 +127,26 @@ def _table_row(
 # --- pictures -----------------------------------------------------------------------------------------------------------------
 
 
-def _series(rows: Sequence[Summary], variant: Variant) -> tuple[int, str]:
-    """(colour and form, its name) by what is no dimension: layers and precision."""
-    kinds = list(dict.fromkeys((row.variant.layers, row.variant.precision) for row in rows))
-    place = kinds.index((variant.layers, variant.precision))
-    layers = "" if variant.layers is None else f"layers={variant.layers} "
-    return place, f"{layers}{variant.precision}"
+def _looks(keys: Sequence[tuple[Any, str]]) -> dict[tuple[Any, str], tuple[int, int]]:
+    """(colour, form) of (layers or dim, precision): the precision has the colour and the other the form, and where only one of them
+    varies it has both."""
+    firsts, precisions = (list(dict.fromkeys(key[side] for key in keys)) for side in (0, 1))
+    places = {key: (precisions.index(key[1]), firsts.index(key[0])) for key in keys}
+    if len(firsts) == 1:
+        return {key: (colour, colour) for key, (colour, _) in places.items()}
+    return {key: (form, form) if len(precisions) == 1 else (colour, form) for key, (colour, form) in places.items()}
 
 
-def _legend(series: Sequence[tuple[int, str]]) -> list[tuple[Any, str]]:
-    return [(plots.sample(place), name) for place, name in dict.fromkeys(series)]
+def _named(axis: str, key: tuple[Any, str]) -> str:
+    return key[1] if key[0] is None else f"{axis}={key[0]} {key[1]}"
+
+
+def _legend(axis: str, looks: Mapping[tuple[Any, str], tuple[int, int]]) -> list[tuple[Any, str]]:
+    return [(plots.sample(*look), _named(axis, key)) for key, look in looks.items()]
+
+
+def _layered(variant: Variant) -> tuple[Any, str]:
+    return variant.layers, variant.precision
 
 
 def _pareto_picture(rows: Sequence[Summary], cost: str) -> dict[str, Any] | None:
@@ -145,12 +155,14 @@ def _pareto_picture(rows: Sequence[Summary], cost: str) -> dict[str, Any] | None
     if len(known) < len(rows) or len({row.cost[cost] for row in known}) < 2:
         return None
     front = pareto([(row.cost[cost], row.quality) for row in known])
+    looks = _looks([_layered(row.variant) for row in known])
     points = [
         Point(
             row.cost[cost],
             row.quality,
             f"{row.name}: {row.quality:.4f}, {shown_cost(cost, row.cost[cost])}",
-            series=_series(rows, row.variant)[0],
+            series=looks[_layered(row.variant)][0],
+            form=looks[_layered(row.variant)][1],
             front=on_front,
             label=row.name,
         )
@@ -162,40 +174,33 @@ def _pareto_picture(rows: Sequence[Summary], cost: str) -> dict[str, Any] | None
     return {"says": said, "picture": plots.scatter(points, x_label, "mean of main scores", said)}
 
 
-def _curves(
-    variants: Mapping[Variant, Mapping[str, Report]], tasks: Sequence[str], rows: Sequence[Summary]
-) -> list[dict[str, Any]]:
+def _curves(variants: Mapping[Variant, Mapping[str, Report]], tasks: Sequence[str]) -> list[dict[str, Any]]:
     """Of each task its score over dimensions, and over layers, where there are several."""
+    axes = [axis for axis in _AXES if len({getattr(variant, axis) for variant in variants}) > 1]
     found = []
     for task in tasks:
-        pictures = []
-        for axis, others in (("dim", ("layers", "precision")), ("layers", ("dim", "precision"))):
-            if len({getattr(variant, axis) for variant in variants}) < 2:
-                continue
-            lines = _lines({variant: some[task] for variant, some in variants.items()}, axis, others, rows)
-            said = f"{task}: {main_metric(next(iter(variants.values()))[task])} over {_AXES[axis]}, with 95 % intervals"
-            legend = _legend([(number, line.name) for number, line in enumerate(lines)])
-            pictures.append({"says": said, "picture": plots.lines(lines, _AXES[axis], "score", said), "legend": legend})
-        if pictures:
-            found.append({"name": task, "pictures": pictures})
-    return found
+        reports = {variant: some[task] for variant, some in variants.items()}
+        found.append({"name": task, "pictures": [_curve(task, reports, axis) for axis in axes]})
+    return found if axes else []
 
 
-_AXES = {"dim": "dimensions", "layers": "layers"}
+_AXES = {
+    "dim": ("dimensions", "layers"),
+    "layers": ("layers", "dim"),
+}  # attribute -> its name, what tells the curves apart
 
 
-def _lines(reports: Mapping[Variant, Report], axis: str, others: Sequence[str], rows: Sequence[Summary]) -> list[Line]:
-    grouped: dict[tuple[Any, ...], list[Point]] = {}
+def _curve(task: str, reports: Mapping[Variant, Report], axis: str) -> dict[str, Any]:
+    name, other = _AXES[axis]
+    looks = _looks([(getattr(variant, other), variant.precision) for variant in reports])
+    grouped: dict[tuple[Any, str], list[Point]] = {}
     for variant, report in reports.items():
-        x = getattr(variant, axis)
+        key = (getattr(variant, other), variant.precision)
         low, high = report.intervals.get(main_metric(report), (None, None))
-        key = tuple(getattr(variant, other) for other in others)
-        grouped.setdefault(key, []).append(
-            Point(x, _score(report), f"{variant.label}: {_with_interval(report)}", low, high)
-        )
-
-    def name(key: tuple[Any, ...]) -> str:
-        parts = zip(others, key, strict=True)
-        return " ".join(str(value) if other == "precision" else f"{other}={value}" for other, value in parts if value)
-
-    return [Line(name(key), sorted(points, key=lambda point: point.x)) for key, points in grouped.items()]
+        said = f"{variant.label}: {_with_interval(report)}"
+        point = Point(getattr(variant, axis), _score(report), said, low, high, *looks[key])
+        grouped.setdefault(key, []).append(point)
+    lines = [Line(_named(other, key), sorted(points)) for key, points in grouped.items()]
+    says = f"{main_metric(next(iter(reports.values())))} over {name}, with 95 % intervals"
+    picture = plots.lines(lines, name, "score", f"{task}: {says}")
+    return {"says": says, "picture": picture, "legend": _legend(other, looks)}

@@ -191,7 +191,7 @@ def _repeated(part: Part) -> Fields | None:
         values = {
             ours or theirs: _numbered(float(one[theirs]) for one in rounds)
             for theirs, ours in wanted.items()
-            if theirs in rounds[0]
+            if rounds[0].get(theirs) is not None  # mteb leaves "ap" empty where there are several classes
         }
     else:
         levels: Any = part.scores.get("v_measures") or {}

@@ -101,6 +101,10 @@ def main_metric(report: Report) -> str:
     return report.main if report.main in report.scores else next(iter(report.scores), report.main)
 
 
+def plural(unit: str) -> str:
+    return f"{unit[:-1]}ies" if unit.endswith("y") else f"{unit}s"
+
+
 def _facts(reports: Mapping[str, Report]) -> list[tuple[str, str]]:
     """What stands at the head of a page, where all tasks agree on it."""
     shared = _shared([dict(_flat(report.context)) for report in reports.values()])
@@ -144,8 +148,10 @@ def _task(report: Report, low: float, room: int) -> dict[str, Any]:
         "main": next((row for row in rows if row["metric"] == main), _metric(report, main, low)),
         "metrics": rows,
         "units": report.units,
-        "unit": {"query": "queries", "pair": "pairs", "item": "items"}.get(report.unit, f"{report.unit}s"),
-        "histogram": plots.histogram(values, f"How the {main} of {len(values)} queries lie", low) if values else "",
+        "unit": plural(report.unit),
+        "histogram": plots.histogram(values, f"How the {main} of {len(values)} {plural(report.unit)} lie", low)
+        if values
+        else "",
         "histogram_says": f"{main} of each {report.unit}; tallest bar: its count at the left.",
         "failures": failures,
         "pairs": pairs,
@@ -199,7 +205,7 @@ def _within(some: Iterable[dict[str, Any]], room: int) -> list[dict[str, Any]]:
     """The first of these whose texts fit in so many bytes; one at least."""
     kept: list[dict[str, Any]] = []
     for one in some:
-        room -= len(json.dumps(one, ensure_ascii=False).encode()) * 2  # with its tags
+        room -= len(json.dumps(one, ensure_ascii=False).encode())
         if room < 0 and kept:
             break
         kept.append(one)
@@ -222,7 +228,7 @@ def cost_table(reports: Mapping[str, Report]) -> dict[str, Any]:
 
 NOTE = (
     "Medians of repeated calls on a sample of each task, on the machine named above; what else ran there moves them. p50 and p99 are of "
-    "single queries, from text to ids. Peak RSS is the process's so far."
+    "single queries, from their text to what is found, or to their row where nothing is searched. Peak RSS is the process's so far."
 )
 
 

@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 
 SERIES = 6  # colours and forms of marks, told apart also without colour (Okabe and Ito's palette)
 STYLE = """
-svg{--ink:#1f2328;--soft:#59636e;--line:#d1d9e0;--c0:#0072b2;--c1:#c2540a;--c2:#00795a;--c3:#a8447e;--c4:#8a6d00;--c5:#3b3b3b;
+svg{--paper:#fff;--ink:#1f2328;--soft:#59636e;--line:#d1d9e0;--c0:#0072b2;--c1:#c2540a;--c2:#00795a;--c3:#a8447e;--c4:#8a6d00;--c5:#3b3b3b;
 font:12px system-ui,sans-serif;background:#fff}
-@media(prefers-color-scheme:dark){svg{--ink:#e6e8eb;--soft:#9aa4ae;--line:#3a424b;--c0:#56b4e9;--c1:#f0883e;--c2:#2fbf94;
+@media(prefers-color-scheme:dark){svg{--paper:#14171a;--ink:#e6e8eb;--soft:#9aa4ae;--line:#3a424b;--c0:#56b4e9;--c1:#f0883e;--c2:#2fbf94;
 --c3:#e08fbf;--c4:#e6c229;--c5:#c9c9c9;background:#14171a}}
 """
 MARKS = """
 .plot text{fill:var(--soft)}.plot .name{fill:var(--ink)}.plot .grid{stroke:var(--line);stroke-width:1}
-.plot .axis{stroke:var(--soft);stroke-width:1}.plot .path{fill:none;stroke-width:1.75}
+.plot .axis{stroke:var(--soft);stroke-width:1}.plot polyline.path{fill:none;stroke-width:1.75}
 .plot .front{fill:none;stroke:var(--soft);stroke-width:1.25;stroke-dasharray:4 4}
-.plot .whisker{stroke-width:1.75}.plot .hollow{fill:var(--paper,transparent)}.plot .bar{fill:var(--c0);stroke:none}
+.plot .whisker{stroke-width:1.75}.plot .bar{fill:var(--c0);stroke:none}
 """ + "".join(f".plot .s{n}{{stroke:var(--c{n});fill:var(--c{n})}}" for n in range(SERIES))
+MARKS += ".plot .hollow{fill:var(--paper);stroke-width:1.5}"
 
 
 class Point(NamedTuple):
@@ -35,7 +36,8 @@ class Point(NamedTuple):
     name: str  # what the title says of it
     low: float | None = None  # of y, an interval
     high: float | None = None
-    series: int = 0
+    series: int = 0  # its colour
+    form: int = 0  # of its mark
     front: bool = True  # False is drawn hollow
     label: str = ""  # written beside it
 
@@ -88,21 +90,21 @@ def lines(series: Sequence[Line], x_label: str, y_label: str, said: str) -> Mark
     points = [point for line in series for point in line.points]
     frame = _Frame.around(points, x_label, y_label, log=True, width=420, height=250, right=16)
     marks = frame.axes(sorted({point.x for point in points}))
-    for number, line in enumerate(series):
+    for line in series:
         spots = " ".join(f"{frame.x(p.x):.1f},{frame.y(p.y):.1f}" for p in line.points)
-        marks.append(_tag("polyline", points=spots, class_=f"path s{number % SERIES} line"))
-        marks += [mark for point in line.points for mark in frame.mark(point._replace(series=number))]
+        marks.append(_tag("polyline", points=spots, class_=f"path s{line.points[0].series % SERIES}"))
+        marks += [mark for point in line.points for mark in frame.mark(point)]
     return _picture(frame.width, frame.height, said, marks)
 
 
 def scatter(points: Sequence[Point], x_label: str, y_label: str, said: str) -> Markup:
     """Points over a logarithmic x; a dashed line joins those of the front."""
-    frame = _Frame.around(points, x_label, y_label, log=True, width=560, height=340, right=24)
+    frame = _Frame.around(points, x_label, y_label, log=True, width=500, height=330, right=20)
     marks = frame.axes()
     front = sorted((point for point in points if point.front), key=lambda point: point.x)
     steps = " ".join(f"{frame.x(p.x):.1f},{frame.y(p.y):.1f}" for p in front)
     marks.append(_tag("polyline", points=steps, class_="front"))
-    labels = _Labels(frame)
+    labels = _Labels(frame, points)
     for point in points:
         marks += frame.mark(point)
     for point in front:
@@ -136,18 +138,17 @@ def forest(rows: Sequence[Point], x_label: str, said: str) -> Markup:
     return _picture(width, bottom + 44, said, marks)
 
 
-def sample(series: int) -> Markup:
-    """The mark of a series, for a legend."""
-    return _picture(14, 14, "", [_form(series % SERIES, 7, 7, f"s{series % SERIES}")])
+def sample(series: int, form: int) -> Markup:
+    """A mark for a legend."""
+    mark = _form(form % SERIES, 7, 7, f"s{series % SERIES}")
+    return _tag("svg", mark, viewBox="0 0 14 14", width=14, height=14, aria_hidden="true", class_="plot")
 
 
 def alone(picture: Markup) -> str:
     """The picture as a file of its own, with its styles."""
-    from markupsafe import Markup
-
-    head, end, rest = picture.partition(">")
-    whole = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1) + end
-    return str(Markup(whole) + Markup(f"<style>{STYLE}{MARKS}</style>") + Markup(rest))
+    head, end, rest = str(picture).partition(">")
+    head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return f"{head}{end}<style>{STYLE}{MARKS}</style>{rest}"
 
 
 # --- the pieces -------------------------------------------------------------------------------------------------------------
@@ -204,14 +205,15 @@ class _Frame(NamedTuple):
         x, y, series = self.x(point.x), self.y(point.y), point.series % SERIES
         style = f"s{series}" if point.front else f"s{series} hollow"
         parts = [_tag("title", point.name)]
+        form = point.form % SERIES
         if point.low is not None and point.high is not None:
             ends = {"y1": self.y(point.low), "y2": self.y(point.high)}
             parts.append(_tag("line", x1=x, x2=x, class_=f"s{series} whisker thin", **ends))
-        return [_tag("g", *parts, _form(series, x, y, style))]
+        return [_tag("g", *parts, _form(form, x, y, style))]
 
 
-def _form(series: int, x: float, y: float, style: str) -> Markup:
-    if series == 0:
+def _form(form: int, x: float, y: float, style: str) -> Markup:
+    if form == 0:
         return _tag("circle", cx=x, cy=y, r=4.5, class_=style)
     offsets = {
         1: ((-4, -4), (4, -4), (4, 4), (-4, 4)),
@@ -219,16 +221,17 @@ def _form(series: int, x: float, y: float, style: str) -> Markup:
         3: ((0, -5.5), (5.5, 0), (0, 5.5), (-5.5, 0)),
         4: ((0, 5.5), (5, -4), (-5, -4)),
         5: ((-5.5, -2), (5.5, -2), (5.5, 2), (-5.5, 2)),
-    }[series]
+    }[form]
     return _tag("polygon", points=" ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in offsets), class_=style)
 
 
 class _Labels:
     """Names beside points, left out where one would lie upon another."""
 
-    def __init__(self, frame: _Frame) -> None:
+    def __init__(self, frame: _Frame, points: Sequence[Point]) -> None:
         self.frame = frame
-        self.taken: list[tuple[float, float, float, float]] = []
+        spots = [(frame.x(point.x), frame.y(point.y)) for point in points]
+        self.taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots]
 
     def beside(self, point: Point) -> list[Markup]:
         x, y, wide = self.frame.x(point.x), self.frame.y(point.y), 6.2 * len(point.label)
@@ -265,7 +268,7 @@ def _log_ticks(start: float, end: float) -> list[float]:
         ticks = [factor * 10.0**power for power in powers for factor in times if start <= factor * 10.0**power <= end]
         if len(ticks) >= 3:
             break
-    return ticks or [start, end]
+    return ticks if len(ticks) >= 3 else _ticks(start, end)
 
 
 def _number(value: float) -> str:

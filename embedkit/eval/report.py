@@ -72,10 +72,12 @@ def read_reports(folder: Path) -> dict[str, Report]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if "variants" in content:
-            folders = ", ".join(str(folder / name) for name in content["variants"])
-            raise UsageError(f"{folder} holds several variants of a model; give one of them: {folders}.")
+            names = ", ".join(content["variants"])
+            raise UsageError(f"{folder} holds several variants of a model; give the folder of one, below it: {names}.")
         tasks = content["tasks"]
         return {name: from_json(facts) for name, facts in tasks.items()}
+    except UsageError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{path} is no report of embedkit ({error}); run the evaluation again.") from None
 

@@ -46,6 +46,8 @@ function filter() {
     shown += !task.hidden;
   }
   for (const group of all("details.group")) group.open = wanted !== "" || group.dataset.open === "yes";
+  const nothing = document.getElementById("nothing");
+  if (nothing) nothing.hidden = shown > 0;
   said.textContent = wanted === "" ? "" : `${shown} of ${all("section.task").length} tasks`;
 }
 if (box) {
