@@ -31,10 +31,17 @@ def beir(tmp_path: Path, ranking: Ranking) -> Path:
     return folder
 
 
-# one relevant document at rank r: nDCG@10 = 1 / log2(r + 1), MRR = MAP = 1 / r; seven documents are all among the 100
+# one relevant document at rank r: nDCG@10 = 1 / log2(r + 1), MRR = MAP = 1 / r; seven documents are all among the 100, of which one is
+# judged
 EXPECTED = {
-    "test": {"ndcg@10": (1 + 1 / math.log2(3)) / 2, "recall@100": 1.0, "mrr@10": 3 / 4, "map": 3 / 4},
-    "dev": {"ndcg@10": 1 / 2, "recall@100": 1.0, "mrr@10": 1 / 3, "map": 1 / 3},
+    "test": {
+        "ndcg@10": (1 + 1 / math.log2(3)) / 2,
+        "judged@10": 1 / 7,
+        "recall@100": 1.0,
+        "mrr@10": 3 / 4,
+        "map": 3 / 4,
+    },
+    "dev": {"ndcg@10": 1 / 2, "judged@10": 1 / 7, "recall@100": 1.0, "mrr@10": 1 / 3, "map": 1 / 3},
 }
 
 

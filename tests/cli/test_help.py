@@ -33,7 +33,7 @@ PROMISED = {  # what people's scripts hold on to
     "index info": OUTPUT,
     "index verify": OUTPUT,
     "search": f"-k --queries -o --output --like --where --group --min-score --explain {MODEL} {OUTPUT}",
-    "eval": f"--data --tasks --split --type --profile --index -o --output {MODEL} {OUTPUT}",
+    "eval": f"--data --tasks --run --qrels --metrics --split --type --profile --index -o --output {MODEL} {OUTPUT}",
     "compare": OUTPUT,
     "doctor": f"--against {MODEL} {OUTPUT}",
     "demo": f"-o --output {MODEL} {OUTPUT}",

@@ -64,8 +64,8 @@ def test_what_it_cannot_say_is_refused(folder: Path, text: str) -> None:
 
 
 def test_files_that_are_not_those_described_are_refused(folder: Path) -> None:
-    (folder / "task.yaml").write_text(f"hash: {{data.tsv: {'0' * 64}}}")
-    with pytest.raises(IntegrityError, match=r"data\.tsv has SHA-256 .*, task\.yaml says 000000000000"):
+    (folder / "task.yaml").write_text(f"hash: {{data.tsv: {'f' * 64}}}")
+    with pytest.raises(IntegrityError, match=r"data\.tsv has SHA-256 .*, task\.yaml says ffffffffffff"):
         read_tasks(folder)
 
 
