@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from embedkit.eval.compare import compare, markdown
-from embedkit.eval.compare_page import forest
+from embedkit.eval.compare_page import difference_picture
 from embedkit.eval.plots import alone
 from embedkit.eval.report import read_reports, replace_table
 from embedkit.eval.run import Plan, Task, read_tasks, run
@@ -57,7 +57,7 @@ def main() -> None:
     found = compare(*(read_reports(options.output / variant.folder) for variant in (FULL, SHORT)))
     replace_table(GUIDE, "dimensions", [line for line in markdown(found).splitlines() if line.startswith("|")])
     with atomic_file(PICTURE) as stream:
-        stream.write(alone(forest(found)).encode())
+        stream.write(alone(difference_picture(found)).encode())
     print(markdown(found))
 
 

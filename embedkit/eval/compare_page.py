@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from embedkit.eval import plots
 from embedkit.eval.compare import Comparison, effect_text, p_text
 from embedkit.eval.failures import cut
 from embedkit.eval.pages import page, plural
-from embedkit.eval.plots import Point
+from embedkit.eval.plots import Point, forest
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -17,11 +16,11 @@ if TYPE_CHECKING:
 SURE = 0.05  # adjusted p below which a difference is drawn filled
 
 
-def forest(comparisons: Sequence[Comparison]) -> Markup:
+def difference_picture(comparisons: Sequence[Comparison]) -> Markup:
     """The difference of each task with its 95 % interval; filled where p (Holm) is below SURE."""
     rows = [_row(found) for found in comparisons]
     said = f"Differences of {len(rows)} tasks. " + " ".join(f"{row.name}: {row.label}." for row in rows)
-    return plots.forest(rows, "difference of the main score, other less one", said)
+    return forest(rows, "difference of the main score, other less one", said)
 
 
 def _row(found: Comparison) -> Point:
@@ -60,5 +59,5 @@ def compare_page(comparisons: Sequence[Comparison], one: str, other: str) -> str
         one=one,
         other=other,
         rows=rows,
-        picture=forest(comparisons),
+        picture=difference_picture(comparisons),
     )

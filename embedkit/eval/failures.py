@@ -96,6 +96,10 @@ def furthest_off(report: Report) -> list[tuple[str, float, float, float, float]]
 
 
 def cut(text: str, length: int = CUT) -> str:
-    """The text on one line, shortened to so many characters."""
+    """The text on one line, shortened to at most so many characters, after a word where one ends near."""
     flat = " ".join(text.split())
-    return flat if len(flat) <= length else f"{flat[: length - 1].rstrip()}…"
+    if len(flat) <= length:
+        return flat
+    kept = flat[: length - 1]
+    words = kept.rpartition(" ")[0]
+    return f"{(words if len(words) > 0.8 * length else kept).rstrip()}…"

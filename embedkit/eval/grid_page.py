@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from embedkit.eval import plots
 from embedkit.eval.pages import main_metric, page, shown_cost
-from embedkit.eval.plots import Line, Point
+from embedkit.eval.plots import Line, Point, lines, sample, scatter
 from embedkit.eval.variants import Variant
 from embedkit.types import Report
 
@@ -142,7 +141,7 @@ def _named(axis: str, key: tuple[Any, str]) -> str:
 
 
 def _legend(axis: str, looks: Mapping[tuple[Any, str], tuple[int, int]]) -> list[tuple[Any, str]]:
-    return [(plots.sample(*look), _named(axis, key)) for key, look in looks.items()]
+    return [(sample(*look), _named(axis, key)) for key, look in looks.items()]
 
 
 def _layered(variant: Variant) -> tuple[Any, str]:
@@ -171,7 +170,7 @@ def _pareto_picture(rows: Sequence[Summary], cost: str) -> dict[str, Any] | None
     x_label = {LATENCY: "median of one query, ms", SIZE: "bytes of one row"}[cost]
     best = [row.name for row, on_front in zip(known, front, strict=True) if on_front]
     said = f"Quality against {x_label}. On the front: {'; '.join(best)}."
-    return {"says": said, "picture": plots.scatter(points, x_label, "mean of main scores", said)}
+    return {"says": said, "picture": scatter(points, x_label, "mean of main scores", said)}
 
 
 def _curves(variants: Mapping[Variant, Mapping[str, Report]], tasks: Sequence[str]) -> list[dict[str, Any]]:
@@ -200,7 +199,7 @@ def _curve(task: str, reports: Mapping[Variant, Report], axis: str) -> dict[str,
         said = f"{variant.label}: {_with_interval(report)}"
         point = Point(getattr(variant, axis), _score(report), said, low, high, *looks[key])
         grouped.setdefault(key, []).append(point)
-    lines = [Line(_named(other, key), sorted(points)) for key, points in grouped.items()]
+    curves = [Line(_named(other, key), sorted(points)) for key, points in grouped.items()]
     says = f"{main_metric(next(iter(reports.values())))} over {name}, with 95 % intervals"
-    picture = plots.lines(lines, name, "score", f"{task}: {says}")
+    picture = lines(curves, name, "score", f"{task}: {says}")
     return {"says": says, "picture": picture, "legend": _legend(other, looks)}

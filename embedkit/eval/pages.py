@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from embedkit.errors import MissingDependency
-from embedkit.eval import plots
 from embedkit.eval.failures import cut, furthest_off
+from embedkit.eval.plots import MARKS, histogram, interval_bar
 from embedkit.types import Failure, Judged, Report
 from embedkit.version import __version__
 
@@ -47,7 +47,7 @@ def page(template: str, title: str, sections: Sequence[tuple[str, str]], **value
     from markupsafe import Markup
 
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    style = (TEMPLATES / "page.css").read_text(encoding="utf-8") + plots.MARKS
+    style = (TEMPLATES / "page.css").read_text(encoding="utf-8") + MARKS
     shown: str = environment.get_template(template).render(
         title=title,
         sections=sections,
@@ -149,10 +149,8 @@ def _task(report: Report, low: float, room: int) -> dict[str, Any]:
         "metrics": rows,
         "units": report.units,
         "unit": plural(report.unit),
-        "histogram": plots.histogram(values, f"How the {main} of {len(values)} {plural(report.unit)} lie", low)
-        if values
-        else "",
-        "histogram_says": f"{main} of each {report.unit}; tallest bar: its count at the left.",
+        "histogram": histogram(values, f"{main} of {len(values)} {plural(report.unit)}", low) if values else "",
+        "histogram_says": f"How the {main} of single {plural(report.unit)} lies",
         "failures": failures,
         "pairs": pairs,
         "worst_says": f"The {len(failures)} worst, worst first" if failures else f"The {len(pairs)} pairs furthest off",
@@ -166,7 +164,7 @@ def _metric(report: Report, metric: str, low: float) -> dict[str, Any]:
         "value": f"{score:.6f}",
         "score": f"{score:.4f}",
         "interval": "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}",
-        "bar": plots.interval_bar(score, interval, low) if metric in report.scores else "",
+        "bar": interval_bar(score, interval, low) if metric in report.scores else "",
     }
 
 

@@ -65,7 +65,7 @@ def interval_bar(score: float, interval: tuple[float, float] | None, low: float 
 
 def histogram(values: Sequence[float], said: str, low: float = 0.0, bins: int = 20) -> Markup:
     """How many values lie in each part of low to 1; the last part holds 1."""
-    width, height, bottom = 360, 110, 88
+    width, height, bottom = 360, 108, 86
     counts = [0] * bins
     for value in values:
         counts[min(bins - 1, max(0, int((value - low) / (1.0 - low) * bins)))] += 1
@@ -73,7 +73,7 @@ def histogram(values: Sequence[float], said: str, low: float = 0.0, bins: int = 
     step = (1.0 - low) / bins
     bars = []
     for number, count in enumerate(counts):
-        start, tall = low + number * step, (bottom - 16) * count / most
+        start, tall = low + number * step, (bottom - 6) * count / most
         title = f"{start:.2f} to {start + step:.2f}: {count}"
         left = place(start)
         bar = {"x": left + 0.75, "y": bottom - tall, "width": place(start + step) - left - 1.5, "height": tall}
@@ -81,7 +81,6 @@ def histogram(values: Sequence[float], said: str, low: float = 0.0, bins: int = 
     bars.append(_tag("line", x1=8, x2=width - 8, y1=bottom, y2=bottom, class_="axis"))
     for at in _ticks(low, 1.0, 5):
         bars.append(_tag("text", f"{at:g}", x=place(at), y=bottom + 16, text_anchor="middle"))
-    bars.append(_tag("text", f"{most}", x=8, y=11))
     return _picture(width, height, said, bars)
 
 

@@ -56,3 +56,4 @@ def test_pairs_are_furthest_off_by_their_share_of_lower_ones() -> None:
 def test_a_text_is_cut_to_one_line() -> None:
     assert cut(" a\n b ") == "a b"
     assert cut("abcdef", 4) == "abc…"
+    assert cut("one two three four five", 20) == "one two three four…"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from embedkit.eval.compare import compare
-from embedkit.eval.compare_page import compare_page, forest
+from embedkit.eval.compare_page import compare_page, difference_picture
 from embedkit.eval.grid_page import grid_page
 from embedkit.eval.pages import ROOM, report_page, shown_cost
 from embedkit.eval.plots import Line, Point, alone, histogram, interval_bar, lines, scatter
@@ -195,7 +195,7 @@ def test_pictures_place_marks_by_value() -> None:
 def test_a_picture_alone_is_xml_with_its_styles() -> None:
     import xml.etree.ElementTree as tree
 
-    root = tree.fromstring(alone(forest(compare(REPORTS, REPORTS))))
+    root = tree.fromstring(alone(difference_picture(compare(REPORTS, REPORTS))))
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert len(root.findall(".//{http://www.w3.org/2000/svg}style")) == 1
 
