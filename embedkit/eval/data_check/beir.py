@@ -14,7 +14,7 @@ from embedkit.errors import UsageError
 from embedkit.eval.data_check.findings import Findings
 from embedkit.eval.data_check.reading import Source, key_of
 from embedkit.eval.data_check.splits import TRAIN, check_leak
-from embedkit.eval.data_check.texts import MIX, Keys, Places, Texts, check_id, repeated
+from embedkit.eval.data_check.texts import MIX, Keys, Places, Texts, among, repeated
 
 
 @dataclass
@@ -65,8 +65,6 @@ class Judgements:
                 findings.add("float-grade", where, bare)
             if grade < 0:
                 findings.add("negative-grade", where, bare)
-            for identifier in columns[:2]:
-                check_id(identifier, where, findings)
             self._queries.append(key_of(columns[0]))
             self._documents.append(key_of(columns[1]))
             self._relevant.append(grade > 0)
@@ -76,7 +74,7 @@ class Judgements:
         """A finding for the judgements at these places."""
         wanted = {self._lines[place] for place in places[: findings.room(name)]}
         lines = self.source.lines(Findings()) if wanted else ()
-        shown = [(self.source.at(line), text.replace("\t", " ")) for line, text in lines if line in wanted]
+        shown = [(self.source.at(line), text.strip().replace("\t", " ")) for line, text in lines if line in wanted]
         findings.add_all(name, len(places), shown)
 
 
@@ -135,32 +133,27 @@ def _check_the_query_itself(splits: list[Judgements], queries: Texts, documents:
     judged = np.unique(np.concatenate([split.pairs for split in splits]))
     relevant = np.unique(np.concatenate([split.pairs[split.relevant] for split in splits]))
     known = np.unique(np.concatenate([split.queries for split in splits]))
-    alone = [
-        place
-        for place, matches in _same_text(queries, documents, known)
-        if not np.isin(pair_keys(queries.ids[place : place + 1], documents.ids[matches]), judged).all()
-    ]
-    queries.tell("self-retrieval", np.array(alone, dtype=np.intp), findings)
+    if not len(judged):
+        return
+    twins = np.concatenate([_same_text(queries, keys) for keys in (documents.wholes, documents.bodies)], axis=1)
+    unjudged = ~among(pair_keys(queries.ids[twins[0]], documents.ids[twins[1]]), judged)
+    alone = np.unique(twins[0, unjudged & among(queries.ids[twins[0]], known)])
+    queries.tell("self-retrieval", alone, findings)
     _, ours, theirs = np.intersect1d(queries.ids, documents.ids, return_indices=True)
     wrong = np.isin(pair_keys(queries.ids[ours], documents.ids[theirs]), relevant)
     wrong &= (queries.wholes[ours] != documents.wholes[theirs]) & (queries.wholes[ours] != documents.bodies[theirs])
     queries.tell("id-clash", np.sort(ours[wrong]), findings)
 
 
-def _same_text(queries: Texts, documents: Texts, known: Keys) -> list[tuple[int, Places]]:
-    """(query, documents with its text, or with it as text below a title), of the queries that are judged."""
-    places = np.flatnonzero(np.isin(queries.ids, known) & (queries.wholes != 0))
-    shared = [np.isin(keys, queries.wholes[places]) for keys in (documents.wholes, documents.bodies)]
-    candidates = np.flatnonzero(shared[0] | shared[1])
-    by_text: dict[int, set[int]] = {}
-    for place in candidates:
-        for keys in (documents.wholes, documents.bodies):
-            by_text.setdefault(int(keys[place]), set()).add(int(place))
-    return [
-        (int(place), np.array(sorted(found), dtype=np.intp))
-        for place in places
-        if (found := by_text.get(int(queries.wholes[place])))
-    ]
+def _same_text(queries: Texts, keys: Keys) -> np.ndarray:
+    """(2, n) places of queries and of documents with their text, whose keys these are."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    low, high = (np.searchsorted(ordered, queries.wholes, side) for side in ("left", "right"))
+    counts = np.where(queries.wholes == 0, 0, high - low)  # 0: no text
+    places = np.repeat(np.arange(len(counts)), counts)
+    within = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.stack([places, order[low[places] + within]])
 
 
 def _check_across_splits(splits: list[Judgements], queries: Texts, findings: Findings) -> None:

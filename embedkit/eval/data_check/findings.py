@@ -91,7 +91,7 @@ KINDS = {
     ),
     "id-clash": Kind(
         "queries whose id is that of a relevant document with another text: programs that ignore identical ids (BEIR's do) lose it",
-        "rename one side, for example d1, d2, ...",
+        "rename one side, for example to d1, d2 and so on",
     ),
     # splits
     "split-copied": Kind("splits that stand wholly in train", "make a split of its own"),

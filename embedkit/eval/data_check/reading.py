@@ -27,6 +27,7 @@ MOJIBAKE = re.compile(
     f"[\u00c2\u00c3][\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc\u2020-\u2022\u2030\u2039\u20ac\u2122]"
     f"|(?:[\u00d0\u00d1][\u0080-\u00bf{SPECIALS}]){{3}}|[\u00e2\u00e3\u00ef][\u0080-\u00bf{SPECIALS}]{{2}}|\u00f0[\u0080-\u00bf{SPECIALS}]{{3}}"
 )
+DAMAGES = {"control-characters": CONTROL, "replacement-character": re.compile("\ufffd"), "mojibake": MOJIBAKE}
 
 
 class Placed(NamedTuple):
@@ -111,12 +112,13 @@ class Source(NamedTuple):
 def check_characters(text: str, where: str, findings: Findings) -> None:
     if text.isascii() and text.isprintable():
         return
-    if not is_unicode(text) or CONTROL.search(text):
-        findings.add("control-characters", where, text)
-    elif "\ufffd" in text:
-        findings.add("replacement-character", where, text)
-    elif MOJIBAKE.search(text):
-        findings.add("mojibake", where, text)
+    if not is_unicode(text):
+        findings.add("control-characters", where, ascii(text))
+        return
+    for name, pattern in DAMAGES.items():
+        if match := pattern.search(text):
+            findings.add(name, where, text[max(0, match.start() - 25) : match.end() + 25].strip("\n"))
+            return
 
 
 def key_of(text: str) -> int:

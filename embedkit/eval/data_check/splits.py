@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -26,20 +27,27 @@ class PlacedTexts(Protocol):
 def check_leak(texts: PlacedTexts, train: PlacedTexts, findings: Findings) -> None:
     """Texts that stand in train, word by word or nearly."""
     found = near_duplicates(texts, train)
-    same = [near for near in found if near.jaccard == 1]
-    alike = [near for near in found if near.jaccard < 1]
-    for name, some in (("duplicate-across-splits", same), ("near-duplicate-across-splits", alike)):
-        first = some[: findings.room(name)]
-        ours, theirs = _at(texts, {near.position for near in first}), _at(train, {near.held for near in first})
+    kinds = {
+        "duplicate-across-splits": [near for near in found if near.jaccard == 1],
+        "near-duplicate-across-splits": [near for near in found if near.jaccard < 1],
+    }
+    shown = {name: some[: findings.room(name)] for name, some in kinds.items()}
+    ours = _at(texts, {near.position for some in shown.values() for near in some})
+    theirs = _at(train, {near.held for some in shown.values() for near in some})
+    for name, some in kinds.items():
         examples = []
-        for near in first:
+        for near in shown[name]:
             (line, text), (other, twin) = ours[near.position], theirs[near.held]
-            shown = text if near.jaccard == 1 else f"{text.strip()[:60]} | {twin.strip()[:60]}"
-            examples.append((f"{texts.source.at(line)} and {train.source.at(other)}", shown))
+            both = text if near.jaccard == 1 else f"{_start(text)} | {_start(twin)}"
+            examples.append((f"{texts.source.at(line)} and {train.source.at(other)}", both))
         findings.add_all(name, len(some), examples)
 
 
 def _at(texts: PlacedTexts, positions: set[int]) -> dict[int, tuple[int, str]]:
-    if not positions:
-        return {}
-    return {position: placed for position, placed in enumerate(texts.placed()) if position in positions}
+    """position -> line and text"""
+    rows = enumerate(itertools.islice(texts.placed(), max(positions, default=-1) + 1))
+    return {position: placed for position, placed in rows if position in positions}
+
+
+def _start(text: str) -> str:
+    return " ".join(text.split())[:45]

@@ -131,3 +131,10 @@ def first_places(keys: Keys) -> Places:
 def repeated(keys: Keys) -> Places:
     """Places of the keys that came before, in order."""
     return np.flatnonzero(first_places(keys) != np.arange(len(keys)))
+
+
+def among(keys: Keys, ordered: Keys) -> NDArray[np.bool_]:
+    """(n,) whether each key is one of the others, which are sorted and not none."""
+    places = np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)
+    found: NDArray[np.bool_] = ordered[places] == keys
+    return found
