@@ -51,7 +51,7 @@ def near_duplicates(texts: Iterable[str], held: Iterable[str], *, threshold: flo
     `texts` is read once. `held` is read twice, so it is a list or what else can be read again. A text without words is like no
     other. Raises UsageError for a `held` that can be read only once, or a threshold that is none.
     """
-    if iter(held) is held:
+    if isinstance(held, Iterator):
         raise UsageError("An iterator came as `held`, which is read twice; give a list, or an object with __iter__.")
     if not 0 < threshold <= 1:
         raise UsageError(f"threshold={threshold} came; expected a Jaccard similarity, above 0 and up to 1.")

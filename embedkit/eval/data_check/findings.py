@@ -168,5 +168,6 @@ class Findings:
 
 
 def _short(text: str) -> str:
-    plain = "".join(character if character.isprintable() else f"\\u{ord(character):04x}" for character in text[:400])
-    return textwrap.shorten(plain, 70, placeholder=" ...")
+    line = text[:400].translate(dict.fromkeys(map(ord, "\t\n\r"), " "))
+    shown = "".join(one if one.isprintable() else f"\\u{ord(one):04x}" for one in line)
+    return textwrap.shorten(shown, 70, placeholder=" ...")

@@ -38,8 +38,11 @@ def check_leak(texts: PlacedTexts, train: PlacedTexts, findings: Findings) -> No
         examples = []
         for near in shown[name]:
             (line, text), (other, twin) = ours[near.position], theirs[near.held]
-            both = text if near.jaccard == 1 else f"{_start(text)} | {_start(twin)}"
-            examples.append((f"{texts.source.at(line)} and {train.source.at(other)}", both))
+            where = f"{texts.source.at(line)} and {train.source.at(other)}"
+            if near.jaccard == 1:
+                examples.append((where, text))
+            else:
+                examples.append((f"{where} (Jaccard {near.jaccard:.2f})", f"{_start(text)} | {_start(twin)}"))
         findings.add_all(name, len(some), examples)
 
 
@@ -50,4 +53,4 @@ def _at(texts: PlacedTexts, positions: set[int]) -> dict[int, tuple[int, str]]:
 
 
 def _start(text: str) -> str:
-    return " ".join(text.split())[:45]
+    return " ".join(text.split())[:30]

@@ -116,7 +116,7 @@ def check_tables(path: Path, findings: Findings) -> None:
     if not kind:
         raise UsageError(f"{path} holds no rows that can be read; expected at least one.")
     _check_scores(seen, kind, findings)
-    _check_labels(seen, path, findings)
+    _check_labels(seen, findings)
     _check_repeated(seen, kind, findings)
     _check_splits(seen, kind, findings)
 
@@ -235,16 +235,17 @@ def _check_scores(seen: Rows, kind: str, findings: Findings) -> None:
             return
 
 
-def _check_labels(seen: Rows, path: Path, findings: Findings) -> None:
+def _check_labels(seen: Rows, findings: Findings) -> None:
+    where = seen.sources[0].name
     if TRAIN in seen.splits and len(seen.splits) > 1:
         train = list(seen.splits).index(TRAIN)
         lonely = [label for label, counts in seen.labels.items() if train not in counts or len(counts) == 1]
-        examples = [(path.name, f"{label} ({_counts(seen, label)})") for label in sorted(lonely)]
+        examples = [(where, f"{label} ({_counts(seen, label)})") for label in sorted(lonely)]
         findings.add_all("label-in-one-split", len(lonely), examples)
     if seen.labels and all(label.isdecimal() for label in seen.labels):
         numbers = {int(label) for label in seen.labels}
         gaps = sorted(set(range(min(*numbers, 1), max(numbers))) - numbers) if max(numbers) < 2 * len(numbers) else []
-        findings.add_all("label-gap", len(gaps), [(path.name, str(gap)) for gap in gaps])
+        findings.add_all("label-gap", len(gaps), [(where, str(gap)) for gap in gaps])
 
 
 def _counts(seen: Rows, label: str) -> str:
@@ -255,7 +256,7 @@ def _counts(seen: Rows, label: str) -> str:
 def _check_repeated(seen: Rows, kind: str, findings: Findings) -> None:
     with np.errstate(over="ignore"):
         first = first_places(seen.texts + seen.split_of * MIX)
-    again = first != np.arange(len(first))
+    again = (first != np.arange(len(first))) & (seen.texts != text_key(""))
     other = again & (seen.answers != seen.answers[first])
     seen.tell("duplicate-row", np.flatnonzero(again & ~other), kind, findings)
     seen.tell("conflicting-labels", np.flatnonzero(other), kind, findings)
