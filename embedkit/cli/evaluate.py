@@ -61,6 +61,7 @@ def _known_metrics(_: click.Context, __: click.Parameter, names: tuple[str, ...]
     help="Folders or files to score.",
 )
 @click.option("--tasks", multiple=True, metavar="NAME ...", help="Tasks of mteb; their data come from the hub.")
+@click.option("--benchmark", metavar="NAME", help='All tasks of a benchmark of mteb: "MTEB(eng, v2)", BEIR, NanoBEIR.')
 @click.option(
     "--split", default="test", show_default=True, help="Of the folders; `all` joins those of pairs and texts."
 )
@@ -72,10 +73,9 @@ def _known_metrics(_: click.Context, __: click.Parameter, names: tuple[str, ...]
 )
 @click.option(
     "--index",
-    "index_folder",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Search through this index instead of exactly.",
+    "index_asked",
+    metavar="DIR|RECIPE",
+    help="Search through this index, or build one for each corpus: auto, none, a faiss factory string, a YAML file.",
 )
 @click.option(
     "--run",
@@ -107,6 +107,12 @@ def _known_metrics(_: click.Context, __: click.Parameter, names: tuple[str, ...]
     show_default=True,
     help="Folder of the report.",
 )
+@click.option(
+    "--cache",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where rows and results are kept for the next run.  [default: RESULTS/cache]",
+)
 @profile_option
 @model_options
 @output_options
@@ -115,11 +121,13 @@ def eval_command(
     tasks: tuple[str, ...],
     split: str,
     type_asked: str | None,
-    index_folder: Path | None,
+    benchmark: str | None,
+    index_asked: str | None,
     runs: tuple[Path, ...],
     qrels: Path | None,
     metrics: tuple[str, ...],
     output: Path,
+    cache: Path | None,
     as_json: bool,
     quiet: bool,
     log: Path | None,
@@ -142,39 +150,47 @@ def eval_command(
     """
     set_up_output(quiet, log)
     if runs or qrels is not None:
-        if folders or tasks or index_folder is not None or not runs or qrels is None:
-            raise click.UsageError("--run FILE goes with --qrels FILE, and with neither --data, --tasks nor --index.")
+        if folders or tasks or benchmark or index_asked or not runs or qrels is None:
+            raise click.UsageError(
+                "--run FILE goes with --qrels FILE, and with no --data, --tasks, --benchmark or --index."
+            )
         _score_runs(runs, qrels, metrics, output, as_json)
         return
-    if not folders and not tasks:
-        raise click.UsageError("Give --data DIR (a folder or file to score) or --tasks NAME (a task of mteb).")
-    if tasks and index_folder is not None:
-        raise click.UsageError("--index goes with --data; mteb's tasks take a model.")
-    if options["profile"] and (index_folder is not None or not folders):
+    if not folders and not tasks and benchmark is None:
+        raise click.UsageError(
+            "Give --data DIR (a folder or file to score), or --tasks NAME or --benchmark NAME (of mteb)."
+        )
+    opened = index_asked is not None and Path(index_asked).is_dir()
+    if options["profile"] and (opened or not folders):
         raise click.UsageError(
             "--profile goes with --data, whose first documents calibrate it; an index brings its own."
         )
-    from embedkit.eval.mteb_tasks import find_tasks
-    from embedkit.eval.retrieval import Retrieval
-    from embedkit.eval.run import Plan, read_tasks, run
+    from embedkit.eval.mteb_index import IndexRecipe
+    from embedkit.eval.mteb_tasks import find_benchmark, find_tasks
+    from embedkit.eval.run import Plan, check_searched, read_tasks, run
 
     judged = [_measured(task, metrics) for folder in folders for task in read_tasks(folder, split, type_asked)]
-    if index_folder is not None and any(not isinstance(task, Retrieval) for task in judged):
-        raise click.UsageError("--index goes with BEIR folders; other tasks take a model.")
+    known = [*find_tasks(tasks), *(find_benchmark(benchmark) if benchmark is not None else [])]
+    if opened:
+        check_searched([*judged, *known])
     plan = Plan(
-        tasks=[*judged, *find_tasks(tasks)],
+        tasks=[*judged, *known],
         output=output,
         query_prompt=options.pop("prompt_name"),
         calibrate=folders[0] if options.pop("profile") else None,
-        index=index_folder,
+        index=None if index_asked is None else Path(index_asked) if opened else IndexRecipe.read(index_asked),
+        cache=cache or output / "cache",
         model=load_arguments(options),
     )
     reports, failed = run(plan, progress=progress_wanted(quiet))
+    errors = list(failed.values())
     if not reports:
-        raise next(iter(failed.values()))
-    _print_reports(reports, as_json)
-    for error in failed.values():
+        *errors, last = errors
+    for error in errors:
         click.echo(f"Error: {error}", err=True)
+    if not reports:
+        raise last
+    _print_reports(reports, as_json)
     if not as_json and not quiet:
         click.echo(f"Written to {output / 'report.md'} and {output / 'report.json'}", err=True)
     if failed:

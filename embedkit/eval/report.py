@@ -15,7 +15,7 @@ from embedkit.types import Report
 
 def write_reports(folder: Path, reports: Mapping[str, Report], mteb_results: Mapping[str, Mapping[str, Any]]) -> None:
     """Replaces report.json and report.md in the folder, and writes TASK.json for every task that mteb ran."""
-    tasks = {name: _as_json(report) for name, report in reports.items()}
+    tasks = {name: as_json(report) for name, report in reports.items()}
     _write(folder / "report.json", json.dumps({"tasks": tasks}, indent=1, ensure_ascii=False, default=str))
     _write(folder / "report.md", markdown(reports))
     for name, result in mteb_results.items():
@@ -27,7 +27,7 @@ def _write(path: Path, text: str) -> None:
         stream.write(text.encode() + b"\n")
 
 
-def _as_json(report: Report) -> dict[str, Any]:
+def as_json(report: Report) -> dict[str, Any]:
     facts = asdict(report)
     order = ("scores", "intervals", "main", "unit", "cost", "context", "per_query", "predictions", "texts")
     return {"units": report.units, **{name: facts[name] for name in order}}
@@ -40,12 +40,12 @@ def read_reports(folder: Path) -> dict[str, Report]:
         raise UsageError(f"{folder} holds no report.json; give the folder that `embedkit eval -o` wrote.")
     try:
         tasks = json.loads(path.read_text(encoding="utf-8"))["tasks"]
-        return {name: _from_json(facts) for name, facts in tasks.items()}
+        return {name: from_json(facts) for name, facts in tasks.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{path} is no report of embedkit ({error}); run the evaluation again.") from None
 
 
-def _from_json(facts: dict[str, Any]) -> Report:
+def from_json(facts: dict[str, Any]) -> Report:
     known = {name: facts[name] for name in facts if name != "units"}
     known["intervals"] = {name: tuple(bounds) for name, bounds in known["intervals"].items()}
     known["predictions"] = {unit: tuple(pair) for unit, pair in known.get("predictions", {}).items()}

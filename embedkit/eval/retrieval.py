@@ -17,7 +17,7 @@ from embedkit.encoder import Encoder
 from embedkit.engine import embed_documents
 from embedkit.errors import DataError, UsageError
 from embedkit.eval.exact import exact_shortlist
-from embedkit.eval.metrics import METRICS, Run, depth_of, ranked, retrieval_scores, trec_eval
+from embedkit.eval.metrics import METRICS, Run, depth_of, retrieval_scores, trec_eval, without_themselves
 from embedkit.eval.serving import as_run
 from embedkit.eval.ties import tie_sensitivity
 from embedkit.index import Index
@@ -70,6 +70,7 @@ def evaluate_retrieval(task: Retrieval, searched: Encoder | Index, *, progress: 
     or dot, ModelMismatch where an index opens another model than made its rows.
     """
     trec_eval()
+    _check_relevant(task)
     start, depth = time.perf_counter(), depth_of(task.metrics)
     encoder = searched.encoder() if isinstance(searched, Index) else searched
     wanted = depth + task.ignore_identical_ids  # one more, for the one that is taken out
@@ -82,7 +83,7 @@ def evaluate_retrieval(task: Retrieval, searched: Encoder | Index, *, progress: 
     context = {
         **describe_encoder(encoder),
         "search": searched.info() if isinstance(searched, Index) else "exact",
-        "data": {"name": task.name, "split": task.split, "sha256": _data_hashes(task)},
+        "data": {"name": task.name, "split": task.split, "sha256": data_hashes(task)},
         "depth": depth,
         "first_query": _query_prompt(searched, encoder) + next(iter(task.queries.values())),
         "first_document": _prompts(encoder).get("document", "") + next(read_corpus(task.path)).full_text,
@@ -97,9 +98,8 @@ def score_run(task: Retrieval, run: Run, context: Mapping[str, Any]) -> Report:
 
     Raises DataError where no query has anything relevant.
     """
+    _check_relevant(task)
     per_query = retrieval_scores(task.qrels, run, task.metrics)
-    if not per_query[task.metrics[0]]:
-        raise DataError(f"No query of {task.path} ({task.split}) has a relevant document; nothing can be scored.")
     ties = tie_sensitivity(task.qrels, run, task.metrics)
     own = {"ignore_identical_ids": task.ignore_identical_ids} if task.ignore_identical_ids else {}
     return Report(
@@ -112,12 +112,9 @@ def score_run(task: Retrieval, run: Run, context: Mapping[str, Any]) -> Report:
     )
 
 
-def without_themselves(run: Run, depth: int | None = None) -> Run:
-    """The run without documents that have their query's id; of the others the first `depth`."""
-    return {
-        query: {one: found[one] for one in [one for one in ranked(found) if one != query][:depth]}
-        for query, found in run.items()
-    }
+def _check_relevant(task: Retrieval) -> None:
+    if not any(grade > 0 for grades in task.qrels.values() for grade in grades.values()):
+        raise DataError(f"No query of {task.path} ({task.split}) has a relevant document; nothing can be scored.")
 
 
 def describe_encoder(encoder: Encoder) -> dict[str, Any]:
@@ -142,7 +139,7 @@ def _query_prompt(searched: Encoder | Index, encoder: Encoder) -> str:
     return _prompts(encoder).get("query", "") if name is None else stored[name]
 
 
-def _data_hashes(task: Retrieval) -> Mapping[str, str]:
+def data_hashes(task: Retrieval) -> Mapping[str, str]:
     files = [
         find(task.path, "corpus.jsonl"),
         find(task.path, "queries.jsonl"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import QUESTION, ROWS, Run, listing, write_jsonl
+from .conftest import QUESTION, ROWS, Run, write_jsonl
 
 Ranking = Callable[[str], list[tuple[str, float]]]
 QUERIES = {"q1": QUESTION, "q2": "blue bird", "q3": "swim"}
@@ -90,7 +90,7 @@ def test_the_report_for_people_has_the_same_scores(evaluate: Callable[..., Any],
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| small")]
     assert {row[1]: row[2] for row in cells} == {metric: f"{score:.4f}" for metric, score in scores.items()}
     assert {row[4] for row in cells} == {"2"}
-    assert listing(tmp_path / "results") == {"report.json", "report.md"}
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"report.json", "report.md", "cache"}
 
 
 def test_two_folders_after_one_flag_are_two_tasks(evaluate: Callable[..., Any], beir: Path, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_results_go_to_a_folder_of_that_name_when_none_is_given(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run("eval", "--data", "small", "--model", tiny_model).code == 0
-    assert listing(tmp_path / "results") == {"report.json", "report.md"}
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {"report.json", "report.md", "cache"}
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_full_disk_leaves_the_old_report(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     evaluate("--data", beir)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    before = {path: path.read_bytes() for path in (tmp_path / "results").glob("report.*")}
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -199,7 +199,7 @@ def test_a_full_disk_leaves_the_old_report(
     monkeypatch.setattr("os.fsync", full)
     done = run("eval", "--data", beir, "--split", "dev", "--model", tiny_model, "-o", tmp_path / "results")
     assert "The disk is full" in done.sentence(75)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()} == before
+    assert {path: path.read_bytes() for path in (tmp_path / "results").glob("report.*")} == before
 
 
 def test_two_models_are_compared(run: Run, beir: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -235,7 +235,8 @@ def test_files_of_pairs_and_folders_of_folders_are_tasks(
         "both/de": 2,
         "both/en": 2,
     }
-    assert json.loads((tmp_path / "r" / "pairs.json").read_text())["task_name"] == "pairs"
+    (own,) = (tmp_path / "r" / "results").rglob("pairs.json")
+    assert json.loads(own.read_text())["task_name"] == "pairs"
     (found, *_) = run("compare", tmp_path / "r", tmp_path / "r", "--json").facts
     assert (found["metric"], found["unit"], found["p"]) == ("spearman", "pair", 1.0)
 
@@ -243,4 +244,6 @@ def test_files_of_pairs_and_folders_of_folders_are_tasks(
 def test_an_index_is_scored_on_beir_folders(run: Run, index: Path, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.tsv"
     pairs.write_text("sentence1\tsentence2\tscore\na\tb\t5\nc\td\t0\n")
-    assert "--index goes with BEIR folders" in run("eval", "--data", pairs, "--index", index).sentence(2)
+    assert "pairs searches no corpus; an index is evaluated on one" in run(
+        "eval", "--data", pairs, "--index", index
+    ).sentence(2)

@@ -14,8 +14,9 @@ import pytest
 
 import embedkit
 from embedkit.errors import DataError, IntegrityError, UsageError
+from embedkit.eval.metrics import without_themselves
 from embedkit.eval.report import markdown, read_reports, replace_table, write_reports
-from embedkit.eval.retrieval import evaluate_retrieval, read_retrieval, without_themselves
+from embedkit.eval.retrieval import evaluate_retrieval, read_retrieval
 from embedkit.statistics import bootstrap_interval
 from embedkit.types import Report
 
