@@ -180,8 +180,10 @@ def eval_command(
     """
     set_up_output(quiet, log)
     if runs or qrels is not None:
-        if folders or tasks or benchmark or index_asked is not None or not runs or qrels is None:
-            raise click.UsageError("--run FILE goes with --qrels FILE, and with neither --data, --tasks nor --index.")
+        if folders or tasks or benchmark or index_asked or not runs or qrels is None:
+            raise click.UsageError(
+                "--run FILE goes with --qrels FILE, and with no --data, --tasks, --benchmark or --index."
+            )
         _score_runs(runs, qrels, metrics, output, as_json)
         return
     if not folders and not tasks and benchmark is None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from embedkit.corpus.beir import Qrels
 from embedkit.eval.failures import worst_pairings, worst_queries
-from embedkit.eval.metrics import DEPTH, METRICS, retrieval_scores
+from embedkit.eval.metrics import DEPTH, METRICS, retrieval_scores, without_themselves
 from embedkit.statistics import bootstrap_interval, bootstrap_statistic, spearman
 
 NAMES = {
@@ -86,7 +86,7 @@ def _ranking(part: Part) -> Fields | None:
     candidates = part.data.get("top_ranked")
     run = {query: _best(found, None if candidates else DEPTH) for query, found in part.predicted.items()}
     if part.task.ignore_identical_ids:
-        run = {query: {one: score for one, score in found.items() if one != query} for query, found in run.items()}
+        run = without_themselves(run)
     qrels = _qrels(part.data["relevant_docs"])
     values = retrieval_scores(qrels, run, RERANKED if candidates else METRICS)
     mean = float(np.mean(list(values["ndcg@10"].values()))) if values["ndcg@10"] else float("nan")
