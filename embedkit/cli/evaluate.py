@@ -75,19 +75,18 @@ def _precisions(_: click.Context, __: click.Parameter, text: str | None) -> list
     "--data",
     "folders",
     multiple=True,
-    metavar="DIR ...",
-    type=click.Path(path_type=Path),
+    metavar="DIR[:SPLIT] ...",
     help="Folders or files to score.",
 )
 @click.option("--tasks", multiple=True, metavar="NAME ...", help="Tasks of mteb; their data come from the hub.")
 @click.option("--benchmark", metavar="NAME", help='All tasks of a benchmark of mteb: "MTEB(eng, v2)", BEIR, NanoBEIR.')
-@click.option(
-    "--split", default="test", show_default=True, help="Of the folders; `all` joins those of pairs and texts."
-)
+@click.option("--split", help="Of the folders; `all` joins those of pairs and texts.  [default: task.yaml's, or test]")
 @click.option(
     "--type",
     "type_asked",
-    type=click.Choice(["reranking", "sts", "pair-classification", "bitext", "classification", "clustering"]),
+    type=click.Choice(
+        ["retrieval", "reranking", "sts", "pair-classification", "bitext", "classification", "clustering"]
+    ),
     help="Of the folders, where their columns fit several.",
 )
 @click.option(
@@ -145,9 +144,9 @@ def _precisions(_: click.Context, __: click.Parameter, text: str | None) -> list
 @model_options
 @output_options
 def eval_command(
-    folders: tuple[Path, ...],
+    folders: tuple[str, ...],
     tasks: tuple[str, ...],
-    split: str,
+    split: str | None,
     type_asked: str | None,
     benchmark: str | None,
     index_asked: str | None,
@@ -169,7 +168,7 @@ def eval_command(
     \b
     embedkit eval --data scifact
     embedkit eval --data scifact --index scifact.index -o through-the-index
-    embedkit eval --data pairs.tsv intents.jsonl --tasks STSBenchmark --model intfloat/e5-small-v2
+    embedkit eval --data pairs.tsv sick:all --benchmark NanoBEIR --model intfloat/e5-small-v2 --index IVF64,SQ8
 
     DIR is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv), a folder of such, or a file, or folder with a
     data.tsv, .csv, .jsonl or .parquet, whose columns tell what it is: sentence1, sentence2 and score (STS) or label (pair
@@ -181,8 +180,10 @@ def eval_command(
     """
     set_up_output(quiet, log)
     if runs or qrels is not None:
-        if folders or tasks or benchmark or index_asked is not None or not runs or qrels is None:
-            raise click.UsageError("--run FILE goes with --qrels FILE, and with neither --data, --tasks nor --index.")
+        if folders or tasks or benchmark or index_asked or not runs or qrels is None:
+            raise click.UsageError(
+                "--run FILE goes with --qrels FILE, and with no --data, --tasks, --benchmark or --index."
+            )
         _score_runs(runs, qrels, metrics, output, as_json)
         return
     if not folders and not tasks and benchmark is None:
@@ -203,7 +204,8 @@ def eval_command(
     from embedkit.eval.run import Plan, check_searched, read_tasks, run
     from embedkit.eval.variants import grid
 
-    judged = [_measured(task, metrics) for folder in folders for task in read_tasks(folder, split, type_asked)]
+    places = [_place(folder, split) for folder in folders]
+    judged = [_measured(task, metrics) for path, its in places for task in read_tasks(path, its, type_asked)]
     known = [*find_tasks(tasks), *(find_benchmark(benchmark) if benchmark is not None else [])]
     if opened:
         check_searched([*judged, *known])
@@ -211,7 +213,7 @@ def eval_command(
         tasks=[*judged, *known],
         output=output,
         query_prompt=options.pop("prompt_name"),
-        calibrate=folders[0] if options.pop("profile") else None,
+        calibrate=places[0][0] if options.pop("profile") else None,
         index=None if index_asked is None else Path(index_asked) if opened else IndexRecipe.read(index_asked),
         cache=cache or output / "cache",
         variants=grid(dims, layers, precisions),
@@ -219,15 +221,24 @@ def eval_command(
         model=load_arguments(options),
     )
     reports, failed = run(plan, progress=progress_wanted(quiet))
+    errors = list(failed.values())
     if not reports:
-        raise next(iter(failed.values()))
-    _print_reports(reports, as_json)
-    for error in failed.values():
+        *errors, last = errors
+    for error in errors:
         click.echo(f"Error: {error}", err=True)
+    if not reports:
+        raise last
+    _print_reports(reports, as_json)
     if not as_json and not quiet:
         click.echo(f"Written to {output / 'report.md'} and {output / 'report.json'}", err=True)
     if failed:
         raise click.exceptions.Exit(DataError.exit_code)
+
+
+def _place(text: str, split: str | None) -> tuple[Path, str | None]:
+    """Path and split of "DIR" or "DIR:SPLIT"."""
+    path, colon, own = text.rpartition(":")
+    return (Path(path), own) if colon and path and not Path(text).exists() else (Path(text), split)
 
 
 def _measured(task: Task, metrics: tuple[str, ...]) -> Task:

@@ -108,6 +108,14 @@ def ranked(scores: dict[str, float]) -> list[str]:
     return sorted(scores, key=lambda document: (np.float32(scores[document]), document), reverse=True)
 
 
+def without_themselves(run: Run, depth: int | None = None) -> Run:
+    """The run without documents that have their query's id; of the others the first `depth`."""
+    return {
+        query: {one: found[one] for one in [one for one in ranked(found) if one != query][:depth]}
+        for query, found in run.items()
+    }
+
+
 def by_place(order: Sequence[str]) -> dict[str, float]:
     """Scores that trec_eval ranks in this order."""
     return {document: float(len(order) - place) for place, document in enumerate(order)}

@@ -81,18 +81,22 @@ class MtebModel:
             return self._stored[name]
         return None if role else str(getattr(self.encoder, "default_prompt", ""))
 
-    def similarity(self, embeddings1: Any, embeddings2: Any) -> Vectors:
-        """(n, m) similarities."""
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """(n, m) similarities, as the torch tensor that mteb's evaluators take."""
         left, right = self._comparable(embeddings1), self._comparable(embeddings2)
-        similar: Vectors = left @ right.T
-        return similar
+        return _as_tensor(left @ right.T)
 
-    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Vectors:
-        """(n,) similarities of row i with row i."""
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """(n,) similarities of row i with row i, as a torch tensor."""
         left, right = self._comparable(embeddings1), self._comparable(embeddings2)
-        similar: Vectors = (left * right).sum(axis=1)
-        return similar
+        return _as_tensor((left * right).sum(axis=1))
 
     def _comparable(self, rows: Any) -> Vectors:
         array = np.atleast_2d(np.asarray(rows, dtype=np.float32))
         return array if self.encoder.similarity == "dot" else unit_rows(array)
+
+
+def _as_tensor(values: Any) -> Any:
+    import torch
+
+    return torch.from_numpy(values)

@@ -15,7 +15,7 @@ import numpy as np
 
 from embedkit.corpus.beir import Qrels
 from embedkit.eval.failures import worst_pairings, worst_queries
-from embedkit.eval.metrics import DEPTH, METRICS, retrieval_scores
+from embedkit.eval.metrics import DEPTH, METRICS, retrieval_scores, without_themselves
 from embedkit.statistics import bootstrap_interval, bootstrap_statistic, spearman
 
 NAMES = {
@@ -31,6 +31,7 @@ NAMES = {
     "cosine_ap": "ap",
     "v_measure": "v_measure",
 }  # mteb's -> ours; any other main score keeps mteb's name
+SAME = {"max_ap": "ap", "similarity_ap": "ap", "map_at_1000": "map"}  # where the values are equal
 RERANKED = ("map", "ndcg@10", "mrr@10", "recall@100")  # every candidate is judged
 ROUNDED = 1e-4  # mteb rounds its scores of rankings to five digits
 Fields = dict[str, Any]  # of a Report
@@ -63,14 +64,13 @@ def read_scores(part: Part) -> Fields:
 
 
 def _with_main(fields: Fields, part: Part) -> Fields:
-    """The task's main score is always there, and named as the one that counts unless the reader says so."""
-    theirs = part.task.metadata.main_score
-    ours = "ap" if theirs == "max_ap" and "ap" in fields["scores"] else NAMES.get(theirs, theirs)
-    if theirs in part.scores and theirs not in NAMES and theirs != "map_at_1000":
-        fields["scores"] = {**fields["scores"], theirs: float(part.scores[theirs])}
-    elif ours not in fields["scores"] and "main_score" in part.scores:
-        fields["scores"] = {**fields["scores"], ours: float(part.scores["main_score"])}
-    return {"main": ours, **fields}
+    """Names the task's main score: ours where it is that value, mteb's own where it is another."""
+    theirs, value = part.task.metadata.main_score, float(part.scores["main_score"])
+    ours = NAMES.get(theirs, SAME.get(theirs, theirs))
+    if ours not in fields["scores"] or abs(fields["scores"][ours] - value) > ROUNDED:
+        ours = ours if theirs in NAMES else theirs
+        fields["scores"] = {**fields["scores"], ours: value}
+    return {**fields, "main": ours}
 
 
 def _plain(scores: Mapping[str, Any]) -> dict[str, float]:
@@ -86,7 +86,7 @@ def _ranking(part: Part) -> Fields | None:
     candidates = part.data.get("top_ranked")
     run = {query: _best(found, None if candidates else DEPTH) for query, found in part.predicted.items()}
     if part.task.ignore_identical_ids:
-        run = {query: {one: score for one, score in found.items() if one != query} for query, found in run.items()}
+        run = without_themselves(run)
     qrels = _qrels(part.data["relevant_docs"])
     values = retrieval_scores(qrels, run, RERANKED if candidates else METRICS)
     mean = float(np.mean(list(values["ndcg@10"].values()))) if values["ndcg@10"] else float("nan")
@@ -97,7 +97,7 @@ def _ranking(part: Part) -> Fields | None:
     shown = {query: str(texts[query]) for query in values["ndcg@10"] if query in texts}
     main = "map" if candidates else "ndcg@10"
     failures = worst_queries(values[main], qrels, run, shown, lambda ids: _corpus_texts(part.data["corpus"], ids))
-    return {**_means(values), "main": main, "texts": shown, "failures": failures}
+    return {**_means(values), "texts": shown, "failures": failures}
 
 
 def _corpus_texts(corpus: Any, ids: Collection[str]) -> dict[str, str]:
@@ -125,14 +125,23 @@ def _sts(part: Part) -> Fields | None:
         return None
     return {
         "scores": {"spearman": float(part.scores["cosine_spearman"]), "pearson": float(part.scores["cosine_pearson"])},
-        "intervals": {
-            "spearman": bootstrap_statistic(spearman, truth, found),
-            "pearson": bootstrap_statistic(_pearson, truth, found),
-        },
+        "intervals": _resampled({"spearman": spearman, "pearson": _pearson}, truth, found),
         "per_query": {},
         "unit": "pair",
         "predictions": _numbered(zip(truth, found, strict=True)),
         "texts": _pair_texts(part.data, *part.task.column_names),
+    }
+
+
+def _resampled(
+    statistics: Mapping[str, Callable[..., float]], truth: Sequence[float], found: Sequence[float]
+) -> Fields:
+    """Intervals of those that are a number: a correlation with constants is none."""
+    columns = [np.asarray(column, dtype=np.float64) for column in (truth, found)]
+    return {
+        name: bootstrap_statistic(statistic, truth, found)
+        for name, statistic in statistics.items()
+        if np.isfinite(statistic(*columns))
     }
 
 
@@ -154,7 +163,7 @@ def _pair_classification(part: Part) -> Fields | None:
     truth = [float(label) for label in truth]
     return {
         "scores": {ours: float(part.scores[f"cosine_{ours}"]) for ours in ("ap", "accuracy", "f1")},
-        "intervals": {"ap": bootstrap_statistic(precision, truth, found)},
+        "intervals": _resampled({"ap": precision}, truth, found),
         "per_query": {},
         "unit": "pair",
         "predictions": _numbered(zip(truth, found, strict=True)),
@@ -191,7 +200,7 @@ def _repeated(part: Part) -> Fields | None:
         values = {
             ours or theirs: _numbered(float(one[theirs]) for one in rounds)
             for theirs, ours in wanted.items()
-            if rounds[0].get(theirs) is not None  # mteb leaves "ap" empty where there are several classes
+            if isinstance(rounds[0].get(theirs), float)
         }
     else:
         levels: Any = part.scores.get("v_measures") or {}

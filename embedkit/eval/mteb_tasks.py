@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,8 @@ def load_data(task: Any) -> None:
             raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(
-            f"The data of {task.metadata.name} cannot be had: {reason.rstrip('.')}; they come from the hub, check the network."
+            f"The data of {task.metadata.name} cannot be had: {reason.rstrip('.')}; they come from the hub: check the network, or set "
+            f"HF_HUB_OFFLINE=1 to take what is here without asking."
         ) from error
 
 
@@ -94,6 +97,11 @@ def evaluate_mteb(
         reports = {name: report for one in measured for name, report in one.reports.items()}
         results = [result for one in measured for result in one.results]
         return Measured(reports, [*results, task.combine_task_results(results)])
+    if not set(task.metadata.modalities) <= set(model.mteb_model_meta.modalities or ["text"]):
+        raise DataError(
+            f"{task.metadata.name} is of {' and '.join(task.metadata.modalities)}, which {model.mteb_model_meta.name} "
+            f"does not take; choose tasks of {' and '.join(model.mteb_model_meta.modalities or ['text'])}."
+        )
     given = task.data_loaded
     if not given:
         load_data(task)
@@ -111,7 +119,12 @@ def _run(task: Any, model: MtebModel, progress: bool) -> tuple[Any, Mapping[str,
     mteb = _mteb()
     if not progress:
         datasets.disable_progress_bars()
-    with tempfile.TemporaryDirectory() as folder:  # mteb gives its predictions as a file only
+    with (
+        tempfile.TemporaryDirectory() as folder,  # mteb gives its predictions as a file only
+        nullcontext()
+        if progress
+        else redirect_stderr(io.StringIO()),  # some of its progress bars cannot be switched off
+    ):
         found = mteb.evaluate(
             model, task, cache=None, prediction_folder=folder, show_progress_bar=progress, co2_tracker=False
         )

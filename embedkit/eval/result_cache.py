@@ -58,7 +58,7 @@ class ResultCache:
         reports = {name: as_json(report) for name, report in outcome.reports.items()}
         body = {"key": key, "reports": reports, "results": outcome.results}
         with suppress(ValueError):  # of a score that is no number, which JSON has no word for
-            write_json(self.path(key), json.loads(_canonical(body)))
+            write_json(self.path(key), json.loads(json.dumps(body, default=str)))
 
 
 def _canonical(content: Any) -> str:

@@ -19,8 +19,9 @@ from embedkit.errors import DataError, UsageError
 from embedkit.eval.exact import exact_shortlist
 from embedkit.eval.failures import worst_queries
 from embedkit.eval.local_tasks import is_beir
-from embedkit.eval.metrics import METRICS, Run, depth_of, ranked, retrieval_scores, trec_eval
+from embedkit.eval.metrics import METRICS, Run, depth_of, retrieval_scores, trec_eval, without_themselves
 from embedkit.eval.serving import as_run
+from embedkit.eval.task_file import TaskFile
 from embedkit.eval.ties import tie_sensitivity
 from embedkit.index import Index
 from embedkit.statistics import bootstrap_interval
@@ -43,6 +44,7 @@ class Retrieval:
     qrels: Qrels
     metrics: tuple[str, ...] = METRICS  # the first one counts
     ignore_identical_ids: bool = False  # a document with its query's id is not found, as in ArguAna and Quora
+    about: TaskFile = TaskFile()  # noqa: RUF009 (frozen)
 
 
 def read_retrieval(folder: Path, split: str) -> Retrieval:
@@ -72,8 +74,7 @@ def evaluate_retrieval(task: Retrieval, searched: Encoder | Index, *, progress: 
     or dot, ModelMismatch where an index opens another model than made its rows.
     """
     trec_eval()
-    if not any(grade > 0 for grades in task.qrels.values() for grade in grades.values()):
-        raise DataError(f"No query of {task.path} ({task.split}) has a relevant document; nothing can be scored.")
+    _check_relevant(task)
     start, depth = time.perf_counter(), depth_of(task.metrics)
     encoder = searched.encoder() if isinstance(searched, Index) else searched
     wanted = depth + task.ignore_identical_ids  # one more, for the one that is taken out
@@ -101,9 +102,8 @@ def score_run(task: Retrieval, run: Run, context: Mapping[str, Any]) -> Report:
 
     Raises DataError where no query has anything relevant.
     """
+    _check_relevant(task)
     per_query = retrieval_scores(task.qrels, run, task.metrics)
-    if not per_query[task.metrics[0]]:
-        raise DataError(f"No query of {task.path} ({task.split}) has a relevant document; nothing can be scored.")
     ties = tie_sensitivity(task.qrels, run, task.metrics)
     own = {"ignore_identical_ids": task.ignore_identical_ids} if task.ignore_identical_ids else {}
     return Report(
@@ -126,12 +126,9 @@ def _texts(task: Retrieval, ids: Collection[str]) -> dict[str, str]:
     return {document.id: document.full_text for document in read_corpus(task.path) if document.id in ids}
 
 
-def without_themselves(run: Run, depth: int | None = None) -> Run:
-    """The run without documents that have their query's id; of the others the first `depth`."""
-    return {
-        query: {one: found[one] for one in [one for one in ranked(found) if one != query][:depth]}
-        for query, found in run.items()
-    }
+def _check_relevant(task: Retrieval) -> None:
+    if not any(grade > 0 for grades in task.qrels.values() for grade in grades.values()):
+        raise DataError(f"No query of {task.path} ({task.split}) has a relevant document; nothing can be scored.")
 
 
 def describe_encoder(encoder: Encoder) -> dict[str, Any]:

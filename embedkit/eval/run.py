@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from itertools import groupby, islice
 from pathlib import Path
@@ -24,6 +24,7 @@ from embedkit.eval.mteb_tasks import HubTask, evaluate_mteb, find_tasks, identit
 from embedkit.eval.report import write_grid, write_reports
 from embedkit.eval.result_cache import Outcome, ResultCache
 from embedkit.eval.retrieval import Retrieval, data_hashes, evaluate_retrieval, read_retrieval
+from embedkit.eval.task_file import TaskFile, read_task_file
 from embedkit.eval.variants import Narrowed, Variant
 from embedkit.index import Index
 from embedkit.jobs import open_index
@@ -170,17 +171,19 @@ def _key(task: Task, variant: Variant, system: System) -> dict[str, Any]:
 def _identity(task: Task) -> dict[str, Any]:
     """Which data a task scores, to the byte or the revision, and by which protocol."""
     if isinstance(task, Retrieval):
+        data = {"split": task.split, "sha256": data_hashes(task), "about": asdict(task.about)}
         scoring = {"metrics": list(task.metrics), "ignore_identical_ids": task.ignore_identical_ids}
-        return {"name": task.name, "type": "beir", "split": task.split, "sha256": data_hashes(task), **scoring}
+        return {"name": task.name, "type": "retrieval", **data, **scoring}
     if isinstance(task, LocalTask):
-        return {"name": task.name, "type": task.type, "data": dict(task.data), **identity(task.task)}
+        own = {"data": dict(task.data), "about": asdict(task.about)}
+        return {"name": task.name, "type": task.type, **own, **identity(task.task)}
     return identity(task.task)
 
 
 def _outcome(task: Task, system: System, progress: bool) -> Outcome:
     """The one place where a task is evaluated."""
     if isinstance(task, Retrieval):
-        return Outcome({task.name: _retrieval(task, system, progress)})
+        return Outcome({task.name: _described(task.about, _retrieval(task, system, progress))})
     if isinstance(system.through, Index):
         check_searched([task])
     model = (
@@ -193,7 +196,7 @@ def _outcome(task: Task, system: System, progress: bool) -> Outcome:
     reports = {name: _with_cost(report, task, system) for name, report in measured.reports.items()}
     if isinstance(task, LocalTask):
         (report,) = reports.values()
-        reports = {task.name: report}
+        reports = {task.name: _described(task.about, report)}
     return Outcome(reports, result_files(measured.results, model))
 
 
@@ -228,6 +231,14 @@ def _sample(task: Task, report: Report) -> tuple[list[str], list[str], int]:
     return texts, texts, 0
 
 
+def _described(about: TaskFile, report: Report) -> Report:
+    """The report, with what task.yaml adds to it."""
+    if about.metric is not None and about.metric not in report.scores:
+        raise DataError(f"task.yaml names the metric {about.metric!r}; this task has {', '.join(report.scores)}.")
+    data = {**report.context["data"], **({"licence": about.licence} if about.licence else {})}
+    return replace(report, main=about.metric or report.main, context={**report.context, "data": data})
+
+
 def check_searched(tasks: Sequence[Task]) -> None:
     """Raises UsageError for a task that no single index can be searched for: one without a corpus."""
     for task in tasks:
@@ -255,23 +266,41 @@ def _free(name: str, task: Task, taken: Mapping[str, Any]) -> str:
     return str(task.path) if isinstance(task, (Retrieval, LocalTask)) else f"mteb/{name}"
 
 
-def read_tasks(path: Path, split: str = "test", type_asked: str | None = None) -> list[Task]:
-    """The tasks of a file or folder: a BEIR folder, a folder of such, or what `local_tasks.py` describes."""
-    if is_beir(path) and type_asked is None:
+def read_tasks(path: Path, split: str | None = None, type_asked: str | None = None) -> list[Task]:
+    """The tasks of a file or folder: a BEIR folder, a folder of such, or what `local_tasks.py` describes.
+
+    split, type_asked: None is what task.yaml says, else "test" and what the files tell. Raises IntegrityError for files that are
+    not those of task.yaml, and what the readers raise.
+    """
+    about = read_task_file(path)
+    tasks = _read(path, split or about.split or "test", type_asked or about.type)
+    described: list[Task] = []
+    for task in tasks:
+        about.check_hashes(task.data["sha256"] if isinstance(task, LocalTask) else data_hashes(task), path)
+        if isinstance(task, Retrieval) and about.metric is not None:
+            task = replace(task, metrics=tuple(dict.fromkeys([about.metric, *task.metrics])))
+        _, *subset = task.name.split("/", 1)
+        described.append(replace(task, name="/".join([about.name or task.name.split("/")[0], *subset]), about=about))
+    return described
+
+
+def _read(path: Path, split: str, kind: str | None) -> Sequence[Retrieval | LocalTask]:
+    if is_beir(path) and kind in (None, "retrieval"):
         return [read_retrieval(path, split)]
     inner = [folder for folder in sorted(path.iterdir()) if is_beir(folder)] if path.is_dir() else []
-    if inner and type_asked is None:
+    if inner and kind in (None, "retrieval"):
         name = path.resolve().name
         return [replace(read_retrieval(folder, split), name=f"{name}/{folder.name}") for folder in inner]
-    return [*read_local(path, split, type_asked)]
+    return read_local(path, split, kind)
 
 
-def evaluate(encoder: Encoder | Index, task: str | Path, *, split: str = "test", progress: bool = False) -> Report:
+def evaluate(encoder: Encoder | Index, task: str | Path, *, split: str | None = None, progress: bool = False) -> Report:
     """Scores an encoder, or an index as it will be served, on one task.
 
     task: a BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv), a file or folder of another kind (see
-    `local_tasks.py`), or the name of a task of mteb, whose data come from the hub. split: of a folder. Metrics of a BEIR
-    folder: ndcg@10, recall@100, mrr@10 and map over the 100 best, with 95 % intervals over queries.
+    `local_tasks.py`), or the name of a task of mteb, whose data come from the hub. split: of a folder; None is what its
+    task.yaml says, or "test". Metrics of a BEIR folder: ndcg@10, recall@100, mrr@10 and map over the 100 best, with 95 %
+    intervals over queries.
     Raises UsageError for a task that is not there, DataError for data that cannot be scored, ModelMismatch where an
     index's model is not the one that made its rows.
     """

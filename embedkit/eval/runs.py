@@ -10,8 +10,8 @@ from pathlib import Path
 from embedkit.corpus.beir import find, qrels_of, read_queries
 from embedkit.corpus.formats import decoded_lines, open_bytes
 from embedkit.errors import DataError, UsageError
-from embedkit.eval.metrics import METRICS, Run
-from embedkit.eval.retrieval import Retrieval, judged_of, score_run, without_themselves
+from embedkit.eval.metrics import METRICS, Run, without_themselves
+from embedkit.eval.retrieval import Retrieval, judged_of, score_run
 from embedkit.storage import file_record
 from embedkit.types import Report
 from embedkit.version import __version__
