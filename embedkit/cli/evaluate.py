@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ class ManyNames(click.Command):
     """`--data A B` is read as `--data A --data B`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["arguments"] = list(args)
         spread: list[str] = []
         flag = None
         for arg in args:
@@ -51,24 +53,40 @@ def _known_metrics(_: click.Context, __: click.Parameter, names: tuple[str, ...]
     return names
 
 
+def _whole_numbers(_: click.Context, __: click.Parameter, text: str | None) -> list[int]:
+    """ "32,128" as [32, 128]."""
+    parts = [part.strip() for part in text.split(",")] if text else []
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"{text!r} came; expected whole numbers from 1 on, with commas between.")
+    return [int(part) for part in parts]
+
+
+def _precisions(_: click.Context, __: click.Parameter, text: str | None) -> list[str]:
+    from embedkit.vectors import check_precision
+
+    parts = [part.strip() for part in text.split(",")] if text else []
+    for part in parts:
+        check_precision(part, None, 0)
+    return parts
+
+
 @click.command("eval", cls=ManyNames)
 @click.option(
     "--data",
     "folders",
     multiple=True,
-    metavar="DIR ...",
-    type=click.Path(path_type=Path),
+    metavar="DIR[:SPLIT] ...",
     help="Folders or files to score.",
 )
 @click.option("--tasks", multiple=True, metavar="NAME ...", help="Tasks of mteb; their data come from the hub.")
 @click.option("--benchmark", metavar="NAME", help='All tasks of a benchmark of mteb: "MTEB(eng, v2)", BEIR, NanoBEIR.')
-@click.option(
-    "--split", default="test", show_default=True, help="Of the folders; `all` joins those of pairs and texts."
-)
+@click.option("--split", help="Of the folders; `all` joins those of pairs and texts.  [default: task.yaml's, or test]")
 @click.option(
     "--type",
     "type_asked",
-    type=click.Choice(["reranking", "sts", "pair-classification", "bitext", "classification", "clustering"]),
+    type=click.Choice(
+        ["retrieval", "reranking", "sts", "pair-classification", "bitext", "classification", "clustering"]
+    ),
     help="Of the folders, where their columns fit several.",
 )
 @click.option(
@@ -113,13 +131,22 @@ def _known_metrics(_: click.Context, __: click.Parameter, names: tuple[str, ...]
     type=click.Path(file_okay=False, path_type=Path),
     help="Where rows and results are kept for the next run.  [default: RESULTS/cache]",
 )
+@click.option("--dims", callback=_whole_numbers, metavar="D[,D]", help="Evaluate with so many dimensions, each.")
+@click.option("--layers", callback=_whole_numbers, metavar="L[,L]", help="Evaluate with so many layers, each.")
+@click.option(
+    "--precision",
+    "precisions",
+    callback=_precisions,
+    metavar="P[,P]",
+    help="Evaluate with rows of documents in float32, float16, int8 or binary, each.",
+)
 @profile_option
 @model_options
 @output_options
 def eval_command(
-    folders: tuple[Path, ...],
+    folders: tuple[str, ...],
     tasks: tuple[str, ...],
-    split: str,
+    split: str | None,
     type_asked: str | None,
     benchmark: str | None,
     index_asked: str | None,
@@ -128,6 +155,9 @@ def eval_command(
     metrics: tuple[str, ...],
     output: Path,
     cache: Path | None,
+    dims: list[int],
+    layers: list[int],
+    precisions: list[str],
     as_json: bool,
     quiet: bool,
     log: Path | None,
@@ -138,7 +168,7 @@ def eval_command(
     \b
     embedkit eval --data scifact
     embedkit eval --data scifact --index scifact.index -o through-the-index
-    embedkit eval --data pairs.tsv intents.jsonl --tasks STSBenchmark --model intfloat/e5-small-v2
+    embedkit eval --data pairs.tsv sick:all --benchmark NanoBEIR --model intfloat/e5-small-v2 --index IVF64,SQ8
 
     DIR is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv), a folder of such, or a file, or folder with a
     data.tsv, .csv, .jsonl or .parquet, whose columns tell what it is: sentence1, sentence2 and score (STS) or label (pair
@@ -165,11 +195,17 @@ def eval_command(
         raise click.UsageError(
             "--profile goes with --data, whose first documents calibrate it; an index brings its own."
         )
+    if opened and (dims or layers):
+        raise click.UsageError("--dims and --layers go without an index, which has its own; leave them out.")
+    if index_asked is not None and precisions:
+        raise click.UsageError("--precision goes without --index, whose recipe says how rows are kept.")
     from embedkit.eval.mteb_index import IndexRecipe
     from embedkit.eval.mteb_tasks import find_benchmark, find_tasks
     from embedkit.eval.run import Plan, check_searched, read_tasks, run
+    from embedkit.eval.variants import grid
 
-    judged = [_measured(task, metrics) for folder in folders for task in read_tasks(folder, split, type_asked)]
+    places = [_place(folder, split) for folder in folders]
+    judged = [_measured(task, metrics) for path, its in places for task in read_tasks(path, its, type_asked)]
     known = [*find_tasks(tasks), *(find_benchmark(benchmark) if benchmark is not None else [])]
     if opened:
         check_searched([*judged, *known])
@@ -177,9 +213,11 @@ def eval_command(
         tasks=[*judged, *known],
         output=output,
         query_prompt=options.pop("prompt_name"),
-        calibrate=folders[0] if options.pop("profile") else None,
+        calibrate=places[0][0] if options.pop("profile") else None,
         index=None if index_asked is None else Path(index_asked) if opened else IndexRecipe.read(index_asked),
         cache=cache or output / "cache",
+        variants=grid(dims, layers, precisions),
+        command=shlex.join(["embedkit", "eval", *click.get_current_context().meta["arguments"]]),
         model=load_arguments(options),
     )
     reports, failed = run(plan, progress=progress_wanted(quiet))
@@ -195,6 +233,12 @@ def eval_command(
         click.echo(f"Written to {output / 'report.md'} and {output / 'report.json'}", err=True)
     if failed:
         raise click.exceptions.Exit(DataError.exit_code)
+
+
+def _place(text: str, split: str | None) -> tuple[Path, str | None]:
+    """Path and split of "DIR" or "DIR:SPLIT"."""
+    path, colon, own = text.rpartition(":")
+    return (Path(path), own) if colon and path and not Path(text).exists() else (Path(text), split)
 
 
 def _measured(task: Task, metrics: tuple[str, ...]) -> Task:

@@ -147,7 +147,12 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
             f"{found.difference:+.4f}",
             interval,
         ]
-        cells += [_p(found.p), _p(found.p_holm), "" if found.effect is None else _effect(found.effect), sides]
+        cells += [
+            p_text(found.p),
+            p_text(found.p_holm),
+            "" if found.effect is None else effect_text(found.effect),
+            sides,
+        ]
         lines.append(f"| {' | '.join(cells)} | {found.units} {found.unit} |")
     lines += ["", *_tests(comparisons)]
     for found in comparisons:
@@ -175,9 +180,9 @@ def _tests(comparisons: Sequence[Comparison]) -> list[str]:
     return lines
 
 
-def _p(value: float | None) -> str:
+def p_text(value: float | None) -> str:
     return "" if value is None else "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
-def _effect(value: float) -> str:
+def effect_text(value: float) -> str:
     return f"{value:+.2f}" if math.isfinite(value) else f"{value:+}"

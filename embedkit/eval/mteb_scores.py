@@ -7,13 +7,14 @@ A type without a reader of its own keeps the scores alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from embedkit.corpus.beir import Qrels
+from embedkit.eval.failures import worst_pairings, worst_queries
 from embedkit.eval.metrics import DEPTH, METRICS, retrieval_scores, without_themselves
 from embedkit.statistics import bootstrap_interval, bootstrap_statistic, spearman
 
@@ -31,8 +32,8 @@ NAMES = {
     "v_measure": "v_measure",
 }  # mteb's -> ours; any other main score keeps mteb's name
 SAME = {"max_ap": "ap", "similarity_ap": "ap", "map_at_1000": "map"}  # where the values are equal
+RERANKED = ("map", "ndcg@10", "mrr@10", "recall@100")  # every candidate is judged
 ROUNDED = 1e-4  # mteb rounds its scores of rankings to five digits
-RERANKED = ("ndcg@10", "recall@100", "map", "mrr@10")  # every candidate is judged
 Fields = dict[str, Any]  # of a Report
 
 
@@ -86,14 +87,28 @@ def _ranking(part: Part) -> Fields | None:
     run = {query: _best(found, None if candidates else DEPTH) for query, found in part.predicted.items()}
     if part.task.ignore_identical_ids:
         run = without_themselves(run)
-    values = retrieval_scores(_qrels(part.data["relevant_docs"]), run, RERANKED if candidates else METRICS)
+    qrels = _qrels(part.data["relevant_docs"])
+    values = retrieval_scores(qrels, run, RERANKED if candidates else METRICS)
     mean = float(np.mean(list(values["ndcg@10"].values()))) if values["ndcg@10"] else float("nan")
     if not abs(mean - float(part.scores["ndcg_at_10"])) < ROUNDED:
         return None  # the task scores in a way of its own
     rows = part.data["queries"]
     texts = dict(zip(rows["id"], rows["text"], strict=True)) if "text" in rows.column_names else {}
     shown = {query: str(texts[query]) for query in values["ndcg@10"] if query in texts}
-    return {**_means(values), "texts": shown}
+    main = "map" if candidates else "ndcg@10"
+    failures = worst_queries(values[main], qrels, run, shown, lambda ids: _corpus_texts(part.data["corpus"], ids))
+    return {**_means(values), "texts": shown, "failures": failures}
+
+
+def _corpus_texts(corpus: Any, ids: Collection[str]) -> dict[str, str]:
+    if "text" not in corpus.column_names:
+        return {}
+    places = [place for place, one in enumerate(corpus["id"]) if one in ids]
+    rows = corpus.select(places)
+    titles = rows["title"] if "title" in rows.column_names else [""] * len(places)
+    return {
+        one: f"{title or ''} {text}".strip() for one, title, text in zip(rows["id"], titles, rows["text"], strict=True)
+    }
 
 
 def _best(found: Mapping[str, float], depth: int | None) -> dict[str, float]:
@@ -173,6 +188,7 @@ def _bitext(part: Part) -> Fields | None:
         "scores": {name: float(part.scores[name]) for name in values},
         "unit": "pair",
         "texts": _pair_texts(part.data, "sentence1", "sentence2"),
+        "failures": worst_pairings(list(part.data["sentence1"]), list(part.data["sentence2"]), neighbours),
     }
 
 
@@ -184,7 +200,7 @@ def _repeated(part: Part) -> Fields | None:
         values = {
             ours or theirs: _numbered(float(one[theirs]) for one in rounds)
             for theirs, ours in wanted.items()
-            if theirs in rounds[0]
+            if isinstance(rounds[0].get(theirs), float)
         }
     else:
         levels: Any = part.scores.get("v_measures") or {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,11 @@ from embedkit.encoder import Encoder
 from embedkit.engine import embed_documents
 from embedkit.errors import DataError, UsageError
 from embedkit.eval.exact import exact_shortlist
+from embedkit.eval.failures import worst_queries
+from embedkit.eval.local_tasks import is_beir
 from embedkit.eval.metrics import METRICS, Run, depth_of, retrieval_scores, trec_eval, without_themselves
 from embedkit.eval.serving import as_run
+from embedkit.eval.task_file import TaskFile
 from embedkit.eval.ties import tie_sensitivity
 from embedkit.index import Index
 from embedkit.statistics import bootstrap_interval
@@ -41,6 +44,7 @@ class Retrieval:
     qrels: Qrels
     metrics: tuple[str, ...] = METRICS  # the first one counts
     ignore_identical_ids: bool = False  # a document with its query's id is not found, as in ArguAna and Quora
+    about: TaskFile = TaskFile()  # noqa: RUF009 (frozen)
 
 
 def read_retrieval(folder: Path, split: str) -> Retrieval:
@@ -108,8 +112,18 @@ def score_run(task: Retrieval, run: Run, context: Mapping[str, Any]) -> Report:
         per_query=per_query,
         main=task.metrics[0],
         texts=task.queries,
+        failures=worst_queries(
+            per_query[task.metrics[0]], task.qrels, run, task.queries, lambda ids: _texts(task, ids)
+        ),
         context={**context, **own, **({"ties": ties} if ties else {})},
     )
+
+
+def _texts(task: Retrieval, ids: Collection[str]) -> dict[str, str]:
+    """Of a run of another system there may be judgements without a corpus."""
+    if not is_beir(task.path):
+        return {}
+    return {document.id: document.full_text for document in read_corpus(task.path) if document.id in ids}
 
 
 def _check_relevant(task: Retrieval) -> None:

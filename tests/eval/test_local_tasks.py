@@ -204,6 +204,15 @@ def test_classification_has_an_interval_over_its_repetitions(tmp_path: Path, enc
     assert report.scores["accuracy"] == pytest.approx(right, abs=0.25)  # with 8 of 20 examples a label
 
 
+def test_three_labels_have_no_average_precision(tmp_path: Path, encoder: Any) -> None:
+    plain = labelled(90, lambda n: "train" if n % 5 else "test")
+    words = [WORDS[n % 3] for n in range(90)]
+    rows = [{**row, "text": f"{word} {row['text']}", "label": word} for row, word in zip(plain, words, strict=True)]
+    (task,) = read_local(table(tmp_path / "three" / "data.jsonl", rows))
+    (report,) = evaluate_mteb(task.task, MtebModel(encoder)).reports.values()
+    assert set(report.scores) == {"accuracy", "f1"}
+
+
 def test_clustering_has_an_interval_over_its_repetitions(tmp_path: Path, encoder: Any) -> None:
     report = scored("clustering", tmp_path, encoder)
     assert (report.unit, report.units) == ("repetition", 10)

@@ -170,6 +170,7 @@ def test_reports_are_written_for_programs_and_for_people(tmp_path: Path) -> None
         "cost": {},
         "context": {"model": "m`x`", "data": {"a": "b" * 700}},
         "per_query": {"map": {"q": 0.5, "r": 0.5}},
+        "failures": [],
         "predictions": {},
         "texts": {"q": "a question"},
     }
