@@ -100,7 +100,7 @@ def test_a_malformed_run_is_one_sentence(run: Run, beir: Path, tmp_path: Path, t
     [
         (["--run", "a.trec"], "--run FILE goes with --qrels FILE"),
         (["--qrels", "a.tsv"], "--run FILE goes with --qrels FILE"),
-        (["--run", "a.trec", "--qrels", "a.tsv", "--data", "x"], "with neither --data"),
+        (["--run", "a.trec", "--qrels", "a.tsv", "--data", "x"], "with no --data"),
         (["--run", "a.trec", "--qrels", "a.tsv"], "a.tsv is not there"),
         (["--run", "a.trec", "b/a.trec", "--qrels", "a.tsv"], "Two runs have one name"),
         (["--run", "a.trec", "--qrels", "judged.trec"], "a.trec is not there"),
