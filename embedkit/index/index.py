@@ -16,7 +16,7 @@ import numpy as np
 
 from embedkit.corpus import Fields, read_corpus
 from embedkit.corpus.documents import checked_id
-from embedkit.encoder import Encoder, OnLong
+from embedkit.encoder import Encoder, OnLong, contents
 from embedkit.errors import DataError, ModelMismatch, UsageError
 from embedkit.index.embedding import embedded
 from embedkit.index.faiss_import import faiss_threads
@@ -83,7 +83,7 @@ class Index:
 
     def search(
         self,
-        queries: str | Sequence[str] | Vectors | None = None,
+        queries: Any = None,
         k: int = 10,
         *,
         like: str | Sequence[str] | None = None,
@@ -95,9 +95,10 @@ class Index:
         shortlist: int | None = None,
         probes: int | None = None,
     ) -> Hits:
-        """The k best documents of each query.
+        """The k best documents of each query: a text, an image, several of them, or vectors.
 
-        queries: one text, several texts, or vectors (dim,) or (n, dim) of the index's own space. like: instead, ids of stored
+        queries: one or several of what the index's model reads (texts, images as pathlib.Path or PIL, dicts of both), or vectors
+        (dim,) or (n, dim) of its space. like: instead, ids of stored
         documents; each is left out of its own hits. where: only documents whose metadata pass ({"year": {"gte": 2020}}, see
         `where.py`). group: "best" ranks documents by their best passage, "mean" by the mean over all of theirs (with a coarse
         level, among the documents that the best passages belong to), None returns passages ("doc#3"). min_score: leaves out
@@ -196,12 +197,11 @@ class Index:
 
     # --- queries ------------------------------------------------------------------------------------------------------
 
-    def _vectors(self, queries: str | Sequence[str] | Vectors) -> Vectors:
+    def _vectors(self, queries: Any) -> Vectors:
         if isinstance(queries, np.ndarray):
             vectors = np.asarray(np.atleast_2d(queries), dtype=np.float32)
         else:
-            texts = [queries] if isinstance(queries, str) else list(queries)
-            vectors = self.encoder().encode(texts, kind="query", **self.query_options)
+            vectors = self.encoder().encode(contents(queries), kind="query", **self.query_options)
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise UsageError(f"Queries of shape {vectors.shape} came; this index holds rows of width {self.dim}.")
         return vectors
