@@ -150,22 +150,25 @@ def _layered(variant: Variant) -> tuple[Any, str]:
 
 def _pareto_picture(rows: Sequence[Summary], cost: str) -> dict[str, Any] | None:
     """None where the cost is not known of all rows, or the same for all of them."""
-    known = [row for row in rows if cost in row.cost and row.cost[cost] > 0]
-    if len(known) < len(rows) or len({row.cost[cost] for row in known}) < 2:
+    known = [row for row in rows if row.cost.get(cost, 0) > 0]
+    values = [
+        float(f"{row.cost[cost]:.2g}") if cost == LATENCY else row.cost[cost] for row in known
+    ]  # the rest is noise
+    if len(known) < len(rows) or len(set(values)) < 2:
         return None
-    front = pareto([(row.cost[cost], row.quality) for row in known])
+    front = pareto([(value, row.quality) for value, row in zip(values, known, strict=True)])
     looks = _looks([_layered(row.variant) for row in known])
     points = [
         Point(
-            row.cost[cost],
+            value,
             row.quality,
-            f"{row.name}: {row.quality:.4f}, {shown_cost(cost, row.cost[cost])}",
+            f"{row.name}: {row.quality:.4f}, {shown_cost(cost, value)}",
             series=looks[_layered(row.variant)][0],
             form=looks[_layered(row.variant)][1],
             front=on_front,
             label=row.name,
         )
-        for row, on_front in zip(known, front, strict=True)
+        for value, row, on_front in zip(values, known, front, strict=True)
     ]
     x_label = {LATENCY: "median of one query, ms", SIZE: "bytes of one row"}[cost]
     best = [row.name for row, on_front in zip(known, front, strict=True) if on_front]

@@ -56,8 +56,10 @@ class ResultCache:
 
     def put(self, key: Mapping[str, Any], outcome: Outcome) -> None:
         reports = {name: as_json(report) for name, report in outcome.reports.items()}
-        body = {"key": key, "reports": reports, "results": outcome.results}
-        with suppress(ValueError):  # of a score that is no number, which JSON has no word for
+        # mteb leaves scores that a task cannot have as NaN, which JSON has no word for: they are kept as null
+        results = json.loads(json.dumps(outcome.results, default=str), parse_constant=lambda _: None)
+        body = {"key": key, "reports": reports, "results": results}
+        with suppress(ValueError):  # of a score of ours that is no number
             write_json(self.path(key), json.loads(json.dumps(body, default=str)))
 
 

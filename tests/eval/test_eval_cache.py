@@ -20,8 +20,9 @@ from embedkit.eval import embedding_cache
 from embedkit.eval import run as runner
 from embedkit.eval.embedding_cache import CachedEncoder, RowStore
 from embedkit.eval.mteb_index import IndexRecipe
-from embedkit.eval.result_cache import ResultCache
+from embedkit.eval.result_cache import Outcome, ResultCache
 from embedkit.eval.run import Plan, System, Variant, read_tasks, run
+from embedkit.types import Report
 
 from ..conftest import WordCounts
 
@@ -225,6 +226,15 @@ def test_each_part_of_the_key_makes_another(pairs: Path, monkeypatch: pytest.Mon
     cache = ResultCache(tmp_path)
     assert len({cache.path(one) for one in keys}) == len(keys)
     assert cache.path(key(task=read_tasks(pairs)[0])) == cache.path(keys[0])
+
+
+def test_a_score_of_mteb_that_is_no_number_is_kept_as_none(tmp_path: Path) -> None:
+    """mteb's classification has an "ap" that is NaN where there are several classes; it was never taken from the cache."""
+    cache = ResultCache(tmp_path)
+    cache.put({"task": "a"}, Outcome({"a": Report({"f1": 0.5}, {}, {}, {})}, {"a": {"ap": float("nan"), "f1": 0.5}}))
+    found = cache.get({"task": "a"})
+    assert found is not None
+    assert (found.reports["a"].scores, found.results) == ({"f1": 0.5}, {"a": {"ap": None, "f1": 0.5}})
 
 
 def test_a_revision_of_mtebs_data_is_another_task() -> None:
