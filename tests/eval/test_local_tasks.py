@@ -21,6 +21,7 @@ from embedkit.eval.local_tasks import read_local
 from embedkit.eval.mteb_model import MtebModel
 from embedkit.eval.mteb_tasks import evaluate_mteb
 
+pytestmark = pytest.mark.filterwarnings("ignore:To copy construct")  # mteb's, of what torch models give it
 WORDS = ["cat", "dog", "fish", "bird", "red", "blue", "run", "swim", "one", "two"]
 DRAW = random.Random(0)
 
