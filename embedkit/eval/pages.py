@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from embedkit.errors import MissingDependency
+from embedkit.eval.cost import COSTS
 from embedkit.eval.failures import cut, furthest_off
 from embedkit.eval.plots import MARKS, histogram, interval_bar
 from embedkit.types import Failure, Judged, Report
@@ -108,7 +109,7 @@ def plural(unit: str) -> str:
 def _facts(reports: Mapping[str, Report]) -> list[tuple[str, str]]:
     """What stands at the head of a page, where all tasks agree on it."""
     shared = _shared([dict(_flat(report.context)) for report in reports.values()])
-    machine = ", ".join(value for name, value in shared.items() if name.startswith("machine"))
+    machine = shared.get("machine.cpu", "") + (f", {shared['machine.cores']} cores" if "machine.cores" in shared else "")
     computed = [shared[key] for key in ("compute.backend", "compute.dtype") if key in shared]
     threads = [f"{shared['compute.threads']} threads"] if "compute.threads" in shared else []
     facts = {
@@ -140,7 +141,8 @@ def _shared(contexts: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 def _task(report: Report, low: float, room: int) -> dict[str, Any]:
     main = main_metric(report)
-    rows = [_metric(report, metric, low) for metric in report.scores]
+    names = sorted(report.scores, key=lambda metric: metric != main)  # the one that counts first
+    rows = [_metric(report, metric, low) for metric in names]
     values = list(report.per_query.get(main, {}).values()) if report.unit != "repetition" else []
     pairs = _within(map(_Pair(report), furthest_off(report)), room) if not report.failures else []
     failures = _within(map(_brief, report.failures), room)
@@ -215,7 +217,8 @@ def _within(some: Iterable[dict[str, Any]], room: int) -> list[dict[str, Any]]:
 
 def cost_table(reports: Mapping[str, Report]) -> dict[str, Any]:
     """names: of the columns; rows: (task, cells of (value, what is shown))."""
-    names = list(dict.fromkeys(name for report in reports.values() for name in report.cost))
+    known = {name for report in reports.values() for name in report.cost}
+    names = [*(name for name in COSTS if name in known), *sorted(known - set(COSTS))]
     rows = [
         (name, [(report.cost.get(one, ""), shown_cost(one, report.cost.get(one))) for one in names])
         for name, report in reports.items()
