@@ -109,7 +109,9 @@ def plural(unit: str) -> str:
 def _facts(reports: Mapping[str, Report]) -> list[tuple[str, str]]:
     """What stands at the head of a page, where all tasks agree on it."""
     shared = _shared([dict(_flat(report.context)) for report in reports.values()])
-    machine = shared.get("machine.cpu", "") + (f", {shared['machine.cores']} cores" if "machine.cores" in shared else "")
+    machine = shared.get("machine.cpu", "") + (
+        f", {shared['machine.cores']} cores" if "machine.cores" in shared else ""
+    )
     computed = [shared[key] for key in ("compute.backend", "compute.dtype") if key in shared]
     threads = [f"{shared['compute.threads']} threads"] if "compute.threads" in shared else []
     facts = {
