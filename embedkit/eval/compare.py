@@ -90,7 +90,8 @@ def _same_data(ours: Any, theirs: Any) -> bool:
     if not (isinstance(ours, dict) and isinstance(theirs, dict) and "sha256" in ours and "sha256" in theirs):
         return bool(ours == theirs)
     few, many = sorted((dict(ours["sha256"]), dict(theirs["sha256"])), key=len)
-    return {**ours, "sha256": few} == {**theirs, "sha256": {name: many[name] for name in few if name in many}}
+    same_name = all(ours.get(key) == theirs.get(key) for key in ("name", "split"))
+    return same_name and few == {name: many[name] for name in few if name in many}
 
 
 def _by_means(bare: Comparison, one: Report, other: Report) -> Comparison:

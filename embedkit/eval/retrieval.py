@@ -43,8 +43,11 @@ class Retrieval:
     queries: dict[str, str]
     qrels: Qrels
     metrics: tuple[str, ...] = METRICS  # the first one counts
-    ignore_identical_ids: bool = False  # a document with its query's id is not found, as in ArguAna and Quora
     about: TaskFile = TaskFile()  # noqa: RUF009 (frozen)
+
+    @property
+    def ignore_identical_ids(self) -> bool:
+        return self.about.ignore_identical_ids
 
 
 def read_retrieval(folder: Path, split: str) -> Retrieval:

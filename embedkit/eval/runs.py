@@ -12,6 +12,7 @@ from embedkit.corpus.formats import decoded_lines, open_bytes
 from embedkit.errors import DataError, UsageError
 from embedkit.eval.metrics import METRICS, Run, without_themselves
 from embedkit.eval.retrieval import Retrieval, judged_of, score_run
+from embedkit.eval.task_file import read_task_file
 from embedkit.storage import file_record
 from embedkit.types import Report
 from embedkit.version import __version__
@@ -75,7 +76,9 @@ def read_judged(path: Path, metrics: Sequence[str] = METRICS) -> Retrieval:
     if texts is None:
         return Retrieval(split, path, split, dict.fromkeys(qrels, ""), qrels, tuple(metrics))
     queries, qrels = judged_of(texts, qrels, path)
-    return Retrieval(folder.name, folder, split, queries, qrels, tuple(metrics))
+    about = read_task_file(folder)
+    names = dict.fromkeys([*([about.metric] if about.metric else []), *metrics])  # as `eval --data` puts it first
+    return Retrieval(about.name or folder.name, folder, split, queries, qrels, tuple(names), about)
 
 
 def evaluate_run(path: Path, judged: Retrieval, qrels: Path) -> Report:

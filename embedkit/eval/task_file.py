@@ -22,6 +22,7 @@ class TaskFile:
     split: str | None = None  # where --split is left out
     metric: str | None = None  # the score that counts, by the name that reports give it
     licence: str | None = None  # for the report
+    ignore_identical_ids: bool = False  # a document with its query's id is not found, as in ArguAna and Quora
     hash: Mapping[str, str] = field(default_factory=dict)  # file -> SHA-256, as reports give it; checked
 
     def check_hashes(self, found: Mapping[str, str], folder: Path) -> None:
@@ -61,7 +62,8 @@ def _check(path: Path, key: Any, value: Any, known: list[str]) -> None:
     if key == "hash":
         fits = isinstance(value, dict) and all(isinstance(text, str) for text in [*value, *value.values()])
     else:
-        fits = isinstance(value, str) and bool(value)
+        fits = isinstance(value, bool) if key == "ignore_identical_ids" else isinstance(value, str) and bool(value)
     if not fits:
-        wanted = "a mapping of file names to SHA-256 sums" if key == "hash" else "a text"
+        others = {"hash": "a mapping of file names to SHA-256 sums", "ignore_identical_ids": "true or false"}
+        wanted = others.get(key, "a text")
         raise DataError(f"{path}: {key} is {value!r:.40}; expected {wanted}.")

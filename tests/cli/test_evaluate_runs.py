@@ -74,6 +74,19 @@ def test_judgements_of_trec_and_metrics_by_name(run: Run, tmp_path: Path) -> Non
     assert "over 2 queries" in run("compare", tmp_path / "r" / "one", tmp_path / "r" / "other").out
 
 
+def test_a_run_follows_the_folders_task_file(run: Run, beir: Path, tmp_path: Path) -> None:
+    """The query's own document is left out, the metric that counts comes first, and the task has the name that it gives itself."""
+    (beir / "task.yaml").write_text("name: ours\nmetric: mrr@10\nignore_identical_ids: true\nlicence: none")
+    (tmp_path / "own.trec").write_text(RUN + "q1 Q0 q1 1 9 x\n")
+    assert (
+        run("eval", "--run", tmp_path / "own.trec", "--qrels", beir / "qrels" / "test.tsv", "-o", tmp_path / "r").code
+        == 0
+    )
+    task = report_of(tmp_path / "r")["ours"]
+    assert (task["main"], task["scores"]["mrr@10"]) == ("mrr@10", 1.0)
+    assert task["scores"]["ndcg@10"] == pytest.approx(NDCG)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -17,6 +17,7 @@ from embedkit.errors import DataError, IntegrityError, UsageError
 from embedkit.eval.metrics import without_themselves
 from embedkit.eval.report import markdown, read_reports, replace_table, write_reports
 from embedkit.eval.retrieval import evaluate_retrieval, read_retrieval
+from embedkit.eval.task_file import TaskFile
 from embedkit.statistics import bootstrap_interval
 from embedkit.types import Report
 
@@ -228,7 +229,7 @@ def test_a_document_with_its_querys_id_is_left_out_where_the_task_says_so(folder
     task = read_retrieval(folder, "test")
     with_itself = evaluate_retrieval(task, word_counts)
     assert with_itself.per_query["mrr@10"]["q1"] == 0.5  # the larger id of two equal scores
-    report = evaluate_retrieval(replace(task, ignore_identical_ids=True), word_counts)
+    report = evaluate_retrieval(replace(task, about=TaskFile(ignore_identical_ids=True)), word_counts)
     assert report.per_query["mrr@10"]["q1"] == 1.0
     assert report.context["ignore_identical_ids"] is True and "ignore_identical_ids" not in with_itself.context
 

@@ -44,7 +44,7 @@ def test_a_folder_says_what_it_is(folder: Path) -> None:
 
 BAD = {
     "naem: x": "has the key 'naem', which says nothing of a task; did you mean name?",
-    "zzz: x": "has the key 'zzz', which says nothing of a task; expected name, type, split, metric, licence, hash.",
+    "zzz: x": "has the key 'zzz', which says nothing of a task; expected name, type, split, metric, licence, ignore_identical_ids, hash.",
     "name: 3": "name is 3; expected a text",
     "name: ''": "name is ''; expected a text",
     "hash: abc": "hash is 'abc'; expected a mapping of file names to SHA-256 sums",

@@ -87,7 +87,7 @@ KINDS = {
     # the query itself
     "self-retrieval": Kind(
         "queries whose text is that of a document which is not judged for them: it will be found first",
-        "judge it, remove it, or set ignore_identical_ids where the ids are equal",
+        "judge it, remove it, or say ignore_identical_ids: true in task.yaml where the ids are equal",
     ),
     "id-clash": Kind(
         "queries whose id is that of a relevant document with another text: programs that ignore identical ids (BEIR's do) lose it",
