@@ -83,6 +83,28 @@ class Hits(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Judged:
+    """A document beside a query: how it is judged, and where it was found."""
+
+    id: str
+    text: str  # cut in length
+    grade: float | None = None  # None: nobody judged it
+    rank: int | None = None  # 1 is the best; None: not among the documents that were retrieved
+    score: float | None = None  # its similarity, where it was retrieved
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A query, or what else is answered one by one, with a poor answer."""
+
+    unit: str
+    text: str
+    value: float  # its score by the task's main metric
+    expected: tuple[Judged, ...]  # the best judged first
+    found: tuple[Judged, ...]  # best first
+
+
+@dataclass(frozen=True)
 class Report:
     """The scores of one task, with what is needed to compare and to repeat them."""
 
@@ -94,7 +116,8 @@ class Report:
     unit: str = "query"  # what intervals are over: query, pair, item or repetition
     predictions: dict[str, tuple[float, float]] = field(default_factory=dict)  # of correlations: unit -> truth, score
     texts: dict[str, str] = field(default_factory=dict)  # unit -> what stands there
-    cost: dict[str, float] = field(default_factory=dict)  # "seconds", "tokens/s", "p50 ms", ...
+    cost: dict[str, float] = field(default_factory=dict)  # "seconds", "tokens/s", "p50 ms", ...: see eval/cost.py
+    failures: tuple[Failure, ...] = ()  # the worst first, a bounded number
 
     @property
     def units(self) -> int:

@@ -224,3 +224,36 @@ def test_the_effect_is_the_mean_in_deviations() -> None:
     assert effect_size([1, 2, 3]) == pytest.approx(2.0)
     assert effect_size([0, 0, 0]) == 0.0 == effect_size([])
     assert effect_size([-0.5, -0.5]) == -np.inf
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_p_is_within_five_thousandths_of_scipys(seed: int) -> None:
+    """A sample of eval/statistics_check.py. scipy is given the size of the sum: its own two-sided p doubles a tail, and its error."""
+    import scipy.stats
+
+    draw = np.random.default_rng(seed)
+    values = draw.choice([0.0, 0.2, 0.5, -0.3, 1.0, -1.0], 40) + (seed % 2) * draw.normal(0.1, 0.2, 40)
+    expected = scipy.stats.permutation_test(
+        (values, np.zeros(len(values))),
+        lambda one, other, axis: abs((one - other).sum(axis=axis)),
+        permutation_type="samples",
+        alternative="greater",
+        vectorized=True,
+        n_resamples=100_000,
+        batch=20_000,
+        rng=np.random.default_rng(1),
+    ).pvalue
+    assert randomisation_test(values) == pytest.approx(expected, abs=0.005)
+
+
+def test_holm_is_that_of_its_steps() -> None:
+    """Holm's procedure step by step: the smallest p against a/m, the next against a/(m-1), ..., stopping at the first that fails.
+    What it rejects at a level is what has an adjusted p of at most that level."""
+    p_values = [0.004, 0.03, 0.011, 0.04, 0.011, 0.8]
+    for level in (0.01, 0.02, 0.045, 0.05, 0.1, 0.2):
+        rejected = set()
+        for step, place in enumerate(sorted(range(6), key=p_values.__getitem__)):
+            if p_values[place] > level / (6 - step):
+                break
+            rejected.add(place)
+        assert {place for place, p in enumerate(holm(p_values)) if p <= level} == rejected

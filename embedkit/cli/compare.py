@@ -16,8 +16,15 @@ FOLDER = click.Path(path_type=Path)
 @click.command("compare")
 @click.argument("one", metavar="RESULTS-A", type=FOLDER)
 @click.argument("other", metavar="RESULTS-B", type=FOLDER)
+@click.option(
+    "--html",
+    "page",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the comparison as a page with a picture, too.",
+)
 @output_options
-def compare_command(one: Path, other: Path, as_json: bool, quiet: bool, log: Path | None) -> None:
+def compare_command(one: Path, other: Path, page: Path | None, as_json: bool, quiet: bool, log: Path | None) -> None:
     """Say whether B differs from A by more than chance.
 
     \b
@@ -25,7 +32,8 @@ def compare_command(one: Path, other: Path, as_json: bool, quiet: bool, log: Pat
     embedkit eval --data scifact -o b --model intfloat/e5-small-v2
     embedkit compare a b
 
-    RESULTS-A and RESULTS-B are folders that `embedkit eval -o` wrote, of the same data. For each task that both have:
+    RESULTS-A and RESULTS-B are folders that `embedkit eval -o` wrote, of the same data; of a grid, those of two
+    variants. For each task that both have:
     the difference of its main score with a 95 % bootstrap interval, p by Fisher's randomisation test over the queries
     (or pairs), also adjusted for the number of tasks (Holm), Cohen's d, how many queries B won, tied and lost, and the
     queries that moved most.
@@ -35,4 +43,16 @@ def compare_command(one: Path, other: Path, as_json: bool, quiet: bool, log: Pat
     from embedkit.eval.report import read_reports
 
     found = compare(read_reports(one), read_reports(other))
+    if page is not None:
+        from embedkit.eval.compare_page import compare_page
+        from embedkit.storage import atomic_file
+
+        with atomic_file(page) as stream:
+            stream.write(compare_page(found, *_short_names(one, other)).encode())
     click.echo(json.dumps([asdict(task) for task in found], indent=1) if as_json else markdown(found))
+
+
+def _short_names(one: Path, other: Path) -> tuple[str, str]:
+    """The folders' own names, and what stands before these where they are the same."""
+    names = one.resolve().name, other.resolve().name
+    return names if names[0] != names[1] else (str(one), str(other))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,25 +14,24 @@ from embedkit.cli.options import (
     load_arguments,
     model_options,
     output_options,
-    profile_arguments,
     profile_option,
     progress_wanted,
-    prompt_names,
     set_up_output,
 )
+from embedkit.errors import DataError
 
 if TYPE_CHECKING:
-    from embedkit.eval.local_tasks import LocalTask
-    from embedkit.eval.retrieval import Retrieval
+    from embedkit.eval.run import Task
     from embedkit.types import Report
 
-MANY = ("--data", "--tasks")  # take several names after one flag
+MANY = ("--data", "--tasks", "--run", "--metrics")  # take several names after one flag
 
 
 class ManyNames(click.Command):
     """`--data A B` is read as `--data A --data B`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["arguments"] = list(args)
         spread: list[str] = []
         flag = None
         for arg in args:
@@ -43,31 +43,78 @@ class ManyNames(click.Command):
         return super().parse_args(ctx, spread)
 
 
+def _known_metrics(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Refused here, before anything is embedded."""
+    if names:
+        from embedkit.eval.metrics import parse_metric
+
+        for name in names:
+            parse_metric(name)
+    return names
+
+
+def _whole_numbers(_: click.Context, __: click.Parameter, text: str | None) -> list[int]:
+    """ "32,128" as [32, 128]."""
+    parts = [part.strip() for part in text.split(",")] if text else []
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"{text!r} came; expected whole numbers from 1 on, with commas between.")
+    return [int(part) for part in parts]
+
+
+def _precisions(_: click.Context, __: click.Parameter, text: str | None) -> list[str]:
+    from embedkit.vectors import check_precision
+
+    parts = [part.strip() for part in text.split(",")] if text else []
+    for part in parts:
+        check_precision(part, None, 0)
+    return parts
+
+
 @click.command("eval", cls=ManyNames)
 @click.option(
     "--data",
     "folders",
     multiple=True,
-    metavar="DIR ...",
-    type=click.Path(path_type=Path),
+    metavar="DIR[:SPLIT] ...",
     help="Folders or files to score.",
 )
 @click.option("--tasks", multiple=True, metavar="NAME ...", help="Tasks of mteb; their data come from the hub.")
-@click.option(
-    "--split", default="test", show_default=True, help="Of the folders; `all` joins those of pairs and texts."
-)
+@click.option("--benchmark", metavar="NAME", help='All tasks of a benchmark of mteb: "MTEB(eng, v2)", BEIR, NanoBEIR.')
+@click.option("--split", help="Of the folders; `all` joins those of pairs and texts.  [default: task.yaml's, or test]")
 @click.option(
     "--type",
     "type_asked",
-    type=click.Choice(["reranking", "sts", "pair-classification", "bitext", "classification", "clustering"]),
+    type=click.Choice(
+        ["retrieval", "reranking", "sts", "pair-classification", "bitext", "classification", "clustering"]
+    ),
     help="Of the folders, where their columns fit several.",
 )
 @click.option(
     "--index",
-    "index_folder",
-    metavar="DIR",
+    "index_asked",
+    metavar="DIR|RECIPE",
+    help="Search through this index, or build one for each corpus: auto, none, a faiss factory string, a YAML file.",
+)
+@click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    metavar="FILE ...",
     type=click.Path(path_type=Path),
-    help="Search through this index instead of exactly.",
+    help="Runs of other systems (TREC's six columns), scored against --qrels.",
+)
+@click.option(
+    "--qrels",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Judgements of --run: a TSV with a header, or TREC's four columns.",
+)
+@click.option(
+    "--metrics",
+    multiple=True,
+    metavar="NAME ...",
+    callback=_known_metrics,
+    help="Of retrieval: ndcg@10, map@100, mrr@10, recall@100, precision@5, hit_rate@10, judged@10, ...; the first one counts.",
 )
 @click.option(
     "-o",
@@ -78,16 +125,39 @@ class ManyNames(click.Command):
     show_default=True,
     help="Folder of the report.",
 )
+@click.option(
+    "--cache",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where rows and results are kept for the next run.  [default: RESULTS/cache]",
+)
+@click.option("--dims", callback=_whole_numbers, metavar="D[,D]", help="Evaluate with so many dimensions, each.")
+@click.option("--layers", callback=_whole_numbers, metavar="L[,L]", help="Evaluate with so many layers, each.")
+@click.option(
+    "--precision",
+    "precisions",
+    callback=_precisions,
+    metavar="P[,P]",
+    help="Evaluate with rows of documents in float32, float16, int8 or binary, each.",
+)
 @profile_option
 @model_options
 @output_options
 def eval_command(
-    folders: tuple[Path, ...],
+    folders: tuple[str, ...],
     tasks: tuple[str, ...],
-    split: str,
+    split: str | None,
     type_asked: str | None,
-    index_folder: Path | None,
+    benchmark: str | None,
+    index_asked: str | None,
+    runs: tuple[Path, ...],
+    qrels: Path | None,
+    metrics: tuple[str, ...],
     output: Path,
+    cache: Path | None,
+    dims: list[int],
+    layers: list[int],
+    precisions: list[str],
     as_json: bool,
     quiet: bool,
     log: Path | None,
@@ -98,73 +168,99 @@ def eval_command(
     \b
     embedkit eval --data scifact
     embedkit eval --data scifact --index scifact.index -o through-the-index
-    embedkit eval --data pairs.tsv intents.jsonl --tasks STSBenchmark --model intfloat/e5-small-v2
+    embedkit eval --data pairs.tsv sick:all --benchmark NanoBEIR --model intfloat/e5-small-v2 --index IVF64,SQ8
 
     DIR is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv), a folder of such, or a file, or folder with a
     data.tsv, .csv, .jsonl or .parquet, whose columns tell what it is: sentence1, sentence2 and score (STS) or label (pair
     classification) or neither (bitext); text and label (classification, or clustering); query, positive and negative
-    (reranking). Each also as .gz. mteb runs the protocol. Writes report.json and report.md into RESULTS, with 95 %
+    (reranking). Each also as .gz. mteb runs the protocol. --run FILE --qrels FILE scores what another system found: the
+    report has the name of the run's file on the screen, and of the data in RESULTS (RESULTS/RUN for several runs), so that
+    `embedkit compare` puts both side by side. Writes report.json and report.md into RESULTS, with 95 %
     intervals over queries or pairs, or the repetitions of the protocol; and mteb's result files beside.
     """
     set_up_output(quiet, log)
-    if not folders and not tasks:
-        raise click.UsageError("Give --data DIR (a folder or file to score) or --tasks NAME (a task of mteb).")
-    if tasks and index_folder is not None:
-        raise click.UsageError("--index goes with --data; mteb's tasks take a model.")
-    if options["profile"] and (index_folder is not None or not folders):
+    if runs or qrels is not None:
+        if folders or tasks or benchmark or index_asked or not runs or qrels is None:
+            raise click.UsageError(
+                "--run FILE goes with --qrels FILE, and with no --data, --tasks, --benchmark or --index."
+            )
+        _score_runs(runs, qrels, metrics, output, as_json)
+        return
+    if not folders and not tasks and benchmark is None:
+        raise click.UsageError(
+            "Give --data DIR (a folder or file to score), or --tasks NAME or --benchmark NAME (of mteb)."
+        )
+    opened = index_asked is not None and Path(index_asked).is_dir()
+    if options["profile"] and (opened or not folders):
         raise click.UsageError(
             "--profile goes with --data, whose first documents calibrate it; an index brings its own."
         )
-    from embedkit.corpus import Fields
-    from embedkit.encoders import load
-    from embedkit.eval.local_scores import evaluate_local
-    from embedkit.eval.local_tasks import LocalTask
-    from embedkit.eval.mteb_tasks import evaluate_mteb, find_tasks
-    from embedkit.eval.report import write_reports
-    from embedkit.eval.retrieval import evaluate_retrieval
-    from embedkit.jobs import open_index
+    if opened and (dims or layers):
+        raise click.UsageError("--dims and --layers go without an index, which has its own; leave them out.")
+    if index_asked is not None and precisions:
+        raise click.UsageError("--precision goes without --index, whose recipe says how rows are kept.")
+    from embedkit.eval.mteb_index import IndexRecipe
+    from embedkit.eval.mteb_tasks import find_benchmark, find_tasks
+    from embedkit.eval.run import Plan, check_searched, read_tasks, run
+    from embedkit.eval.variants import grid
 
-    judged = [task for folder in folders for task in _tasks_of(folder, split, type_asked)]
-    if index_folder is not None and any(isinstance(task, LocalTask) for task in judged):
-        raise click.UsageError("--index goes with BEIR folders; other tasks take a model.")
-    found = find_tasks(tasks)
-    arguments = load_arguments(options)
-    searched: Any
-    if index_folder is not None:
-        searched = open_index(index_folder, prompt_name=options.pop("prompt_name"), **arguments)
-    else:
-        profile = profile_arguments(options, {}, str(folders[0]) if folders else "", Fields())
-        searched = load(**arguments, **prompt_names(options, "query"), **profile)
-    reports: dict[str, Report] = {}
-    results: dict[str, Any] = {}
-    for task in judged:
-        name = task.name if task.name not in reports else str(task.path)
-        if isinstance(task, LocalTask):
-            reports[name], results[name.replace("/", "-")] = evaluate_local(task, searched)
-        else:
-            reports[name] = evaluate_retrieval(task, searched, progress=progress_wanted(quiet))
-        write_reports(output, reports, results)  # after each task, so that a later one cannot lose it
-    for mteb_task in found:
-        some, results[mteb_task.metadata.name] = evaluate_mteb(mteb_task, searched, progress=progress_wanted(quiet))
-        reports.update({name if name not in reports else f"mteb/{name}": report for name, report in some.items()})
-        write_reports(output, reports, results)
+    places = [_place(folder, split) for folder in folders]
+    judged = [_measured(task, metrics) for path, its in places for task in read_tasks(path, its, type_asked)]
+    known = [*find_tasks(tasks), *(find_benchmark(benchmark) if benchmark is not None else [])]
+    if opened:
+        check_searched([*judged, *known])
+    plan = Plan(
+        tasks=[*judged, *known],
+        output=output,
+        query_prompt=options.pop("prompt_name"),
+        calibrate=places[0][0] if options.pop("profile") else None,
+        index=None if index_asked is None else Path(index_asked) if opened else IndexRecipe.read(index_asked),
+        cache=cache or output / "cache",
+        variants=grid(dims, layers, precisions),
+        command=shlex.join(["embedkit", "eval", *click.get_current_context().meta["arguments"]]),
+        model=load_arguments(options),
+    )
+    reports, failed = run(plan, progress=progress_wanted(quiet))
+    errors = list(failed.values())
+    if not reports:
+        *errors, last = errors
+    for error in errors:
+        click.echo(f"Error: {error}", err=True)
+    if not reports:
+        raise last
     _print_reports(reports, as_json)
     if not as_json and not quiet:
         click.echo(f"Written to {output / 'report.md'} and {output / 'report.json'}", err=True)
+    if failed:
+        raise click.exceptions.Exit(DataError.exit_code)
 
 
-def _tasks_of(path: Path, split: str, type_asked: str | None) -> list[Retrieval | LocalTask]:
-    """The tasks of one --data."""
-    from embedkit.eval.local_tasks import is_beir, read_local
-    from embedkit.eval.retrieval import read_retrieval
+def _place(text: str, split: str | None) -> tuple[Path, str | None]:
+    """Path and split of "DIR" or "DIR:SPLIT"."""
+    path, colon, own = text.rpartition(":")
+    return (Path(path), own) if colon and path and not Path(text).exists() else (Path(text), split)
 
-    if is_beir(path) and type_asked is None:
-        return [read_retrieval(path, split)]
-    inner = [folder for folder in sorted(path.iterdir()) if is_beir(folder)] if path.is_dir() else []
-    if inner and type_asked is None:
-        name = path.resolve().name
-        return [replace(read_retrieval(folder, split), name=f"{name}/{folder.name}") for folder in inner]
-    return [*read_local(path, split, type_asked)]
+
+def _measured(task: Task, metrics: tuple[str, ...]) -> Task:
+    """The task by the metrics that were asked for, where it is retrieval; others have those of their protocol."""
+    from embedkit.eval.retrieval import Retrieval
+
+    return replace(task, metrics=metrics) if metrics and isinstance(task, Retrieval) else task
+
+
+def _score_runs(runs: tuple[Path, ...], qrels: Path, metrics: tuple[str, ...], output: Path, as_json: bool) -> None:
+    from embedkit.eval.metrics import METRICS
+    from embedkit.eval.report import write_reports
+    from embedkit.eval.runs import evaluate_run, read_judged
+
+    stems = [path.name.removesuffix(".gz").rpartition(".")[0] or path.name for path in runs]
+    if len(set(stems)) < len(stems):
+        raise click.UsageError(f"Two runs have one name ({', '.join(stems)}), which is that of their folder below -o.")
+    judged = read_judged(qrels, metrics or METRICS)
+    reports = {stem: evaluate_run(path, judged, qrels) for stem, path in zip(stems, runs, strict=True)}
+    for stem, report in reports.items():
+        write_reports(output / stem if len(runs) > 1 else output, {judged.name: report}, {})
+    _print_reports(reports, as_json)
 
 
 def _print_reports(reports: dict[str, Report], as_json: bool) -> None:

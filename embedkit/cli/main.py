@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from embedkit.cli.compare import compare_command
+from embedkit.cli.data import data_group
 from embedkit.cli.demo import demo_command
 from embedkit.cli.doctor import doctor_command
 from embedkit.cli.embed import embed_command
@@ -46,6 +47,7 @@ COMMANDS = (
     search_command,
     eval_command,
     compare_command,
+    data_group,
     doctor_command,
     train_command,
     demo_command,

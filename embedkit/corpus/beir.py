@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from embedkit.corpus.formats import decoded_lines, open_bytes
 from embedkit.errors import DataError, UsageError
 
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade
+Judgements = Iterator[tuple[str, str, int]]
 
 
 def read_queries(path: Path) -> dict[str, str]:
@@ -46,27 +48,53 @@ def read_qrels(folder: Path, split: str) -> Qrels:
         raise UsageError(
             f"{folder} has no judgements for the split {split!r}; it has {', '.join(files) or 'none'}: choose with --split."
         )
-    path = find(folder / "qrels", f"{split}.tsv")
+    return qrels_of(find(folder / "qrels", f"{split}.tsv"))
+
+
+def qrels_of(path: Path) -> Qrels:
+    """The judgements of one file: a TSV with a header and three columns, or TREC's four (query, iteration, document, grade).
+
+    Raises DataError for a TSV without header, a row of other columns, a grade that is no whole number.
+    """
     qrels: Qrels = {}
     with open_bytes(path) as stream:
         lines = (text for _, text in decoded_lines(stream, str(path)))
-        table = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        for number, columns in enumerate(_whole(table, path), 1):
-            if number == 1 and len(columns) == 3 and _grade(columns[2]) is not None:
-                raise DataError(
-                    f"{path}, line 1: data came, a header was expected; put 'query-id<TAB>corpus-id<TAB>score' above it."
-                )
-            if number == 1 or not columns:
-                continue
-            grade = _grade(columns[2]) if len(columns) == 3 else None
-            if grade is None:
-                raise DataError(
-                    f"{path}, line {number}: {columns} came; expected query id, document id and a whole number, with tabs between."
-                )
-            qrels.setdefault(columns[0], {})[columns[1]] = grade
+        first = next(lines, "")
+        read = _trec_rows if len(first.split()) == 4 and _grade(first.split()[3]) is not None else _tsv_rows
+        for query, document, grade in read(itertools.chain([first], lines), path):
+            qrels.setdefault(query, {})[document] = grade
     if not qrels:
         raise DataError(f"{path} holds no judgements; expected at least one row below the header.")
     return qrels
+
+
+def _tsv_rows(lines: Iterable[str], path: Path) -> Judgements:
+    table = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    for number, columns in enumerate(_whole(table, path), 1):
+        if number == 1 and len(columns) == 3 and _grade(columns[2]) is not None:
+            raise DataError(
+                f"{path}, line 1: data came, a header was expected; put 'query-id<TAB>corpus-id<TAB>score' above it."
+            )
+        if number == 1 or not columns:
+            continue
+        grade = _grade(columns[2]) if len(columns) == 3 else None
+        if grade is None:
+            raise DataError(
+                f"{path}, line {number}: {columns} came; expected query id, document id and a whole number, with tabs between."
+            )
+        yield columns[0], columns[1], grade
+
+
+def _trec_rows(lines: Iterable[str], path: Path) -> Judgements:
+    for number, line in enumerate(lines, 1):
+        columns = line.split()
+        grade = _grade(columns[3]) if len(columns) == 4 else None
+        if columns and grade is None:
+            raise DataError(
+                f"{path}, line {number}: {columns} came; expected query id, iteration, document id and a whole number."
+            )
+        if grade is not None:
+            yield columns[0], columns[2], grade
 
 
 def _whole(table: Any, path: Path) -> Iterator[list[str]]:

@@ -75,7 +75,7 @@ def delimited_rows(stream: Iterable[bytes], name: str, delimiter: str) -> Placed
             raise DataError(f"{name}, line 1: the header {header} names a column twice; give each a name of its own.")
         number = table.line_num + 1
         for values in table:
-            if delimiter == "\t" and any(_holds_a_row(value, len(header)) for value in values):
+            if delimiter == "\t" and any(holds_a_row(value, len(header)) for value in values):
                 raise DataError(
                     f"{name}, lines {number} to {table.line_num}: a quotation mark joins several rows into one; write it twice "
                     f'inside quotes (""), as spreadsheets do.'
@@ -94,8 +94,8 @@ def delimited_rows(stream: Iterable[bytes], name: str, delimiter: str) -> Placed
         ) from None
 
 
-def _holds_a_row(value: str, columns: int) -> bool:
-    """Whether a line inside the value is a whole row: many a tsv is written without quotes, so that a text that begins with
+def holds_a_row(value: str, columns: int) -> bool:
+    """Whether a line inside a value of a tsv is a whole row: many a tsv is written without quotes, so that a text that begins with
     a quotation mark would swallow the rows up to the next one."""
     return columns > 1 and any(line.count("\t") == columns - 1 for line in value.split("\n")[1:])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,7 @@ class TextEncoder:
         self.dim: int = dim or opened.width
         self.compute = dict(opened.backend.compute)
         self.settings = dict(settings or {})
+        self._description = dict(description)
         self.fingerprint = fingerprint({**description, **self._space()})
         self._opened = opened
         self._float32: Backend | None = None  # opened when a row is no number in the chosen dtype
@@ -63,6 +65,16 @@ class TextEncoder:
             "similarity": self.similarity,
             "dim": self.dim,
         }
+
+    def narrowed(self, dim: int) -> TextEncoder:
+        """The same model with the first `dim` columns, as `load(dim=...)` gives it; both share what is opened.
+
+        Raises UsageError for more columns than this one has."""
+        check_dim(dim, self.dim)
+        other = copy(self)
+        other.dim, other.settings = dim, {**self.settings, "dim": dim}
+        other.fingerprint = fingerprint({**self._description, **other._space()})
+        return other
 
     def encode_query(self, inputs: Any, **options: Any) -> Vectors:
         """`encode` with kind="query"."""

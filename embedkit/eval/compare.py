@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +73,7 @@ def compare(one: Mapping[str, Report], other: Mapping[str, Report]) -> list[Comp
 
 
 def _compared(task: str, one: Report, other: Report) -> Comparison:
-    if (ours := one.context.get("data")) != (theirs := other.context.get("data")):
+    if not _same_data(ours := one.context.get("data"), theirs := other.context.get("data")):
         raise DataError(f"{task} was of other data: {ours} there, {theirs} here; evaluate both on the same.")
     if one.main != other.main or one.main not in one.scores or one.main not in other.scores:
         raise DataError(f"{task} was scored by {one.main} there and {other.main} here; evaluate both alike.")
@@ -82,6 +83,15 @@ def _compared(task: str, one: Report, other: Report) -> Comparison:
     if one.main == "spearman" and one.predictions and other.predictions:
         return _by_ranks(bare, one, other)
     return bare
+
+
+def _same_data(ours: Any, theirs: Any) -> bool:
+    """Of a run of another system only the judgements are known: they have to be the same file."""
+    if not (isinstance(ours, dict) and isinstance(theirs, dict) and "sha256" in ours and "sha256" in theirs):
+        return bool(ours == theirs)
+    few, many = sorted((dict(ours["sha256"]), dict(theirs["sha256"])), key=len)
+    same_name = all(ours.get(key) == theirs.get(key) for key in ("name", "split"))
+    return same_name and few == {name: many[name] for name in few if name in many}
 
 
 def _by_means(bare: Comparison, one: Report, other: Report) -> Comparison:
@@ -138,8 +148,14 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
             f"{found.difference:+.4f}",
             interval,
         ]
-        cells += [_p(found.p), _p(found.p_holm), "" if found.effect is None else _effect(found.effect), sides]
+        cells += [
+            p_text(found.p),
+            p_text(found.p_holm),
+            "" if found.effect is None else effect_text(found.effect),
+            sides,
+        ]
         lines.append(f"| {' | '.join(cells)} | {found.units} {found.unit} |")
+    lines += ["", *_tests(comparisons)]
     for found in comparisons:
         if found.moved:
             lines += ["", f"{found.task}, moved most ({found.metric}):", ""]
@@ -147,9 +163,27 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     return "\n".join(lines)
 
 
-def _p(value: float | None) -> str:
+def _tests(comparisons: Sequence[Comparison]) -> list[str]:
+    """What p is of, for each task."""
+    lines = []
+    for found in comparisons:
+        units = "queries" if found.unit == "query" else f"{found.unit}s"
+        over = f"over {found.units} {units}"
+        if found.p is None:
+            said = "not tested; the reports hold no values by query or pair."
+        elif found.wins is None:
+            said = f"p swaps the ranks of the two systems {over}."
+        elif found.unit == "repetition":
+            said = f"p swaps signs {over} of the protocol on the same test items, which says nothing about other items."
+        else:
+            said = f"p swaps signs of paired differences {over}."
+        lines.append(f"- {found.task}: {said}")
+    return lines
+
+
+def p_text(value: float | None) -> str:
     return "" if value is None else "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
-def _effect(value: float) -> str:
+def effect_text(value: float) -> str:
     return f"{value:+.2f}" if math.isfinite(value) else f"{value:+}"

@@ -21,6 +21,7 @@ from typing import Any
 
 from embedkit.corpus.formats import file_rows
 from embedkit.errors import DataError, UsageError
+from embedkit.eval.task_file import TaskFile
 from embedkit.storage import file_record
 
 Row = Mapping[str, Any]
@@ -47,6 +48,7 @@ class LocalTask:
     task: Any  # mteb's, its data loaded
     rows: Sequence[Row]  # what is evaluated
     data: Mapping[str, Any]  # name, split, sha256
+    about: TaskFile = TaskFile()  # noqa: RUF009 (frozen)
 
 
 def is_beir(path: Path) -> bool:

@@ -9,17 +9,48 @@ from pathlib import Path
 from typing import Any
 
 from embedkit.errors import IntegrityError, UsageError
+from embedkit.eval.grid_page import grid_markdown, grid_page
+from embedkit.eval.pages import main_metric, report_page
+from embedkit.eval.variants import Variant
 from embedkit.storage import atomic_file
-from embedkit.types import Report
+from embedkit.types import Failure, Judged, Report
 
 
-def write_reports(folder: Path, reports: Mapping[str, Report], mteb_results: Mapping[str, Mapping[str, Any]]) -> None:
-    """Replaces report.json and report.md in the folder, and writes TASK.json for every task that mteb ran."""
-    tasks = {name: _as_json(report) for name, report in reports.items()}
+def write_reports(
+    folder: Path, reports: Mapping[str, Report], mteb_results: Mapping[str, Mapping[str, Any]], command: str = ""
+) -> None:
+    """Replaces report.json, report.md and report.html in the folder, and writes TASK.json for every task that mteb ran.
+
+    command: as it was typed, for the page."""
+    tasks = {name: as_json(report) for name, report in reports.items()}
     _write(folder / "report.json", json.dumps({"tasks": tasks}, indent=1, ensure_ascii=False, default=str))
     _write(folder / "report.md", markdown(reports))
+    _write(folder / "report.html", report_page(reports, command))
     for name, result in mteb_results.items():
         _write(folder / f"{name}.json", json.dumps(result, indent=1, ensure_ascii=False, default=str))
+
+
+def write_grid(folder: Path, variants: Mapping[Variant, Mapping[str, Report]], command: str = "") -> None:
+    """Replaces report.json, report.md and report.html of several variants of one model; each variant's own reports lie in
+    `variant.folder` beside."""
+    facts = {
+        variant.folder: {**asdict(variant), "tasks": {name: _main_facts(one) for name, one in reports.items()}}
+        for variant, reports in variants.items()
+    }
+    _write(folder / "report.json", json.dumps({"variants": facts}, indent=1, ensure_ascii=False, default=str))
+    _write(folder / "report.md", grid_markdown(variants))
+    _write(folder / "report.html", grid_page(variants, command))
+
+
+def _main_facts(report: Report) -> dict[str, Any]:
+    main = main_metric(report)
+    return {
+        "main": main,
+        "score": report.scores.get(main),
+        "interval": report.intervals.get(main),
+        "units": report.units,
+        "cost": report.cost,
+    }
 
 
 def _write(path: Path, text: str) -> None:
@@ -27,9 +58,9 @@ def _write(path: Path, text: str) -> None:
         stream.write(text.encode() + b"\n")
 
 
-def _as_json(report: Report) -> dict[str, Any]:
+def as_json(report: Report) -> dict[str, Any]:
     facts = asdict(report)
-    order = ("scores", "intervals", "main", "unit", "cost", "context", "per_query", "predictions", "texts")
+    order = ("scores", "intervals", "main", "unit", "cost", "context", "per_query", "predictions", "texts", "failures")
     return {"units": report.units, **{name: facts[name] for name in order}}
 
 
@@ -39,17 +70,29 @@ def read_reports(folder: Path) -> dict[str, Report]:
     if not path.is_file():
         raise UsageError(f"{folder} holds no report.json; give the folder that `embedkit eval -o` wrote.")
     try:
-        tasks = json.loads(path.read_text(encoding="utf-8"))["tasks"]
-        return {name: _from_json(facts) for name, facts in tasks.items()}
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if "variants" in content:
+            names = ", ".join(content["variants"])
+            raise UsageError(f"{folder} holds several variants of a model; give the folder of one, below it: {names}.")
+        tasks = content["tasks"]
+        return {name: from_json(facts) for name, facts in tasks.items()}
+    except UsageError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{path} is no report of embedkit ({error}); run the evaluation again.") from None
 
 
-def _from_json(facts: dict[str, Any]) -> Report:
+def from_json(facts: dict[str, Any]) -> Report:
     known = {name: facts[name] for name in facts if name != "units"}
     known["intervals"] = {name: tuple(bounds) for name, bounds in known["intervals"].items()}
     known["predictions"] = {unit: tuple(pair) for unit, pair in known.get("predictions", {}).items()}
+    known["failures"] = tuple(_failure(one) for one in known.get("failures", ()))
     return Report(**known)
+
+
+def _failure(facts: dict[str, Any]) -> Failure:
+    sides = {side: tuple(Judged(**one) for one in facts[side]) for side in ("expected", "found")}
+    return Failure(**{**facts, **sides})
 
 
 def markdown(reports: Mapping[str, Report]) -> str:

@@ -38,9 +38,8 @@ def measure(index: Index, queries: Vectors, relevant: Sequence[Mapping[str, int]
         raise DataError(f"{len(queries)} queries came with {len(relevant)} judgements; give one mapping a query.")
     names = [str(number) for number in range(len(queries))]
     hits = index.search(queries, k=K, documents=False)  # also loads what is loaded once
-    ndcg = list(
-        retrieval_scores(dict(zip(names, map(dict, relevant), strict=True)), as_run(names, hits))["ndcg@10"].values()
-    )
+    qrels = dict(zip(names, map(dict, relevant), strict=True))
+    ndcg = list(retrieval_scores(qrels, as_run(names, hits), ["ndcg@10"])["ndcg@10"].values())
     if not ndcg:
         raise DataError("No query has a relevant document; nothing can be scored.")
     whole = [_seconds(index, queries) for _ in range(REPEATS)]

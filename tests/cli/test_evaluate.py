@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import QUESTION, ROWS, Run, listing, write_jsonl
+from .conftest import QUESTION, ROWS, Run, write_jsonl
 
 Ranking = Callable[[str], list[tuple[str, float]]]
 QUERIES = {"q1": QUESTION, "q2": "blue bird", "q3": "swim"}
@@ -31,10 +31,17 @@ def beir(tmp_path: Path, ranking: Ranking) -> Path:
     return folder
 
 
-# one relevant document at rank r: nDCG@10 = 1 / log2(r + 1), MRR = MAP = 1 / r; seven documents are all among the 100
+# one relevant document at rank r: nDCG@10 = 1 / log2(r + 1), MRR = MAP = 1 / r; seven documents are all among the 100, of which one is
+# judged
 EXPECTED = {
-    "test": {"ndcg@10": (1 + 1 / math.log2(3)) / 2, "recall@100": 1.0, "mrr@10": 3 / 4, "map": 3 / 4},
-    "dev": {"ndcg@10": 1 / 2, "recall@100": 1.0, "mrr@10": 1 / 3, "map": 1 / 3},
+    "test": {
+        "ndcg@10": (1 + 1 / math.log2(3)) / 2,
+        "judged@10": 1 / 7,
+        "recall@100": 1.0,
+        "mrr@10": 3 / 4,
+        "map": 3 / 4,
+    },
+    "dev": {"ndcg@10": 1 / 2, "judged@10": 1 / 7, "recall@100": 1.0, "mrr@10": 1 / 3, "map": 1 / 3},
 }
 
 
@@ -83,7 +90,12 @@ def test_the_report_for_people_has_the_same_scores(evaluate: Callable[..., Any],
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| small")]
     assert {row[1]: row[2] for row in cells} == {metric: f"{score:.4f}" for metric, score in scores.items()}
     assert {row[4] for row in cells} == {"2"}
-    assert listing(tmp_path / "results") == {"report.json", "report.md"}
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {
+        "report.json",
+        "report.md",
+        "report.html",
+        "cache",
+    }
 
 
 def test_two_folders_after_one_flag_are_two_tasks(evaluate: Callable[..., Any], beir: Path, tmp_path: Path) -> None:
@@ -146,7 +158,12 @@ def test_results_go_to_a_folder_of_that_name_when_none_is_given(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run("eval", "--data", "small", "--model", tiny_model).code == 0
-    assert listing(tmp_path / "results") == {"report.json", "report.md"}
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {
+        "report.json",
+        "report.md",
+        "report.html",
+        "cache",
+    }
 
 
 @pytest.mark.parametrize(
@@ -184,7 +201,7 @@ def test_a_full_disk_leaves_the_old_report(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     evaluate("--data", beir)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    before = {path: path.read_bytes() for path in (tmp_path / "results").glob("report.*")}
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -192,7 +209,7 @@ def test_a_full_disk_leaves_the_old_report(
     monkeypatch.setattr("os.fsync", full)
     done = run("eval", "--data", beir, "--split", "dev", "--model", tiny_model, "-o", tmp_path / "results")
     assert "The disk is full" in done.sentence(75)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()} == before
+    assert {path: path.read_bytes() for path in (tmp_path / "results").glob("report.*")} == before
 
 
 def test_two_models_are_compared(run: Run, beir: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -228,7 +245,8 @@ def test_files_of_pairs_and_folders_of_folders_are_tasks(
         "both/de": 2,
         "both/en": 2,
     }
-    assert json.loads((tmp_path / "r" / "pairs.json").read_text())["task_name"] == "pairs"
+    (own,) = (tmp_path / "r" / "results").rglob("pairs.json")
+    assert json.loads(own.read_text())["task_name"] == "pairs"
     (found, *_) = run("compare", tmp_path / "r", tmp_path / "r", "--json").facts
     assert (found["metric"], found["unit"], found["p"]) == ("spearman", "pair", 1.0)
 
@@ -236,4 +254,56 @@ def test_files_of_pairs_and_folders_of_folders_are_tasks(
 def test_an_index_is_scored_on_beir_folders(run: Run, index: Path, tmp_path: Path) -> None:
     pairs = tmp_path / "pairs.tsv"
     pairs.write_text("sentence1\tsentence2\tscore\na\tb\t5\nc\td\t0\n")
-    assert "--index goes with BEIR folders" in run("eval", "--data", pairs, "--index", index).sentence(2)
+    assert "pairs searches no corpus; an index is evaluated on one" in run(
+        "eval", "--data", pairs, "--index", index
+    ).sentence(2)
+
+
+def test_a_grid_has_a_report_of_all_and_one_of_each(run: Run, beir: Path, tmp_path: Path, tiny_model: Path) -> None:
+    out = tmp_path / "grid"
+    arguments = ["eval", "--data", beir, "--model", tiny_model, "--dtype", "float32", "-o", out]
+    done = run(*arguments, "--dims", "8,32", "--precision", "float32,binary", "--json")
+    assert done.code == 0, done
+    names = ["dim=8", "dim=8,binary", "dim=32", "dim=32,binary"]
+    assert list(done.facts["tasks"]) == [f"small {name.replace(',', ' ')}" for name in names]
+    variants = json.loads((out / "report.json").read_text())["variants"]
+    assert list(variants) == names
+    assert variants["dim=32"]["tasks"]["small"]["score"] == pytest.approx(EXPECTED["test"]["ndcg@10"], abs=1e-6)
+    sizes = {name: variants[name]["tasks"]["small"]["cost"]["bytes per row"] for name in names}
+    assert sizes == {"dim=8": 32, "dim=8,binary": 1, "dim=32": 128, "dim=32,binary": 4}
+    page = (out / "report.html").read_text()
+    assert "--dims 8,32 --precision float32,binary" in page and "dim%3D8/report.html" in page
+    compared = run("compare", out / "dim=32", out / "dim=8", "--html", tmp_path / "page.html", "--json")
+    assert compared.code == 0, compared
+    assert "dim=8 against dim=32" in (tmp_path / "page.html").read_text()
+    refused = run("compare", out, out)
+    assert (refused.code, "holds several variants" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--dims", "8,x"], "expected whole numbers"),
+        (["--dims", "0"], "expected whole numbers"),
+        (["--dims", "8,64"], "dim=64 was asked for"),
+        (["--layers", "9"], "the model has 2 layers"),
+        (["--precision", "int4"], "precision='int4' came"),
+        (["--precision", "int8", "--index", "auto"], "--precision goes without --index"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused_before_anything_is_written(
+    run: Run, beir: Path, tmp_path: Path, tiny_model: Path, options: list[str], said: str
+) -> None:
+    done = run("eval", "--data", beir, "--model", tiny_model, "-o", tmp_path / "out", *options)
+    assert (done.code, said in done.err) == (2, True), done
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_costs_stand_beside_the_scores(evaluate: Callable[..., Any], beir: Path) -> None:
+    task = evaluate("--data", beir)["small"]
+    cost = task["cost"]
+    assert cost["bytes per row"] == 4 * 32
+    assert cost["bytes in RAM"] == 7 * 4 * 32
+    assert 0 < cost["p50 ms"] <= cost["p99 ms"]
+    assert {"texts/s", "tokens/s", "queries/s", "peak RSS", "seconds"} <= set(cost)
+    assert task["context"]["machine"]["cores"] >= 1

@@ -17,9 +17,11 @@ import sklearn.metrics
 
 import embedkit
 from embedkit.errors import DataError, UsageError
-from embedkit.eval.local_scores import evaluate_local
 from embedkit.eval.local_tasks import read_local
+from embedkit.eval.mteb_model import MtebModel
+from embedkit.eval.mteb_tasks import evaluate_mteb
 
+pytestmark = pytest.mark.filterwarnings("ignore:To copy construct")  # mteb's, of what torch models give it
 WORDS = ["cat", "dog", "fish", "bird", "red", "blue", "run", "swim", "one", "two"]
 DRAW = random.Random(0)
 
@@ -149,9 +151,10 @@ def encoder(tiny_model: Path) -> Any:
 def scored(kind: str, folder: Path, encoder: Any) -> Any:
     name, rows, _ = FILES[kind]
     (task,) = read_local(table(folder / name, rows).parent)
-    report, own = evaluate_local(task, encoder)
+    measured = evaluate_mteb(task.task, MtebModel(encoder))
+    (report,) = measured.reports.values()
     assert report.main in report.scores and report.units > 0
-    assert own["task_name"] == folder.name
+    assert [own.task_name for own in measured.results] == [folder.name]
     return report
 
 
@@ -200,6 +203,15 @@ def test_classification_has_an_interval_over_its_repetitions(tmp_path: Path, enc
     )
     right = plain.score(encoder.encode([row["text"] for row in asked]), [row["label"] for row in asked])
     assert report.scores["accuracy"] == pytest.approx(right, abs=0.25)  # with 8 of 20 examples a label
+
+
+def test_three_labels_have_no_average_precision(tmp_path: Path, encoder: Any) -> None:
+    plain = labelled(90, lambda n: "train" if n % 5 else "test")
+    words = [WORDS[n % 3] for n in range(90)]
+    rows = [{**row, "text": f"{word} {row['text']}", "label": word} for row, word in zip(plain, words, strict=True)]
+    (task,) = read_local(table(tmp_path / "three" / "data.jsonl", rows))
+    (report,) = evaluate_mteb(task.task, MtebModel(encoder)).reports.values()
+    assert set(report.scores) == {"accuracy", "f1"}
 
 
 def test_clustering_has_an_interval_over_its_repetitions(tmp_path: Path, encoder: Any) -> None:

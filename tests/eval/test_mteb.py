@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 import embedkit
 from embedkit.errors import DataError, UsageError
 from embedkit.eval.mteb_model import MtebModel
-from embedkit.eval.mteb_tasks import evaluate_mteb, find_tasks
+from embedkit.eval.mteb_tasks import HubTask, evaluate_mteb, find_tasks
 
 from ..conftest import WordCounts
 
@@ -33,7 +33,7 @@ def local_task(pairs: list[tuple[str, str, float]]) -> Any:
     """mteb's STSBenchmark over these pairs instead of its download."""
     import datasets
 
-    task = find_tasks(["STSBenchmark"])[0]
+    task = find_tasks(["STSBenchmark"])[0].task
     columns = {"sentence1": [p[0] for p in pairs], "sentence2": [p[1] for p in pairs], "score": [p[2] for p in pairs]}
 
     def load_data(**_: Any) -> None:
@@ -66,12 +66,15 @@ def test_mteb_knows_the_model_by_name_and_fingerprint(word_counts: Any, model: s
 
 
 def test_sts_runs_offline_and_agrees_with_scipy(word_counts: Any, no_network: None) -> None:
-    reports, own = evaluate_mteb(local_task(PAIRS), word_counts)
+    measured = evaluate_mteb(local_task(PAIRS), MtebModel(word_counts))
+    reports, own = measured.reports, measured.results[0].to_dict()
     left, right = (word_counts.encode([pair[side] for pair in PAIRS]) for side in (0, 1))
     expected = spearmanr((left * right).sum(axis=1), [pair[2] for pair in PAIRS]).statistic
     assert list(reports) == ["STSBenchmark"]
     assert reports["STSBenchmark"].scores["spearman"] == pytest.approx(expected)
-    assert (reports["STSBenchmark"].units, reports["STSBenchmark"].intervals) == (0, {})
+    assert (reports["STSBenchmark"].unit, reports["STSBenchmark"].units) == ("pair", 5)
+    low, high = reports["STSBenchmark"].intervals["spearman"]
+    assert low <= expected <= high
     assert own["scores"]["test"][0]["cosine_spearman"] == pytest.approx(expected)
     assert reports["STSBenchmark"].context["fingerprint"] == word_counts.fingerprint
 
@@ -118,18 +121,19 @@ def test_a_task_whose_data_cannot_be_had_is_one_sentence(word_counts: Any, no_ne
     with pytest.raises(
         DataError, match="The data of STSBenchmark cannot be had: no route to the hub; they come from the hub"
     ):
-        evaluate_mteb(task, word_counts)
+        evaluate_mteb(task, MtebModel(word_counts))
 
 
 def test_evaluate_runs_a_task_by_its_name(
     word_counts: Any, no_network: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
-        "embedkit.eval.run.find_tasks", lambda names: [local_task(PAIRS)] if names == ["STSBenchmark"] else []
+        "embedkit.eval.run.find_tasks",
+        lambda names: [HubTask(names[0], local_task(PAIRS))] if names == ["STSBenchmark"] else [],
     )
     assert set(embedkit.evaluate(word_counts, "STSBenchmark").scores) == {"spearman", "pearson"}
     index = embedkit.build_index(["cat"], tmp_path / "x", model=word_counts)
-    with pytest.raises(UsageError, match="STSBenchmark is no BEIR folder"):
+    with pytest.raises(UsageError, match="STSBenchmark searches no corpus"):
         embedkit.evaluate(index, "STSBenchmark")
 
 
@@ -142,12 +146,15 @@ def test_the_command_runs_a_task_and_keeps_mtebs_own_result(
 ) -> None:
     from embedkit.cli.main import main
 
-    monkeypatch.setattr("embedkit.eval.mteb_tasks.find_tasks", lambda names: [local_task(PAIRS) for _ in names])
+    monkeypatch.setattr(
+        "embedkit.eval.mteb_tasks.find_tasks", lambda names: [HubTask(name, local_task(PAIRS)) for name in names]
+    )
     with pytest.raises(SystemExit) as ended:
         main(["eval", "--tasks", "STSBenchmark", "--model", str(tiny_model), "-o", str(tmp_path / "out")])
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("STSBenchmark  spearman")
-    own = json.loads((tmp_path / "out" / "STSBenchmark.json").read_text())
+    (path,) = (tmp_path / "out" / "results").rglob("STSBenchmark.json")
+    own = json.loads(path.read_text())
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["tasks"]["STSBenchmark"]["scores"]["spearman"] == own["scores"]["test"][0]["cosine_spearman"]
 
@@ -160,5 +167,5 @@ def test_sts_benchmark_gives_the_published_score(data: Path, default_encoder: An
     with plain.open(newline="") if plain.exists() else gzip.open(f"{plain}.gz", "rt", newline="") as stream:
         rows = [row for row in csv.DictReader(stream, delimiter="\t") if row["split"] == "test"]
     task = local_task([(row["sentence1"], row["sentence2"], float(row["score"])) for row in rows])
-    reports, _ = evaluate_mteb(task, default_encoder)
+    reports = evaluate_mteb(task, MtebModel(default_encoder)).reports
     assert reports["STSBenchmark"].scores["spearman"] == pytest.approx(0.820, abs=0.002)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 
 import embedkit
 from embedkit.errors import DataError, IntegrityError, UsageError
+from embedkit.eval.metrics import without_themselves
 from embedkit.eval.report import markdown, read_reports, replace_table, write_reports
-from embedkit.eval.retrieval import read_retrieval
+from embedkit.eval.retrieval import evaluate_retrieval, read_retrieval
+from embedkit.eval.task_file import TaskFile
 from embedkit.statistics import bootstrap_interval
 from embedkit.types import Report
 
@@ -168,6 +171,7 @@ def test_reports_are_written_for_programs_and_for_people(tmp_path: Path) -> None
         "cost": {},
         "context": {"model": "m`x`", "data": {"a": "b" * 700}},
         "per_query": {"map": {"q": 0.5, "r": 0.5}},
+        "failures": [],
         "predictions": {},
         "texts": {"q": "a question"},
     }
@@ -216,3 +220,40 @@ def test_a_table_is_replaced_between_its_marks(tmp_path: Path) -> None:
     assert readme.read_text() == "head\n<!-- scores -->\n| a |\n| b |\n<!-- /scores -->\ntail\n"
     with pytest.raises(UsageError, match="has no marks <!-- other -->"):
         replace_table(readme, "other", [])
+
+
+def test_a_document_with_its_querys_id_is_left_out_where_the_task_says_so(folder: Path, word_counts: Any) -> None:
+    """As in ArguAna: q1 is the document q1 itself, which is found first; d1 becomes the first without it."""
+    with (folder / "corpus.jsonl").open("a") as corpus:
+        corpus.write("\n" + json.dumps({"_id": "q1", "text": "cat red"}))
+    task = read_retrieval(folder, "test")
+    with_itself = evaluate_retrieval(task, word_counts)
+    assert with_itself.per_query["mrr@10"]["q1"] == 0.5  # the larger id of two equal scores
+    report = evaluate_retrieval(replace(task, about=TaskFile(ignore_identical_ids=True)), word_counts)
+    assert report.per_query["mrr@10"]["q1"] == 1.0
+    assert report.context["ignore_identical_ids"] is True and "ignore_identical_ids" not in with_itself.context
+
+
+def test_without_themselves_the_first_others_are_kept() -> None:
+    run = {"a": {"a": 3.0, "b": 2.0, "c": 1.0, "d": 1.0}, "z": {"b": 1.0}}
+    assert without_themselves(run, 2) == {"a": {"b": 2.0, "d": 1.0}, "z": {"b": 1.0}}
+    assert without_themselves(run) == {"a": {"b": 2.0, "d": 1.0, "c": 1.0}, "z": {"b": 1.0}}
+
+
+def test_ties_are_told_where_they_move_a_score(folder: Path, word_counts: Any) -> None:
+    """q2 scores d1, d3 and d4 0, of which d1 is relevant: it may be second, third or fourth."""
+    ties = evaluate_retrieval(read_retrieval(folder, "test"), word_counts).context["ties"]
+    expected = (1 / 2 + 1 / 3 + 1 / 4) / 3
+    assert ties["mrr@10"] == pytest.approx({"worst": 2.25 / 3, "expected": (2 + expected) / 3, "best": 2.5 / 3})
+    assert "ties" not in evaluate_retrieval(read_retrieval(folder, "dev"), word_counts).context
+
+
+def test_metrics_are_chosen_by_name_and_the_first_one_counts(folder: Path, word_counts: Any) -> None:
+    task = replace(read_retrieval(folder, "test"), metrics=("precision@1", "recall@300"))
+    report = evaluate_retrieval(task, word_counts)
+    assert (report.main, list(report.scores), report.context["depth"]) == (
+        "precision@1",
+        ["precision@1", "recall@300"],
+        300,
+    )
+    assert report.scores["precision@1"] == pytest.approx(2 / 3)

@@ -1,0 +1,198 @@
+"""Rows that were computed once, kept on disk for the next evaluation.
+
+One file a space: fingerprint, compute, role, literal prompt and precision name it, so whatever changes the rows changes the
+file. It is a sequence of records, each the hash of a text, its row, and a checksum of both; the file only grows at its end,
+and a record counts if its checksum fits, so that what a crash tore or a disk flipped is computed again. Cost: 4 bytes a
+number and 24 a row on disk, one dictionary entry a row in memory while the space is open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedkit.encoder import Encoded, Encoder, OnLong
+from embedkit.engine.run import encode_windows
+from embedkit.errors import Stopped
+from embedkit.storage import locked_file, make_folder, write_json
+from embedkit.types import Kind, Rows, Vectors
+
+LIMIT = 2 * 10**9  # bytes of all spaces in one folder; rows beyond are computed and not kept
+logger = logging.getLogger(__name__)
+
+
+class RowStore:
+    """The rows of one space, by text."""
+
+    def __init__(self, folder: Path, space: Mapping[str, Any], dim: int) -> None:
+        name = hashlib.sha256(json.dumps(space, sort_keys=True, default=str).encode()).hexdigest()[:32]
+        self.path = folder / f"{name}.rows"
+        self._record = np.dtype([("text", "V16"), ("row", "<f4", (dim,)), ("check", "V8")])
+        self._space = space
+        self._records: Any = np.empty(0, self._record)
+        self._places: dict[bytes, int] = {}  # hash of a text -> its last record
+        self._look()
+
+    def _look(self) -> None:
+        """Notes the records that are in the file by now."""
+        count = self.path.stat().st_size // self._record.itemsize if self.path.is_file() else 0
+        if count == len(self._records):
+            return
+        known = len(self._records)
+        self._records = np.memmap(self.path, self._record, mode="r", shape=(count,))
+        for place, text in enumerate(self._records["text"][known:].tolist(), start=known):
+            self._places[text] = place
+
+    def get(self, texts: Sequence[str]) -> tuple[Vectors, Rows]:
+        """(rows (n, dim), the positions of the texts whose rows are not there)."""
+        names = [_name(text) for text in texts]
+        places = np.array([self._places.get(name, -1) for name in names], dtype=np.int64)
+        rows = np.zeros((len(texts), *self._record["row"].shape), dtype=np.float32)
+        for position in np.flatnonzero(places >= 0):
+            record = self._records[places[position]]
+            if record["check"].tobytes() == _check(names[position], record["row"]):
+                rows[position] = record["row"]
+            else:
+                del self._places[names[position]]
+                places[position] = -1
+        return rows, np.flatnonzero(places < 0)
+
+    def put(self, texts: Sequence[str], rows: Vectors) -> None:
+        """Appends them, durably. Nothing is kept while another process appends, or beyond LIMIT."""
+        records = np.zeros(len(texts), self._record)
+        for record, text, row in zip(records, texts, np.asarray(rows, dtype=np.float32), strict=True):
+            name = _name(text)
+            record["text"], record["row"], record["check"] = name, row, _check(name, row)
+        if not len(records) or self._full(records.nbytes):
+            return
+        make_folder(self.path.parent)
+        if not self.path.exists():
+            write_json(self.path.with_suffix(".json"), {"space": json.loads(json.dumps(self._space, default=str))})
+        with suppress(Stopped), locked_file(self.path, self.path) as file:
+            end = file.size // self._record.itemsize * self._record.itemsize  # less what a crash tore
+            file.truncate(end)
+            file.write(end, records.tobytes())
+            file.sync()
+        self._look()
+
+    def _full(self, more: int) -> bool:
+        kept = sum(path.stat().st_size for path in self.path.parent.glob("*.rows"))
+        if kept + more > LIMIT:
+            logger.warning("%s holds %.1f GB of rows; further ones are not kept.", self.path.parent, kept / 1e9)
+        return kept + more > LIMIT
+
+
+def _name(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _check(name: bytes, row: Any) -> bytes:
+    return hashlib.blake2b(name + row.tobytes(), digest_size=8).digest()
+
+
+class CachedEncoder:
+    """An Encoder whose rows are taken from a folder where they are there, and kept there where they are not.
+
+    taken: how many rows were not computed. Inputs that are no texts are always computed.
+    """
+
+    def __init__(self, encoder: Encoder, folder: Path) -> None:
+        self._encoder, self._folder = encoder, folder
+        self._stores: dict[tuple[Kind, str], RowStore] = {}
+        self.taken = 0
+
+    def __getattr__(self, name: str) -> Any:  # whatever else the encoder offers
+        return getattr(self._encoder, name)
+
+    @property
+    def dim(self) -> int:
+        return self._encoder.dim
+
+    @property
+    def fingerprint(self) -> str:
+        return self._encoder.fingerprint
+
+    @property
+    def compute(self) -> Mapping[str, str]:
+        return self._encoder.compute
+
+    @property
+    def similarity(self) -> str:
+        return self._encoder.similarity
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return self._encoder.settings
+
+    def _store(self, kind: Kind, prompt: str | None) -> RowStore:
+        literal = getattr(self._encoder, "prompts", {}).get(kind, "") if prompt is None else prompt
+        if (kind, literal) not in self._stores:
+            space = {
+                "fingerprint": self.fingerprint,
+                "compute": dict(self.compute),
+                "role": kind,
+                "prompt": literal,
+                "precision": "float32",
+            }
+            self._stores[kind, literal] = RowStore(self._folder, space, self.dim)
+        return self._stores[kind, literal]
+
+    def encode(self, inputs: Sequence[Any], *, kind: Kind = "document", prompt: str | None = None) -> Vectors:
+        """See `Encoder`. prompt: the literal one, of an encoder that takes it."""
+        options: dict[str, Any] = {"kind": kind, **({} if prompt is None else {"prompt": prompt})}
+        if not all(isinstance(text, str) for text in inputs):
+            return self._encoder.encode(inputs, **options)
+        store = self._store(kind, prompt)
+        rows, missing = store.get(inputs)
+        self.taken += len(inputs) - len(missing)
+        new = list(dict.fromkeys(inputs[position] for position in missing))
+        if new:
+            computed = self._encoder.encode(new, **options)
+            store.put(new, computed)
+            place = {text: number for number, text in enumerate(new)}
+            rows[missing] = computed[[place[inputs[position]] for position in missing]]
+        return rows
+
+    def encode_windows(
+        self,
+        windows: Iterable[Sequence[Any]],
+        *,
+        kind: Kind = "document",
+        on_long: OnLong = "truncate",
+        on_batch: Callable[[int, Sequence[int]], None] | None = None,
+    ) -> Iterator[Encoded]:
+        """See `embedkit.encoder.WindowEncoder`."""
+        if on_long != "truncate" or on_batch is not None:  # of a job that is resumed by itself
+            yield from encode_windows(self._encoder, windows, kind, on_long, on_batch)
+            return
+        store = self._store(kind, None)
+        held: deque[tuple[Sequence[str], Vectors, Rows]] = deque()
+
+        def missing() -> Iterator[list[str]]:
+            for texts in windows:
+                held.append((texts, *store.get(texts)))
+                yield [texts[position] for position in held[-1][2]]
+
+        with closing(encode_windows(self._encoder, missing(), kind)) as encoded:
+            for found in encoded:
+                texts, rows, positions = held.popleft()
+                self.taken += len(texts) - len(positions)
+                computed = positions[found.inputs]
+                rows[computed] = found.rows
+                store.put([texts[position] for position in computed], found.rows)
+                failed = {int(positions[one]): reason for one, reason in found.failed.items()}
+                kept = np.setdiff1d(np.arange(len(texts)), list(failed)) if failed else np.arange(len(texts))
+                truncated = [int(positions[one]) for one in found.truncated]
+                yield Encoded(rows[kept], kept, failed=failed, truncated=truncated, halvings=found.halvings)
+
+    def first_input(self, text: str, kind: Kind) -> str:
+        """The literal input that the model reads for this text, its prompt in front."""
+        return str(self._encoder.first_input(text, kind)) if hasattr(self._encoder, "first_input") else text
