@@ -16,6 +16,7 @@ from tests import conftest
 
 PROGRAM = """
 import sys
+sys.modules["trio"] = None  # of selenium (extra dev); httpcore imports it where it is, and it asks ldconfig for a library
 told = []
 WATCHED = ("socket.", "os.fork", "os.exec", "os.posix_spawn", "subprocess.Popen", "ctypes.dlopen/never")
 sys.addaudithook(lambda event, args: told.append(event) if event.startswith(WATCHED) else None)
