@@ -55,12 +55,15 @@ def write_numbers(path: Path, numbers: Array) -> None:
             stream.write(numbers[start : start + BLOCK].astype(dtype).tobytes())
 
 
-def open_array(path: Path, shape: tuple[int, ...], kinds: tuple[str, ...]) -> Array:
-    """A mapped array whose shape and dtype are as expected. Raises IntegrityError where they are not."""
+def open_array(path: Path, shape: tuple[int, ...] | None, kinds: tuple[str, ...]) -> Array:
+    """A mapped array whose shape and dtype are as expected; shape: None where any row of at least one number is. Raises
+    IntegrityError where they are not."""
     try:
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # numpy meets a damaged header with ValueError, TokenError, EOFError, ...
         raise IntegrityError(f"{path} is no array any more ({error}); build the index again.") from None
+    if shape is None and array.ndim == 1 and len(array):
+        shape = array.shape
     if array.shape != shape or array.dtype.str not in kinds:
         raise IntegrityError(
             f"{path} holds {array.dtype} {array.shape}, its manifest says {shape}; build the index again."

@@ -394,7 +394,7 @@ def test_an_index_of_the_first_format_is_to_be_built_again(run: Run, tmp_path: P
     np.save(tmp_path / "fine.npy", np.ones((1, 2), np.float16))
     words = [*command.split(), tmp_path, *([QUESTION] if command == "search" else [])]
     sentence = run(*words).sentence(5)
-    assert "has index format 1, this embedkit reads format 2; build it again" in sentence
+    assert "has index format 1, this embedkit reads formats 2 and 3; build it again" in sentence
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".ids.txt", ".manifest.json"])
