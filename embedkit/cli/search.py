@@ -11,7 +11,15 @@ from typing import Any, cast
 import click
 
 from embedkit.cli.index import parsed_where
-from embedkit.cli.options import load_arguments, model_options, output_options, set_up_output
+from embedkit.cli.options import (
+    load_arguments,
+    model_options,
+    output_options,
+    read_sparse_queries,
+    set_up_output,
+    sparse_model_option,
+    sparse_queries_option,
+)
 from embedkit.types import Hits
 
 WIDTH, LINES = 100, 3  # of a text on the screen
@@ -32,6 +40,17 @@ TAG = "embedkit"  # last column of a TREC run
     type=click.Path(path_type=Path),
     help="With --queries: write a TREC run.  [default: print it]",
 )
+@click.option(
+    "--mode",
+    type=click.Choice(["dense", "sparse", "hybrid"]),
+    default="dense",
+    show_default=True,
+    help="By vectors, by terms (needs --sparse at the build), or by both.",
+)
+@click.option("--fusion", type=click.Choice(["minmax", "rrf"]), help="Of hybrid.  [default: minmax, or as tuned]")
+@click.option("--weight", type=float, metavar="SHARE", help="Of the dense leg in hybrid.  [default: 0.5, or as tuned]")
+@sparse_queries_option
+@sparse_model_option
 @click.option("--like", metavar="ID", help="Instead of a question: documents like this stored one.")
 @click.option("--where", metavar="JSON", help='Only documents whose metadata pass: \'{"year": {"gte": 2020}}\'.')
 @click.option(
@@ -42,7 +61,7 @@ TAG = "embedkit"  # last column of a TREC run
     help="Rank documents by their best or mean passage; none lists passages.",
 )
 @click.option("--min-score", type=float, help="Leave out what scores less.")
-@click.option("--explain", is_flag=True, help="Coarse and fine score and rank of each hit.")
+@click.option("--explain", is_flag=True, help="Score and rank of each hit by every leg.")
 @model_options
 @output_options
 def search_command(
@@ -51,6 +70,11 @@ def search_command(
     k: int,
     queries: Path | None,
     output: Path | None,
+    mode: str,
+    fusion: str | None,
+    weight: float | None,
+    sparse_queries: Path | None,
+    sparse_model: str | None,
     like: str | None,
     where: str | None,
     group: str,
@@ -66,7 +90,7 @@ def search_command(
     \b
     embedkit search my.index "how do plants store energy?" -k 3 --where '{"year": {"gte": 2020}}'
     embedkit search my.index --queries queries.jsonl -k 100 -o run.trec
-    embedkit search my.index --like d17 --explain --json
+    embedkit search my.index "error E4012" --mode hybrid --explain
 
     The model is the one that the index names. A run has TREC's six columns: query, Q0, document, rank, score, tag.
     """
@@ -75,6 +99,10 @@ def search_command(
         raise click.UsageError("Give a question, --queries FILE or --like ID, one of them.")
     if output is not None and queries is None:
         raise click.UsageError("-o writes the run of --queries FILE; a single question is printed.")
+    if sparse_queries is not None and (queries is None or mode == "dense"):
+        raise click.UsageError("--sparse-queries belongs to --queries FILE and --mode sparse or hybrid.")
+    if mode != "hybrid" and (fusion is not None or weight is not None):
+        raise click.UsageError("--fusion and --weight belong to --mode hybrid.")
     if output is not None and as_json:
         raise click.UsageError("--json prints the hits, -o writes a TREC run; give one of them.")
     from embedkit.corpus.beir import read_queries
@@ -82,7 +110,8 @@ def search_command(
 
     asked = read_queries(queries) if queries is not None else {"": str(question or f"like {like}")}
     passing = None if where is None else parsed_where(where)
-    index = open_index(folder, prompt_name=options.pop("prompt_name"), **load_arguments(options))
+    prompt = options.pop("prompt_name")
+    index = open_index(folder, prompt_name=prompt, sparse_model=sparse_model, **load_arguments(options))
     hits = index.search(
         list(asked.values()) if like is None else None,
         k=k,
@@ -92,6 +121,10 @@ def search_command(
         min_score=min_score,
         documents=queries is None or as_json,
         explain=explain,
+        mode=cast(Any, mode),
+        sparse_queries=None if sparse_queries is None else read_sparse_queries(sparse_queries, asked),
+        fusion=cast(Any, fusion),
+        weight=weight,
     )
     if queries is None or as_json:
         _print_hits(asked, hits, as_json)
@@ -149,4 +182,5 @@ def _rows(hits: Hits, position: int) -> list[dict[str, Any]]:
 
 
 def _placed(said: Mapping[str, Any]) -> str:
-    return f"rank {said['rank']}, score {said['score']:.4f}"
+    terms = ", ".join(f"{term} {share:.4f}" for term, share in said.get("terms", {}).items())
+    return f"rank {said['rank']}, score {said['score']:.4f}" + (f" ({terms})" if terms else "")

@@ -46,7 +46,13 @@ def read_qrels(folder: Path, split: str) -> Qrels:
         raise UsageError(
             f"{folder} has no judgements for the split {split!r}; it has {', '.join(files) or 'none'}: choose with --split."
         )
-    path = find(folder / "qrels", f"{split}.tsv")
+    return read_qrels_file(find(folder / "qrels", f"{split}.tsv"))
+
+
+def read_qrels_file(path: Path) -> Qrels:
+    """The judgements of a TSV with the header `query-id corpus-id score`. Raises what `read_qrels` raises."""
+    if not path.is_file():
+        raise UsageError(f"{path} is not there; expected a tsv with the header query-id, corpus-id, score.")
     qrels: Qrels = {}
     with open_bytes(path) as stream:
         lines = (text for _, text in decoded_lines(stream, str(path)))

@@ -22,9 +22,10 @@ from embedkit.errors import DataError, ModelMismatch, UsageError
 from embedkit.index.embedding import embedded
 from embedkit.index.faiss_import import faiss_threads
 from embedkit.index.fusion import Fusion
+from embedkit.index.hits import as_hits
 from embedkit.index.manifest import DOCUMENTS, FINE, POSTED, WEIGHTS, Manifest, Method, Metric, check_files
-from embedkit.index.modes import Mode, Ready, check_mode, found
-from embedkit.index.ranking import Group, Ranked
+from embedkit.index.modes import Candidates, Mode, Ready, check_mode, found, hybrid_candidates
+from embedkit.index.ranking import Group
 from embedkit.index.snapshot import Asked, Snapshot
 from embedkit.index.sparse import Weights
 from embedkit.index.sparse_input import asked_weights, encoded_entries, file_entries, query_weights
@@ -146,7 +147,7 @@ class Index:
             if min_score is not None:
                 ranked = ranked.where(ranked.scores >= min_score)
             explanations = explained(ranked) if explain else None
-        return _hits(snapshot, ranked, k, group, documents, explanations, passages=mode != "sparse")
+        return as_hits(snapshot, ranked, k, group, documents, explanations, passages=mode != "sparse")
 
     def _ready(
         self,
@@ -185,6 +186,16 @@ class Index:
         if sparse is not None and sparse.bm25 is not None:
             return [snapshot.sparse().asked(text) for text in texts]
         return asked_weights(self.sparse_encoder(), texts)
+
+    def candidates(
+        self, queries: str | Sequence[str] | Vectors, k: int = 10, *, sparse_queries: SparseQueries | None = None
+    ) -> list[tuple[list[str], Candidates]]:
+        """What a hybrid search for k chooses from: of each query the ids, and their scores by both legs."""
+        snapshot = self._snapshot
+        ready = self._ready(snapshot, "hybrid", queries, sparse_queries, None)
+        assert ready.vectors is not None and ready.weights is not None
+        found = hybrid_candidates(snapshot, ready.vectors, ready.weights, k, Asked())
+        return [(snapshot.document_ids(some.keys), some) for some in found]
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents of these ids, in that order. Raises KeyError for an id that is not there."""
@@ -393,51 +404,6 @@ def _add_vectors(change: Change, rows: Array, ids: Sequence[str] | None) -> int:
     writer.close()
     change.add(rows, Content(writer.count, 0))
     return writer.count
-
-
-def _split(values: list[Any], counts: Sequence[int]) -> list[list[Any]]:
-    """The values of each query, of which there are so many."""
-    found, start = [], 0
-    for count in counts:
-        found.append(values[start : start + count])
-        start += count
-    return found
-
-
-def _hits(
-    snapshot: Snapshot,
-    ranked: Ranked,
-    k: int,
-    group: Group | None,
-    documents: bool,
-    explanations: list[dict[str, Any]] | None,
-    *,
-    passages: bool,
-) -> Hits:
-    passages = passages and snapshot.has_passages
-    real = ranked.keys >= 0
-    if -1 in ranked.keys:
-        found, keys, rows = real.sum(axis=1).tolist(), ranked.keys[real], ranked.rows[real]
-    else:
-        found, keys, rows = [real.shape[1]] * len(real), ranked.keys.reshape(-1), ranked.rows.reshape(-1)
-    ids = snapshot.document_ids(keys) if group else snapshot.row_ids(keys)
-    return Hits(
-        ids=_split(ids, found),
-        scores=_padded(ranked.scores, k),
-        documents=_split(snapshot.documents(snapshot.documents_of(rows)), found) if documents else None,
-        passages=_split(snapshot.row_ids(rows), found) if passages else None,
-        spans=_split(snapshot.row_spans(rows), found) if passages else None,
-        explanations=None if explanations is None else _split(explanations, found),
-    )
-
-
-def _padded(scores: Vectors, k: int) -> Vectors:
-    """(q, k)"""
-    if scores.shape[1] == k:
-        return scores
-    padded = np.full((len(scores), k), -np.inf, dtype=np.float32)
-    padded[:, : scores.shape[1]] = scores
-    return padded
 
 
 def _compared(vectors: Vectors, metric: Metric) -> Vectors:
