@@ -16,6 +16,7 @@ from embedkit.index.manifest import Method
 from embedkit.types import Array
 
 RANK_CONSTANT = 60  # Cormack, Clarke & Buettcher 2009
+EQUAL_WITHIN = 1e-6  # of the largest score: rounding would become all there is
 
 
 class Fusion(NamedTuple):
@@ -41,7 +42,8 @@ def minmax(scores: Array, nothing: float) -> Array:
         return np.zeros(0)
     values = scores.astype(np.float64)
     lowest, highest = values.min(), values.max()
-    found: Array = (values - lowest) / (highest - lowest) if highest > lowest else np.zeros(len(values))
+    equal = highest - lowest <= EQUAL_WITHIN * max(abs(highest), abs(lowest))
+    found: Array = np.zeros(len(values)) if equal else (values - lowest) / (highest - lowest)
     return found
 
 

@@ -205,8 +205,9 @@ class Snapshot:
                 continue
             ranges = [segment.row_range(number) for number in (keys[places] - base).tolist()]
             found = segment.fine.score(vector[None], np.concatenate([np.arange(0), *ranges]))[0]
-            end = np.cumsum([len(rows) for rows in ranges])
-            for place, rows, own in zip(places.tolist(), ranges, np.split(found, end[:-1]), strict=True):
+            ends = np.cumsum([len(rows) for rows in ranges])
+            for place, rows, end in zip(places.tolist(), ranges, ends.tolist(), strict=True):
+                own = found[end - len(rows) : end]
                 top = int(own.argmax()) if len(own) > 1 else 0
                 scores[place] = own.mean(dtype=np.float64) if group == "mean" and len(own) > 1 else own[top]
                 best_rows[place] = first_row + rows[top]
