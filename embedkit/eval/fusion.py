@@ -103,12 +103,7 @@ def fitted(scores: Array) -> Tuned:
     """The best row of (len(GRID), q) scores, and what the choice is worth on columns that it was not made on."""
     means, count = scores.mean(axis=1), scores.shape[1]
     best = GRID[best_row(scores)]
-    folds = np.random.default_rng(0).permutation(count) % FOLDS
-    held_out, leg = np.empty(count), np.empty(count)
-    for fold in range(FOLDS):
-        own, others = folds == fold, scores[:, folds != fold]
-        held_out[own] = scores[best_row(others), own]
-        leg[own] = scores[better_leg(others), own]
+    held_out, leg = in_folds(scores)
     difference = held_out - leg
     return Tuned(
         method=best.method,
@@ -123,6 +118,18 @@ def fitted(scores: Array) -> Tuned:
         interval=bootstrap_interval(difference),
         p=randomisation_test(difference),
     )
+
+
+def in_folds(scores: Array) -> tuple[Array, Array]:
+    """(q,) scores of the fusion, and of the leg, that the queries of the other folds choose."""
+    count = scores.shape[1]
+    folds = np.random.default_rng(0).permutation(count) % FOLDS
+    held_out, leg = np.empty(count), np.empty(count)
+    for fold in range(FOLDS):
+        own, others = folds == fold, scores[:, folds != fold]
+        held_out[own] = scores[best_row(others), own]
+        leg[own] = scores[better_leg(others), own]
+    return held_out, leg
 
 
 def best_row(scores: Array) -> int:

@@ -23,16 +23,11 @@ from embedkit.types import Array
 
 LONGEST = 255  # characters of a word, as in Lucene; what is behind them is no language
 KEPT = 1 << 18  # words whose terms are remembered
-STOP_WORDS: dict[str, frozenset[str]] = {
-    "none": frozenset(),
-    "english": frozenset(
-        re.findall(
-            r"\w+",
-            "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
-            "to was will with",
-        )
-    ),
-}
+LUCENES = (
+    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this to was "
+    "will with"
+)
+STOP_WORDS: dict[str, frozenset[str]] = {"none": frozenset(), "english": frozenset(LUCENES.split())}
 SPACELESS = r"[[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\u30FC]&&\w]"
 # Latin, Greek and Cyrillic letters, punctuation and signs: here Python's own patterns, three times as fast, find the same words
 PLAIN = re.compile(r"[\0-\u02ff\u0370-\u0482\u048a-\u052f\u2010-\u203e\u2190-\u23ff]*")

@@ -12,10 +12,11 @@ import numpy as np
 import Stemmer
 from scipy.sparse import csr_matrix
 
-STOP = set(
+LUCENES = (
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this to was "
-    "will with".split()
+    "will with"
 )
+STOP = set(LUCENES.split())
 STEMMER = Stemmer.Stemmer("english")
 
 

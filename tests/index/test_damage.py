@@ -452,14 +452,18 @@ def test_a_manifest_under_another_number_is_refused(hostile: Hostile) -> None:
 
 def test_a_newer_format_is_refused_with_what_to_do(hostile: Hostile) -> None:
     hostile.file.write_bytes(sealed_json({**hostile.body, "version": 4}))
-    with pytest.raises(IntegrityError, match=r"has index format 4, this embedkit reads formats 2 and 3; update embedkit"):
+    with pytest.raises(
+        IntegrityError, match=r"has index format 4, this embedkit reads formats 2 and 3; update embedkit"
+    ):
         Index(hostile.path)
 
 
 def test_the_first_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
     np.save(tmp_path / "fine.npy", np.eye(3, dtype=np.float16))
     (tmp_path / OLD_MANIFEST).write_bytes(sealed_json({"format": "embedkit-index", "version": 1}))
-    with pytest.raises(IntegrityError, match=r"has index format 1, this embedkit reads formats 2 and 3; build it again"):
+    with pytest.raises(
+        IntegrityError, match=r"has index format 1, this embedkit reads formats 2 and 3; build it again"
+    ):
         Index(tmp_path)
 
 
