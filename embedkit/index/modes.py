@@ -83,11 +83,12 @@ def search_sparse(snapshot: Snapshot, queries: Sequence[Weights], k: int, where:
     for query in queries:
         scores = _masked(leg.scores(query), mask)
         keys = best(scores, k)
-        order = np.argsort(-scores[keys], kind="stable")
-        lists.append((scores[keys][order], keys[order]))
-    scores = _padded([part[0] for part in lists], -np.inf, np.float32)
-    keys = _padded([part[1] for part in lists], -1, np.int64)
-    return cut(Ranked(scores, keys, snapshot.first_rows(keys)), k, snapshot.document_ids)
+        keys = keys[np.argsort(-scores[keys], kind="stable")]
+        # cut at once: thousands may tie
+        lists.append(cut(Ranked(scores[keys][None], keys[None], keys[None]), k, snapshot.document_ids))
+    found = _padded([one.scores[0] for one in lists], -np.inf, np.float32)
+    keys = _padded([one.keys[0] for one in lists], -1, np.int64)
+    return Ranked(found, keys, snapshot.first_rows(keys))
 
 
 def search_hybrid(

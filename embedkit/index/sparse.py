@@ -29,6 +29,7 @@ from embedkit.index.segment import Segment
 from embedkit.index.tokens import Analyzer
 from embedkit.types import Array, Rows
 
+RUN = 128  # documents whose best score is looked at together
 Weights = Mapping[str, float]  # of the terms of a query
 
 
@@ -132,7 +133,11 @@ class SparseLeg:
 
 def best(scores: Array, k: int) -> Rows:
     """The documents of the k best scores over 0, with all that tie with the last of them, in no order. scores: (documents,)."""
-    if len(scores) <= k:
-        return np.flatnonzero(scores)
-    bound = np.partition(scores, len(scores) - k)[len(scores) - k]
-    return np.flatnonzero(scores >= bound) if bound > 0 else np.flatnonzero(scores)
+    # the k-th best of the best scores of runs is no better than the k-th best of all; a partition of so many zeros takes 9 ms
+    tops = np.sort(np.maximum.reduceat(scores, np.arange(0, len(scores), RUN))) if len(scores) else scores
+    bound = tops[-k] if len(tops) >= k else 0.0
+    found = np.flatnonzero(scores >= bound) if bound > 0 else np.flatnonzero(scores)
+    if len(found) <= k:
+        return found
+    own = scores[found]
+    return found[own >= np.sort(own)[-k]]

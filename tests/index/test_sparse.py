@@ -16,6 +16,7 @@ from embedkit.index import Index, postings
 from embedkit.index.faiss_import import faiss_threads
 from embedkit.index.fusion import Fusion, ranks
 from embedkit.index.manifest import SPARSE_PARTS, read_manifest
+from embedkit.index.sparse import best
 from embedkit.jobs import add_to_index, build_index, open_index
 from embedkit.types import Document
 
@@ -337,6 +338,16 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_written(
 def test_searches_that_mean_nothing_are_refused(tmp_path: Path, options: dict[str, Any], sentence: str) -> None:
     with built(tmp_path / "x", DOCUMENTS[:5]) as index, pytest.raises(UsageError, match=sentence):
         index.search(**options)
+
+
+@pytest.mark.parametrize("count", [0, 1, 127, 128, 1000, 5000])
+def test_the_best_are_those_of_a_sort_with_all_that_tie(count: int) -> None:
+    draw = np.random.default_rng(count)
+    for distinct, zeros in ((3, 0.5), (10**6, 0.9), (10**6, 0.0)):
+        scores = (draw.integers(1, distinct + 1, count) * (draw.random(count) >= zeros)).astype(np.float32)
+        for k in (1, 2, 10, 100, 1000):
+            least = np.sort(scores)[-k] if k <= count else 0.0
+            assert best(scores, k).tolist() == np.flatnonzero((scores >= least) & (scores > 0)).tolist()
 
 
 def test_a_query_without_any_known_term_finds_nothing(tmp_path: Path) -> None:
