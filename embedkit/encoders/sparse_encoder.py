@@ -19,8 +19,9 @@ class SparseTextEncoder:
 
     def __init__(self, model: Any, name: str) -> None:
         self._model, self.settings = model, {"model": name}
-        dim = int(model.get_embedding_dimension())
-        self.vocabulary: Sequence[str] = _names(model, dim)
+        # what a model says of its width may be that of its hidden states
+        dim = model.encode_document(["a"], convert_to_sparse_tensor=True, show_progress_bar=False).shape[1]
+        self.vocabulary: Sequence[str] = _names(model, int(dim))
         space = {"modules": describe_modules(model), "prompts": dict(model.prompts), "most": model.max_active_dims}
         self.fingerprint = fingerprint(space)
 
