@@ -1,15 +1,9 @@
-"""Small models with random weights: five healthy families, and eight with one fault each.
-
-`python -m tests.encoders.patients` prints the table of the faults and of what the doctor finds.
-"""
+"""Small models with random weights: five healthy families, and eight with one fault each. `tests/doctor_table.py` makes a table of them."""
 
 from __future__ import annotations
 
 import json
 import string
-import sys
-import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +11,7 @@ from typing import Any
 from tests.conftest import TINY_VOCABULARY
 
 PIECES = [*(f"##{letter}" for letter in string.ascii_lowercase), *string.digits, *(f"##{n}" for n in string.digits)]
+Build = Callable[[Path], Any]  # an empty folder -> a model: its folder, or one in memory
 VOCABULARY = [*TINY_VOCABULARY, *PIECES, *".,%?"]
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -86,7 +81,7 @@ def change(path: Path, **settings: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
 
 
-HEALTHY: dict[str, Callable[[Path], Any]] = {
+HEALTHY: dict[str, Build] = {
     "BERT": encoder,
     "BERT, CLS": lambda folder: encoder(folder, pooling="cls"),
     "ModernBERT": lambda folder: encoder(folder, "ModernBert"),
@@ -157,7 +152,7 @@ def overflows_at_full_length(folder: Path) -> Path:
     return whole
 
 
-FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
+FAULTS: dict[str, tuple[Build, str]] = {
     "a bidirectional config that runs causal": (runs_causal, "attention-direction"),
     "sdpa causal only when padded": (causal_when_padded, "attention-padding"),
     "CLS pooling with left padding": (cls_with_left_padding, "cls-left-padding"),
@@ -167,23 +162,3 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "rows not unit though declared": (norm_before_the_last_layer, "norm"),
     "float16 overflow at full length": (overflows_at_full_length, "overflow"),
 }
-
-
-def main() -> None:
-    from embedkit.encoders.doctor.examination import doctor
-
-    warnings.simplefilter("ignore")
-    verbose = "-v" in sys.argv
-    print("| fault | finding | evidence |\n|---|---|---|")
-    for name, build in {**{name: build for name, (build, _) in FAULTS.items()}, **HEALTHY}.items():
-        with tempfile.TemporaryDirectory() as folder:
-            examination = doctor(build(Path(folder)))
-            rows = [(finding.name, finding.evidence) for finding in examination.findings] or [("none", "")]
-            for finding, evidence in rows:
-                print(f"| {name} | {finding} | {evidence} |".replace(folder, ""))
-            if verbose:
-                print(*examination.seen.items(), *examination.not_checked.items(), sep="\n  ")
-
-
-if __name__ == "__main__":
-    main()
