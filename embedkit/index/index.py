@@ -116,9 +116,9 @@ class Index:
         documents; each is left out of its own hits. where: only documents whose metadata pass ({"year": {"gte": 2020}}, see
         `where.py`). group: "best" ranks documents by their best passage, "mean" by the mean over all of theirs (with a coarse
         level, among the documents that the best passages belong to), None returns passages ("doc#3"). min_score: leaves out
-        what scores less. documents=False leaves titles, texts and metadata where they are. explain: says of each hit its coarse
-        and fine score and rank. shortlist, probes: candidates verified and inverted lists visited, instead of what the index was
-        held to when it was built.
+        what scores less. documents=False leaves titles, texts and metadata where they are. explain: says of each hit its score
+        and rank by every leg, and which terms carried it. shortlist, probes: candidates verified and inverted lists visited,
+        instead of what the index was held to when it was built.
 
         mode: "dense", "sparse" (needs a sparse leg) or "hybrid", which takes the best of both legs, gives each its exact score by
         either, and fuses these; both rank documents. sparse_queries: what the sparse leg is asked where that is not `queries`: texts,
@@ -140,9 +140,8 @@ class Index:
             raise UsageError("Give either queries or like=, the ids of stored documents.")
         check_mode(mode, group, like)
         ready = self._ready(snapshot, mode, queries, sparse_queries, like)
-        with faiss_threads(
-            self.threads if ready.queries > 1 else 1
-        ):  # for one query, several would wait for each other
+        # for one query, several threads would wait for each other
+        with faiss_threads(self.threads if ready.queries > 1 else 1):
             ranked, explained = found(snapshot, ready, k, asked, self._fusion(snapshot.manifest, fusion, weight))
             if min_score is not None:
                 ranked = ranked.where(ranked.scores >= min_score)

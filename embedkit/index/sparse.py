@@ -140,4 +140,5 @@ def best(scores: Array, k: int) -> Rows:
     if len(found) <= k:
         return found
     own = scores[found]
-    return found[own >= np.sort(own)[-k]]
+    tied: Rows = found[own >= np.sort(own)[-k]]
+    return tied

@@ -149,11 +149,6 @@ def checked_weights(weights: Mapping[str, Any], where: str) -> dict[str, float]:
     return {term: float(weight) for term, weight in weights.items() if np.float32(weight) > 0}
 
 
-def as_entries(source: SparseEncoder | str | Path) -> Entries:
-    """Of what a builder names: a sparse model that is open, or a file of weights."""
-    return file_entries(Path(source)) if isinstance(source, (str, Path)) else encoded_entries(source)
-
-
 def query_weights(queries: Iterable[Any], asked: Callable[[list[str]], Sequence[Weights]]) -> list[Weights]:
     """Weights of queries that are texts, which `asked` turns to weights all at once, or are weights already."""
     given = list(queries)
