@@ -100,7 +100,9 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         for kind in kinds:
             found = row["differences"][kind]
             low, high = found["interval"]
-            cells.append(f"{found['mean']:+.4f} ({low:+.4f} to {high:+.4f}), p {next(adjusted):.3f}")
+            p = next(adjusted)
+            said = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+            cells.append(f"{found['mean']:+.4f} ({low:+.4f} to {high:+.4f}), {said}")
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
