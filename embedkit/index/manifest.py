@@ -74,6 +74,11 @@ class Bm25:
     stem: str = "english"  # a Snowball algorithm, or "none"
     stop: str = "english"  # stop words: "english" (Lucene's 33) or "none"
 
+    @property
+    def fits(self) -> bool:
+        """Whether k1 and b are what they can be; beyond them nothing changes but the rounding."""
+        return 0 <= self.k1 <= 1000 and 0 <= self.b <= 1
+
 
 @dataclass(frozen=True)
 class Sparse:
@@ -266,7 +271,7 @@ def _check(manifest: Manifest) -> None:
         raise ValueError(f"metric {manifest.metric!r}, rows in {manifest.fine!r}")
     if not (manifest.fine == "int8") == (manifest.ranges is not None) == (manifest.ranges_file is not None):
         raise ValueError("ranges without int8 rows, or the other way round")
-    if any(not 0 <= leg.weight <= 1 for leg in sparse) or any(one.k1 < 0 or not 0 <= one.b <= 1 for one in settings):
+    if any(not 0 <= leg.weight <= 1 for leg in sparse) or any(not one.fits for one in settings):
         raise ValueError(f"a sparse leg of {manifest.sparse}")
     numbers = [segment.number for segment in manifest.segments]
     if len(set(numbers)) != len(numbers):

@@ -117,5 +117,7 @@ def check(settings: Bm25) -> None:
         raise UsageError(f"stem={settings.stem!r} came; expected none, {', '.join(sorted(languages))}.")
     if settings.stop not in STOP_WORDS:
         raise UsageError(f"stop={settings.stop!r} came; expected {' or '.join(STOP_WORDS)}.")
-    if not (settings.k1 >= 0 and 0 <= settings.b <= 1):
-        raise UsageError(f"k1={settings.k1:g} and b={settings.b:g} came; expected k1 of at least 0, and b from 0 to 1.")
+    if not settings.fits:
+        raise UsageError(
+            f"k1={settings.k1:g} and b={settings.b:g} came; expected k1 from 0 to 1000, and b from 0 to 1."
+        )

@@ -400,6 +400,7 @@ def test_counts_that_do_not_fit_the_files_are_refused(hostile: Hostile, place: t
         (("sparse", "bm25", "stem"), "klingon"),
         (("sparse", "bm25", "stop"), "klingon"),
         (("sparse", "bm25", "k1"), -1),
+        (("sparse", "bm25", "k1"), 1e300),
         (("sparse", "bm25", "b"), 1.5),
         (("sparse", "weight"), 2),
         (("sparse", "fusion"), "rff"),

@@ -303,7 +303,9 @@ def test_weights_that_are_none_are_named(tmp_path: Path, row: Any, sentence: str
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        ("bm25:k1=-1", "expected k1 of at least 0"),
+        ("bm25:k1=-1", "expected k1 from 0 to 1000"),
+        ("bm25:k1=1e300", "expected k1 from 0 to 1000"),
+        ("bm25:k1=nan", "expected k1 from 0 to 1000"),
         ("bm25:b=2", "b from 0 to 1"),
         ("bm25:k1=much", "k1=much came"),
         ("bm25:k2=1", "expected for example bm25:k1=1.2"),
