@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from embedkit.types import Kind, Rows, Vectors
+from embedkit.errors import UsageError
+from embedkit.types import Content, Kind, Picture, Rows, Vectors, is_image, is_unicode
 
 OnLong = Literal["truncate", "chunk", "error"]
+EXPECTED = "expected texts (strings), images (pathlib.Path or PIL) or dicts of both ('text', 'image')"
 
 
 class Encoder(Protocol):
@@ -46,7 +49,7 @@ class Encoder(Protocol):
         ...
 
     def encode(self, inputs: Sequence[Any], *, kind: Kind = "document") -> Vectors:
-        """float32 (len(inputs), dim), in input order."""
+        """float32 (len(inputs), dim), in input order. inputs: strings; Pictures too, of an encoder that reads images."""
         ...
 
 
@@ -85,8 +88,8 @@ class WindowEncoder(Protocol):
         on_batch: called before each batch with the number of its window, from 0, and the positions of its inputs."""
         ...
 
-    def first_input(self, text: str, kind: Kind) -> str:
-        """The literal input that the model reads for this text, its prompt in front."""
+    def first_input(self, content: Content, kind: Kind) -> str:
+        """The literal input that the model reads for this text, its prompt in front; of an image its name."""
         ...
 
 
@@ -111,3 +114,44 @@ class SparseEncoder(Protocol):
     def encode(self, inputs: Sequence[Any], *, kind: Kind = "document") -> Any:
         """scipy csr_matrix (len(inputs), len(vocabulary)), weights >= 0, in input order."""
         ...
+
+
+def contents(inputs: Any) -> list[Content]:
+    """Each input as a model is given it: a string, or the Picture that a pathlib.Path, an image of Pillow's or a dict of
+    "image" and "text" becomes. A single one counts as a list of one.
+
+    Raises UsageError for anything else, with its position.
+    """
+    if isinstance(inputs, (str, Mapping, Picture)) or is_image(inputs):
+        return [_content(inputs, 0)]
+    if isinstance(inputs, bytes) or not isinstance(inputs, Iterable):
+        raise UsageError(f"A {type(inputs).__name__} came; {EXPECTED}.")
+    return [_content(item, position) for position, item in enumerate(inputs)]
+
+
+def _content(item: Any, position: int) -> Content:
+    if isinstance(item, str):
+        if not is_unicode(item):
+            raise UsageError(f"Input {position} holds half of a character ({ascii(item)[:60]}); mend or remove it.")
+        return item
+    if isinstance(item, Picture):
+        return item
+    if is_image(item):
+        return Picture(item, name=_name(item))
+    if not isinstance(item, Mapping) or not set(item) <= {"text", "image"} or not item:
+        raise UsageError(f"Input {position} is a {type(item).__name__} ({str(item)[:40]}); {EXPECTED}.")
+    text = None if item.get("text") is None else _content(item["text"], position)
+    if not isinstance(text, (str, type(None))):
+        raise UsageError(f"Input {position} has a {type(item['text']).__name__} as text; expected a string.")
+    if (image := item.get("image")) is None:
+        return text or ""
+    if not is_image(image):
+        raise UsageError(
+            f"Input {position} has a {type(image).__name__} as image ({str(image)[:40]}); expected a pathlib.Path or a PIL "
+            f"image: a string is always text."
+        )
+    return Picture(image, text, _name(image), text_first=text is not None and next(iter(item)) == "text")
+
+
+def _name(image: Any) -> str:
+    return str(image) if isinstance(image, Path) else str(getattr(image, "filename", "") or "")

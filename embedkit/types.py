@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,19 +25,48 @@ def is_unicode(text: str) -> bool:
     return True
 
 
+def is_image(value: Any) -> bool:
+    """Whether it is an image to be embedded: the path of a file, or an image of Pillow's, told without importing it."""
+    return isinstance(value, Path) or any(kind.__module__.partition(".")[0] == "PIL" for kind in type(value).__mro__)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image to be embedded, alone or with a text. It is read and decoded when its batch is due, and not before."""
+
+    image: Any = field(repr=False)  # pathlib.Path of a file, the bytes of one, or a PIL.Image.Image
+    text: str | None = None  # read together with it
+    name: str = ""  # of its file, for messages
+    text_first: bool = False  # the order in which a model that reads both is given them
+
+    def __str__(self) -> str:
+        """What stands for it where a text would stand."""
+        shown = f"<image {self.name}>" if self.name else "<image>"
+        return f"{shown} {self.text}" if self.text else shown
+
+
+Content = str | Picture  # what a model is given
+
+
 @dataclass(frozen=True)
 class Document:
     """One row of a corpus."""
 
     id: str
-    text: str
+    text: str  # of an image without a text of its own: its path
     title: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    image: Picture | None = field(default=None, repr=False)  # what is embedded instead of the text; never stored
 
     @property
     def full_text(self) -> str:
-        """What is embedded: title, one space, text, as BEIR and mteb join them; the text alone where there is no title."""
+        """What is embedded of a text: title, one space, text, as BEIR and mteb join them; the text alone where there is no title."""
         return f"{self.title} {self.text}".strip() if self.title else self.text
+
+    @property
+    def content(self) -> Content:
+        """What the model is given."""
+        return self.full_text if self.image is None else self.image
 
 
 class Hits(NamedTuple):

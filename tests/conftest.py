@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: threads of their own would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy, faiss and torch read it
+
 import numpy as np
 import pytest
 
@@ -178,6 +181,20 @@ def plain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(make_model: Callable[..., Path]) -> Path:
     return make_model()
+
+
+@pytest.fixture(scope="session")
+def clip_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.image_models import make_clip
+
+    return make_clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="session")
+def vlm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.image_models import make_vlm
+
+    return make_vlm(tmp_path_factory.mktemp("vlm"))
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ What a command prints is compared with the page, but for scores and sizes: they 
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from embedkit.cli.main import main
 
@@ -43,13 +45,27 @@ def run(command: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.model
 @pytest.mark.parametrize(
-    "page", ["docs/quickstart.md", "docs/embedding.md", "docs/index.md", "docs/evaluation.md", "README.md"]
+    "page",
+    [
+        "docs/quickstart.md",
+        "docs/embedding.md",
+        "docs/models.md",
+        "docs/index.md",
+        "docs/evaluation.md",
+        "README.md",
+    ],
 )
 def test_every_block_of_a_page_runs(
-    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, default_encoder: Any, capsys: pytest.CaptureFixture[str]
+    page: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    default_encoder: Any,
+    clip_model: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_what_the_readme_takes_for_granted(tmp_path)
+    write_a_model_and_images(tmp_path, clip_model)
     namespace: dict[str, Any] = {}
     blocks = BLOCK.findall((ROOT / page).read_text())
     assert len(blocks) >= 5
@@ -74,6 +90,27 @@ def write_what_the_readme_takes_for_granted(folder: Path) -> None:
     (folder / "my-data" / "queries.jsonl").write_text('{"_id": "q", "text": "how do plants store energy?"}')
     (folder / "my-data" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td0\t1\n")
     (folder / "products.csv").write_text('sku,name,description\n7,Chair,"four legs, one back"\n8,Table,flat\n')
+
+
+def write_a_model_and_images(folder: Path, clip_model: Path) -> None:
+    """my-clip and photos/."""
+    (folder / "my-clip").symlink_to(clip_model)
+    (folder / "photos").mkdir()
+    for colour in ("red", "blue"):
+        Image.new("RGB", (40, 30), colour).save(folder / "photos" / f"{colour}.png")
+
+
+def test_the_guide_names_every_finding() -> None:
+    """The first argument of each Finding and Variant, the part behind a dash in capitals where it is filled in."""
+    page = (ROOT / "docs" / "models.md").read_text()
+    listed = set(re.findall(r"^\| `([a-z-]+?)-?(?:[A-Z]+)?` \|", page, re.MULTILINE))
+    found = set()
+    for path in sorted((ROOT / "embedkit" / "encoders" / "doctor").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Finding", "Variant"):
+                names = (part for part in ast.walk(node.args[0]) if isinstance(part, ast.Constant)) if node.args else ()
+                found |= {str(name.value).removesuffix("-") for name in names} - {"float16"}
+    assert len(found) > 20 and listed == found
 
 
 @pytest.mark.parametrize("module", ["embedkit.encoders.batches", "embedkit.encoders.doctor.endpoint"])

@@ -32,6 +32,7 @@ MODELS = NUMBERS | {
     "tokenizers",
     "safetensors",
     "openvino",
+    "PIL",
 }
 ROOMS: dict[str, tuple[set[str], set[str] | None]] = {
     "version": (set(), set()),
@@ -62,6 +63,7 @@ HEAVY: dict[str, set[str]] = {
     "datasets": set(),
     "pyarrow": set(),
     "pandas": set(),
+    "PIL": set(),
 }
 WRITERS = {"save", "savez", "savez_compressed", "savetxt", "tofile", "write_text", "write_bytes", "symlink_to"}
 MOVERS = {"move", "copy", "copy2", "copyfile", "copytree", "rename", "renames", "replace"}  # of shutil, os and Path
@@ -324,7 +326,7 @@ def _may_write(node: ast.Call, name: str) -> bool:
     if last != "open":
         return False
     # open(path, mode) and gzip.open(path, mode), or path.open(mode)
-    first = 1 if isinstance(node.func, ast.Name) or owner in ("gzip", "bz2", "lzma", "io", "codecs") else 0
+    first = 1 if isinstance(node.func, ast.Name) or owner in ("gzip", "bz2", "lzma", "io", "codecs", "Image") else 0
     modes = [k.value for k in node.keywords if k.arg == "mode"] or node.args[first : first + 1]
     return any(not isinstance(mode, ast.Constant) or set(str(mode.value)) & set("wax+") for mode in modes)
 

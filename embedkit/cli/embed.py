@@ -111,14 +111,14 @@ def embed_command(
     log: Path | None,
     **options: Any,
 ) -> None:
-    """Embed a file or folder of texts.
+    """Embed a file or folder of texts or images.
 
     \b
     embedkit embed corpus.jsonl -o corpus.npy
     embedkit embed table.csv -o table.npy --id sku --text name,description
-    zcat big.jsonl.gz | embedkit embed - -o big.parquet --model intfloat/e5-small-v2 --resume
+    embedkit embed photos/ -o photos.npy --model sentence-transformers/clip-ViT-B-32 --resume
 
-    INPUT is a file (jsonl, csv, tsv, parquet, also .gz; txt, md, rst), a folder (BEIR, saved datasets, parquet, texts),
+    INPUT is a file (jsonl, csv, tsv, parquet, also .gz; txt, md, rst), a folder (BEIR, saved datasets, parquet, texts, images),
     '-' for jsonl on standard input, or hf:NAME[:SPLIT]. Writes NAME.npy, NAME.ids.txt and NAME.manifest.json, or
     NAME.parquet (id, embedding) and NAME.manifest.json; with --precision int8 also NAME.ranges.npy, by which the codes are
     read. Rows that the model cannot take go to NAME.quarantine.jsonl, and the exit code is 3. However a run ends, the same

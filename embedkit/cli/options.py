@@ -79,6 +79,12 @@ def corpus_options(command: Command) -> Command:
             help="Field of the text; several are joined.  [default: text]",
         ),
         click.option("--title", "title_field", metavar="FIELD", help="Field of the title.  [default: title]"),
+        click.option(
+            "--image",
+            "image_field",
+            metavar="FIELD",
+            help="Field of an image: its path, or datasets' bytes and path; embedded alone, or with --text.",
+        ),
         click.option("--limit", type=click.IntRange(1), help="Take the first N rows."),
     )
 
@@ -108,7 +114,8 @@ def fields(options: dict[str, Any]) -> Fields:
     from embedkit.corpus import Fields
 
     names = options.pop("text_fields")
-    return Fields(options.pop("id_field"), tuple(names.split(",")) if names else ("text",), options.pop("title_field"))
+    text = tuple(names.split(",")) if names else None
+    return Fields(options.pop("id_field"), text, options.pop("title_field"), options.pop("image_field"))
 
 
 def load_arguments(options: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from embedkit.cli.options import (
     sparse_model_option,
     sparse_queries_option,
 )
-from embedkit.types import Hits
+from embedkit.errors import UsageError
+from embedkit.types import Content, Hits, Picture
 
 WIDTH, LINES = 100, 3  # of a text on the screen
 TAG = "embedkit"  # last column of a TREC run
@@ -51,6 +52,11 @@ TAG = "embedkit"  # last column of a TREC run
 @click.option("--weight", type=float, metavar="SHARE", help="Of the dense leg in hybrid.  [default: 0.5, or as tuned]")
 @sparse_queries_option
 @sparse_model_option
+@click.option(
+    "--image",
+    metavar="FILE|FIELD",
+    help="An image as the question, or beside it; with --queries, the field of theirs.",
+)
 @click.option("--like", metavar="ID", help="Instead of a question: documents like this stored one.")
 @click.option("--where", metavar="JSON", help='Only documents whose metadata pass: \'{"year": {"gte": 2020}}\'.')
 @click.option(
@@ -75,6 +81,7 @@ def search_command(
     weight: float | None,
     sparse_queries: Path | None,
     sparse_model: str | None,
+    image: str | None,
     like: str | None,
     where: str | None,
     group: str,
@@ -85,18 +92,19 @@ def search_command(
     log: Path | None,
     **options: Any,
 ) -> None:
-    """Search an index with a question, or with a file of queries.
+    """Search an index with a question, an image, or a file of queries.
 
     \b
-    embedkit search my.index "how do plants store energy?" -k 3 --where '{"year": {"gte": 2020}}'
+    embedkit search my.index "how do plants store energy?" -k 3 --mode hybrid --where '{"year": {"gte": 2020}}'
     embedkit search my.index --queries queries.jsonl -k 100 -o run.trec
-    embedkit search my.index "error E4012" --mode hybrid --explain
+    embedkit search photos.index --image cat.jpg --explain --json
 
     The model is the one that the index names. A run has TREC's six columns: query, Q0, document, rank, score, tag.
     """
     set_up_output(quiet, log)
-    if sum(given is not None for given in (question, queries, like)) != 1:
-        raise click.UsageError("Give a question, --queries FILE or --like ID, one of them.")
+    asking = question if image is None or queries is not None or like is not None else image
+    if sum(given is not None for given in (asking, queries, like)) != 1 or (like is not None and image is not None):
+        raise click.UsageError("Give a question, --image FILE, --queries FILE or --like ID, one of them.")
     if output is not None and queries is None:
         raise click.UsageError("-o writes the run of --queries FILE; a single question is printed.")
     if sparse_queries is not None and (queries is None or mode == "dense"):
@@ -105,10 +113,9 @@ def search_command(
         raise click.UsageError("--fusion and --weight belong to --mode hybrid.")
     if output is not None and as_json:
         raise click.UsageError("--json prints the hits, -o writes a TREC run; give one of them.")
-    from embedkit.corpus.beir import read_queries
     from embedkit.jobs import open_index
 
-    asked = read_queries(queries) if queries is not None else {"": str(question or f"like {like}")}
+    asked = _queries(queries, image) if queries is not None else {"": _question(question, image, like)}
     passing = None if where is None else parsed_where(where)
     prompt = options.pop("prompt_name")
     index = open_index(folder, prompt_name=prompt, sparse_model=sparse_model, **load_arguments(options))
@@ -137,6 +144,22 @@ def search_command(
             stream.write(trec_run(asked, hits).encode())
 
 
+def _queries(path: Path, image_field: str | None) -> dict[str, Content]:
+    """query id -> what the model is given of it."""
+    from embedkit.corpus import Fields, read_corpus
+
+    return {query.id: query.content for query in read_corpus(path, Fields(image=image_field))}
+
+
+def _question(question: str | None, image: str | None, like: str | None) -> Content:
+    """Raises UsageError for an image that is not there."""
+    if image is None:
+        return question if question is not None else f"like {like}"
+    if not Path(image).is_file():
+        raise UsageError(f"{image} is not there; expected the file of an image.")
+    return Picture(Path(image), question, image)
+
+
 def trec_run(queries: Mapping[str, Any], hits: Hits) -> str:
     """Six columns a hit. Raises DataError for an id with white space, which the format cannot hold."""
     from embedkit.errors import DataError
@@ -151,11 +174,11 @@ def trec_run(queries: Mapping[str, Any], hits: Hits) -> str:
     )
 
 
-def _print_hits(queries: Mapping[str, str], hits: Hits, as_json: bool) -> None:
-    for position, (query, text) in enumerate(queries.items()):
+def _print_hits(queries: Mapping[str, Content], hits: Hits, as_json: bool) -> None:
+    for position, (query, content) in enumerate(queries.items()):
         rows = _rows(hits, position)
         if as_json:
-            click.echo(json.dumps({"id": query, "query": text, "hits": rows}, ensure_ascii=False))
+            click.echo(json.dumps({"id": query, "query": str(content), "hits": rows}, ensure_ascii=False))
             continue
         for rank, row in enumerate(rows, 1):
             click.echo(f"{rank:3}  {row['score']:.4f}  {row.get('passage', row['id'])}")

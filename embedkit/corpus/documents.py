@@ -7,7 +7,7 @@ import math
 import operator
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, time
 from decimal import Decimal
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import IO, Any
 
 from embedkit.corpus.distinct import DistinctIds
 from embedkit.corpus.formats import PlacedRows, file_rows, folder_rows, hub_rows, jsonl_rows, placed
+from embedkit.corpus.images import IMAGE, is_stored_image, path_of, picture_of, with_undecoded_images
 from embedkit.errors import DataError, UsageError
-from embedkit.types import Document, is_unicode
+from embedkit.types import Document, is_image, is_unicode
 
 ID_FIELDS = ("_id", "id", "docid")
 STDIN, HUB = "-", "hf:"
@@ -25,20 +26,34 @@ ROW = "row"  # as id field: number the rows
 
 @dataclass(frozen=True)
 class Fields:
-    """Which fields of a row are id, text and title; the names of the field's conventions when left out."""
+    """Which fields of a row are id, text and title; the names of the field's conventions when left out.
+
+    image: the field of an image, which is embedded alone, or together with a text or a title where these are named as well.
+    Left out, it is "image" in rows that have no "text" and hold there what can only be an image.
+    """
 
     id: str | None = None  # "row" numbers the rows from 0
-    text: tuple[str, ...] = ("text",)  # several are joined with one space
+    text: tuple[str, ...] | None = None  # several are joined with one space; None: "text", and none beside an image
     title: str | None = None
+    image: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.text, str):
             object.__setattr__(self, "text", (self.text,))
 
+    def of(self, row: Mapping[str, Any]) -> Fields:
+        """These fields for one row, with nothing left open but the id: no title and no text beside an image, unless named."""
+        image = self.image
+        if image is None and self.text is None and "text" not in row and is_stored_image(row.get(IMAGE)):
+            image = IMAGE
+        text = self.text if self.text is not None else ("text",) if image is None else ()
+        return Fields(self.id, text, self.title or ("title" if image is None else None), image)
+
     @property
     def known(self) -> frozenset[str]:
         ids = ID_FIELDS if self.id is None else (self.id,)
-        return frozenset((*ids, *self.text, self.title or "title"))
+        own = [name for name in (self.title, self.image) if name]
+        return frozenset((*ids, *(self.text or ()), *own))
 
 
 def read_corpus(source: Any, fields: Fields = Fields(), *, limit: int | None = None) -> Iterator[Document]:
@@ -48,7 +63,7 @@ def read_corpus(source: Any, fields: Fields = Fields(), *, limit: int | None = N
     iterable of dicts, of Documents or of strings (numbered from 0), a pandas DataFrame, a `datasets.Dataset`.
     Raises DataError for a row that cannot be used or a source without any, UsageError for a source that is not there.
     """
-    rows, name = _open(source)
+    rows, name, base = _open(source, images=fields.image is not None)
     if limit is not None and limit < 1:
         raise UsageError(f"limit={limit} was asked for; expected at least 1.")
 
@@ -56,10 +71,10 @@ def read_corpus(source: Any, fields: Fields = Fields(), *, limit: int | None = N
         """Reads the source again, up to a row whose id has the hash of an earlier one, where it can be read twice."""
         if source == STDIN or isinstance(source, Iterator):
             return True  # not this one: an error in 3e-8 of all runs over a million rows
-        earlier = enumerate(itertools.islice(_open(source)[0], position))
+        earlier = enumerate(itertools.islice(_open(source, images=fields.image is not None)[0], position))
         return any(to_document(row, where, fields, number).id == identifier for number, (where, row) in earlier)
 
-    return _documents(itertools.islice(rows, limit), name, fields, came_before)
+    return _documents(itertools.islice(rows, limit), name, fields, base, came_before)
 
 
 def check_source(source: str) -> None:
@@ -69,12 +84,12 @@ def check_source(source: str) -> None:
 
 
 def _documents(
-    rows: PlacedRows, name: str, fields: Fields, came_before: Callable[[str, int], bool]
+    rows: PlacedRows, name: str, fields: Fields, base: Path | None, came_before: Callable[[str, int], bool]
 ) -> Iterator[Document]:
     """Remembers 8 bytes a row. came_before: whether an id stands in the rows before a position, asked at equal hashes."""
     seen, position = DistinctIds(), -1
     for position, (where, row) in enumerate(rows):
-        document = to_document(row, where, fields, position)
+        document = to_document(row, where, fields, position, base)
         if seen.add(document.id) and came_before(document.id, position):
             raise DataError(
                 f"{where}: the id {document.id!r} came before; give each row an id of its own, or use --id row."
@@ -84,29 +99,34 @@ def _documents(
         raise DataError(f"{name} is empty; expected at least one row.")
 
 
-def _open(source: Any) -> tuple[PlacedRows, str]:
-    """Rows, each with its place for messages, and the name of the whole."""
+def _open(source: Any, *, images: bool = False) -> tuple[PlacedRows, str, Path | None]:
+    """Rows, each with its place for messages, the name of the whole, and where relative paths in it begin. images: of a
+    folder, its images and not its texts."""
     if isinstance(source, (str, Path)):
         text = str(source)
         if text == STDIN:
-            return jsonl_rows(_standard_input(), "standard input"), "standard input"
+            return jsonl_rows(_standard_input(), "standard input"), "standard input", Path()
         if text.startswith(HUB):
-            return hub_rows(text.removeprefix(HUB)), text
+            return hub_rows(text.removeprefix(HUB)), text, None
         path = Path(text)
         if not text or not path.exists():
             raise UsageError(
                 f"{text or 'An empty name'} is not there; expected a file, a folder, '-' for standard input, or hf:NAME."
             )
-        return folder_rows(path) if path.is_dir() else file_rows(path), text
+        if path.is_dir():
+            return folder_rows(path, images=images), text, path
+        return file_rows(path), text, path.parent
+    if hasattr(source, "cast_column"):  # a datasets.Dataset
+        source = with_undecoded_images(source)
     if hasattr(source, "to_dict") and hasattr(source, "columns"):  # pandas, without importing it
         columns = list(source.columns)
         values = source.itertuples(index=False, name=None)
-        return placed((dict(zip(columns, row, strict=True)) for row in values), "the table"), "the table"
+        return placed((dict(zip(columns, row, strict=True)) for row in values), "the table"), "the table", Path()
     if isinstance(source, Mapping) or not isinstance(source, Iterable):
         raise UsageError(
             f"A {type(source).__name__} came as corpus; expected a path, rows (dicts or strings), a DataFrame or a Dataset."
         )
-    return placed(source, "the rows"), "the rows"
+    return placed(source, "the rows"), "the rows", Path()
 
 
 def _standard_input() -> IO[bytes]:
@@ -117,24 +137,44 @@ def _standard_input() -> IO[bytes]:
         return sys.stdin.buffer
 
 
-def to_document(row: Any, where: str, fields: Fields, position: int) -> Document:
-    """One row as a Document. Raises DataError, opening with `where`, for what is missing or of the wrong type."""
+def to_document(row: Any, where: str, fields: Fields, position: int, base: Path | None = None) -> Document:
+    """One row as a Document. base: where relative paths of images begin; None: nowhere.
+
+    Raises DataError, opening with `where`, for what is missing or of the wrong type.
+    """
     if isinstance(row, Document):
+        image = row.image
         row = {"_id": row.id, "title": row.title, "text": row.text, "metadata": row.metadata}
-        fields = Fields()
+        return replace(to_document(row, where, Fields(), position), image=image)
     if isinstance(row, str):
         return Document(id=str(position), text=_encodable(row, "text", where))
+    if is_image(row):
+        fields, row = Fields(id=ROW), {IMAGE: row}
     if not isinstance(row, Mapping):
         raise DataError(f"{where}: a {type(row).__name__} came, a dict or a string was expected.")
-    texts = [_string(row, name, where, "--text") for name in fields.text]
-    title_field = fields.title or "title"
-    title = "" if fields.title is None and _missing(row.get("title")) else _string(row, title_field, where, "--title")
+    asked, fields = fields, fields.of(row)
+    text = " ".join(_string(row, name, where, "--text") for name in fields.text or ())
+    titled = asked.title is not None or not _missing(row.get(str(fields.title)))
+    title = _string(row, fields.title, where, "--title") if fields.title and titled else ""
     others = {key: value for key, value in row.items() if key not in fields.known}
     metadata = {_encodable(str(key), "name", where): _plain(value, key, where) for key, value in others.items()}
     nested = metadata.get("metadata")
     if isinstance(nested, dict):  # BEIR keeps the other fields one level down
         metadata = {**{k: v for k, v in metadata.items() if k != "metadata"}, **nested}
-    return Document(id=_id(row, where, fields, position), text=" ".join(texts), title=title, metadata=metadata)
+    document = Document(id=_id(row, where, fields, position), text=text, title=title, metadata=metadata)
+    return document if fields.image is None else _with_image(document, row, where, fields, base)
+
+
+def _with_image(document: Document, row: Mapping[str, Any], where: str, fields: Fields, base: Path | None) -> Document:
+    """The document of an image: its text where that is read too, else its path, which stands among the metadata as well."""
+    name = str(fields.image)
+    if name not in row:
+        raise DataError(f"{where}: {_is_missing(row, name)}; fill it, or name another with --image FIELD.")
+    value = None if _missing(row[name]) else row[name]
+    text = document.full_text if fields.text or fields.title else None
+    picture, path = picture_of(value, where, name, base, text), path_of(value)
+    kept = {**document.metadata, name: path or None}
+    return replace(document, text=path if text is None else document.text, metadata=kept, image=picture)
 
 
 def _id(row: Mapping[str, Any], where: str, fields: Fields, position: int) -> str:
@@ -168,13 +208,17 @@ def checked_id(identifier: str, where: str) -> str:
 def _string(row: Mapping[str, Any], name: str, where: str, option: str) -> str:
     value = row.get(name)
     if _missing(value):
-        state = "is null" if name in row else f"is missing (the row has {', '.join(map(repr, row)) or 'none'})"
-        raise DataError(f"{where}: the field {name!r} {state}; fill it, or name another with {option} FIELD.")
+        state = f"the field {name!r} is null" if name in row else _is_missing(row, name)
+        raise DataError(f"{where}: {state}; fill it, or name another with {option} FIELD.")
     if not isinstance(value, str):
         raise DataError(
             f"{where}: the field {name!r} is a {type(value).__name__} ({str(value)[:40]}); expected a string."
         )
     return _encodable(value, name, where)
+
+
+def _is_missing(row: Mapping[str, Any], name: str) -> str:
+    return f"the field {name!r} is missing (the row has {', '.join(map(repr, row)) or 'none'})"
 
 
 def _encodable(text: str, name: str, where: str) -> str:
@@ -202,6 +246,8 @@ def _plain(value: Any, name: str, where: str) -> Any:
         raise DataError(f"{where}: the field {name!r} is infinite, which JSON cannot hold; leave it out or use null.")
     if isinstance(value, (str, bool, int, float)) and type(value).__module__ == "builtins":
         return _encodable(value, name, where) if isinstance(value, str) else value
+    if is_stored_image(value):
+        return path_of(value) or None
     if isinstance(value, Mapping):
         return {_encodable(str(key), name, where): _plain(item, name, where) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

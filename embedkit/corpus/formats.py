@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from embedkit.corpus.images import IMAGE, IMAGE_SUFFIXES, with_undecoded_images
 from embedkit.errors import DataError, UsageError
 
 PlacedRows = Iterator[tuple[str, Mapping[str, Any]]]  # ("corpus.jsonl, line 3", row)
@@ -113,7 +114,8 @@ def parquet_rows(path: Path) -> PlacedRows:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as table:
-            batches = table.iter_batches(batch_size=1024)
+            holds_bytes = any("binary" in str(column.type) for column in table.schema_arrow)  # those of images, say
+            batches = table.iter_batches(batch_size=32 if holds_bytes else 1024)
             yield from placed((row for batch in batches for row in batch.to_pylist()), str(path))
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         if getattr(error, "errno", None) is not None:
@@ -166,8 +168,9 @@ def _streamed(path: Path, read: Callable[[Iterable[bytes], str], PlacedRows]) ->
         yield from read(stream, str(path))
 
 
-def folder_rows(folder: Path) -> PlacedRows:
-    """A BEIR folder, a saved `datasets` folder, parquet files or text files, whichever is found first."""
+def folder_rows(folder: Path, *, images: bool = False) -> PlacedRows:
+    """A BEIR folder, a saved `datasets` folder, parquet files, text files or images, whichever is found first. images: these
+    before texts."""
     for name in ("corpus.jsonl", "corpus.jsonl.gz"):
         if (folder / name).exists():
             return file_rows(folder / name)
@@ -183,12 +186,23 @@ def folder_rows(folder: Path) -> PlacedRows:
         return (row for path in parquet for row in parquet_rows(path))
     if tables := [path for path in files if path.suffix in STREAM_FORMATS]:
         raise UsageError(f"{folder} holds {tables[0].name} and is no BEIR folder; name the file itself: {tables[0]}.")
-    if texts := [path for path in files if path.suffix in TEXT_SUFFIXES]:
+    texts = [path for path in files if path.suffix in TEXT_SUFFIXES]
+    pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if texts and not (images and pictures):
         return text_rows(folder, texts)
+    if pictures:
+        return image_rows(folder, pictures)
     raise UsageError(
         f"{folder} holds no corpus: looked for corpus.jsonl (BEIR), state.json (a saved datasets folder), *.parquet, "
-        f"and text files ({', '.join(TEXT_SUFFIXES)})."
+        f"text files ({', '.join(TEXT_SUFFIXES)}) and images ({', '.join(IMAGE_SUFFIXES)})."
     )
+
+
+def image_rows(root: Path, paths: Iterable[Path]) -> PlacedRows:
+    """One document an image, its id the path below the root."""
+    for number, path in enumerate(paths, 1):
+        below = path.relative_to(root)
+        yield f"{root}, row {number}", {"id": below.as_posix(), IMAGE: below}
 
 
 def _hidden(path: Path) -> bool:
@@ -202,7 +216,7 @@ def saved_dataset_rows(folder: Path) -> PlacedRows:
         table = datasets.load_from_disk(str(folder))
     except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} is not a whole datasets folder ({error}); save it again.") from None
-    return placed(table, str(folder))
+    return placed(with_undecoded_images(table), str(folder))
 
 
 def hub_rows(name: str) -> PlacedRows:
@@ -224,4 +238,4 @@ def hub_rows(name: str) -> PlacedRows:
         raise UsageError(
             f"hf:{repository} cannot be read from the hub ({_first_line(error)}); check name and network."
         ) from None
-    return placed(table, f"hf:{name}")
+    return placed(with_undecoded_images(table), f"hf:{name}")

@@ -19,6 +19,14 @@ OUT_OF_MEMORY = (
 )
 
 
+class SetAside(Exception):
+    """Pieces of a batch that cannot be computed, whatever their company: place in the batch -> why."""
+
+    def __init__(self, reasons: Mapping[int, str]) -> None:
+        super().__init__("; ".join(reasons.values()))
+        self.reasons = reasons
+
+
 class Batch(NamedTuple, Generic[T]):
     """Pieces that are computed together, longest first, and what the caller wants to find them by again."""
 
@@ -39,7 +47,8 @@ class Backend(Protocol):
     def run(
         self, batches: Iterable[Batch[T]], *, hurried: bool = False
     ) -> Iterator[tuple[Batch[T], Vectors | Exception]]:
-        """Each batch, in order, with its rows (len(pieces), width), or with the error that memory ran out.
+        """Each batch, in order, with its rows (len(pieces), width), or with the error that memory ran out,
+        or a SetAside.
 
         hurried: somebody waits for the answer, so a batch on its own may be computed in another way, and in other bits,
         than beside others.

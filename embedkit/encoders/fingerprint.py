@@ -60,7 +60,21 @@ def _describe(module: Any) -> dict[str, Any]:
         described["settings"] = module.get_config_dict()
     if (tokenizer := getattr(module, "tokenizer", None)) is not None:
         described["tokenizer"] = _describe_tokenizer(tokenizer)
+    if (processor := getattr(module, "processor", None)) is not None and processor is not tokenizer:
+        described["processor"] = _describe_processor(processor)
+        described["reads"] = {name: getattr(module, name) for name in ("modality_config", "processing_kwargs")}
     return described
+
+
+def _describe_processor(processor: Any) -> dict[str, Any]:
+    """What is done to images (and sounds) before the model sees them, and the template in which texts and images stand."""
+    return {"settings": _settings(processor.to_dict()), "chat_template": getattr(processor, "chat_template", None)}
+
+
+def _settings(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _settings(item) for key, item in value.items() if not _cosmetic(key)}
 
 
 def describe_files(files: ModelFiles) -> dict[str, Any]:

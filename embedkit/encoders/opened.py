@@ -10,6 +10,7 @@ from typing import Any
 
 from embedkit.encoders.attention import Attention
 from embedkit.encoders.backend import Backend
+from embedkit.encoders.images import Reading
 from embedkit.encoders.pieces import Tokenization
 from embedkit.errors import UsageError
 
@@ -69,6 +70,7 @@ class Opened:
     batch_tokens: int
     pooling: str
     cut: bool  # layers of the transformer are left out
+    reading: Reading | None = None  # what it reads beside texts; None: nothing
     attention: Attention | None = None  # as it was tried; None: embedkit's own graph, or no transformer
 
 

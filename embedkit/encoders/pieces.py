@@ -14,6 +14,7 @@ from typing import Any
 
 from embedkit.encoder import OnLong
 from embedkit.errors import UsageError
+from embedkit.types import Picture
 
 OVERLAP = 8  # neighbouring chunks share an eighth of their tokens
 
@@ -28,11 +29,24 @@ class Piece:
     first: int = 0  # tokens before this one are left out of pooling
     span: tuple[int, int] = (0, 0)  # characters of the text, without its prompt
     truncated: bool = False
+    picture: Picture | None = None  # read alone, or together with the text where it has one
+    tokens: int = 0  # of the picture
 
     @property
     def length(self) -> int:
         """Tokens; characters where they cannot be told. 0 where the model would have nothing to read."""
-        return len(self.text) + 1 if self.ids is None else len(self.ids)
+        return self.tokens + (len(self.text) + 1 if self.ids is None else len(self.ids))
+
+    @property
+    def kind(self) -> str:
+        """Pieces of one kind make a batch."""
+        if self.picture is None:
+            return "text"
+        return "image" if self.picture.text is None else "image and text"
+
+    def __str__(self) -> str:
+        """For messages."""
+        return f"the text {self.text[:40]!r}" if self.picture is None else str(self.picture)[:200]
 
 
 class Tokenization:

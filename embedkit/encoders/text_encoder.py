@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from embedkit.encoder import Encoded, OnLong
+from embedkit.encoder import Encoded, OnLong, contents
 from embedkit.encoders.backend import Backend
 from embedkit.encoders.fingerprint import fingerprint
 from embedkit.encoders.opened import Opened
 from embedkit.encoders.prompts import named_prompt, resolve_prompts
 from embedkit.encoders.windows import Run
-from embedkit.errors import ModelError, UsageError
-from embedkit.types import Kind, Vectors, is_unicode
+from embedkit.errors import DataError, EmbedkitError, ModelError, UsageError
+from embedkit.types import Content, Kind, Picture, Vectors
 from embedkit.vectors import check_dim
 
 WINDOW = 2048  # texts that are tokenized and sorted at once
@@ -64,17 +64,17 @@ class TextEncoder:
             "dim": self.dim,
         }
 
-    def encode_query(self, inputs: Iterable[str] | str, **options: Any) -> Vectors:
+    def encode_query(self, inputs: Any, **options: Any) -> Vectors:
         """`encode` with kind="query"."""
         return self.encode(inputs, kind="query", **options)
 
-    def encode_document(self, inputs: Iterable[str] | str, **options: Any) -> Vectors:
+    def encode_document(self, inputs: Any, **options: Any) -> Vectors:
         """`encode` with kind="document"."""
         return self.encode(inputs, kind="document", **options)
 
     def encode(
         self,
-        inputs: Iterable[str] | str,
+        inputs: Any,
         *,
         kind: Kind = "document",
         prompt: str | None = None,
@@ -86,17 +86,19 @@ class TextEncoder:
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
     ) -> Vectors:
-        """float32 (len(inputs), dim), in input order; one string counts as one text and gives (1, dim).
+        """float32 (len(inputs), dim), in input order; a single input counts as one and gives (1, dim).
 
-        The keywords are those of sentence-transformers. prompt: the literal text in front, instead of the kind's own;
+        inputs: texts (a string is always text) and, of models that read them, images (pathlib.Path or PIL) and dicts of "text"
+        and "image". The keywords are those of sentence-transformers. prompt: the literal text in front, instead of the kind's own;
         prompt_name: one that the model stores. batch_size: at most so many texts a batch (the token budget holds as well).
         normalize_embeddings: None gives unit rows where the model normalises or compares by cosine. truncate_dim: the
         first so many columns, at unit length again where the rows were. convert_to_tensor, or
         convert_to_numpy=False: the same rows as one tensor.
-        Raises UsageError for what is not a string, with its position; ModelError when a row comes out as NaN or infinite
+        Raises UsageError for an input of another kind, with its position; DataError for an image that cannot be read;
+        ModelError when a row comes out as NaN or infinite
         even in float32, or when a text does not fit in memory on its own.
         """
-        texts = _texts(inputs)
+        texts = contents(inputs)
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size={batch_size} came; expected at least 1.")
         unit = self.unit if normalize_embeddings is None else normalize_embeddings
@@ -111,13 +113,15 @@ class TextEncoder:
             try:
                 for window in run.encoded(windows, lambda _, inputs: bar.update(len(inputs))):
                     for position, reason in window.failed.items():
-                        raise ModelError(f"Input {start + position}: {reason}", position=position)
+                        at = start + position
+                        error_of = DataError if isinstance(texts[at], Picture) else ModelError
+                        raise error_of(f"Input {at}: {reason}; mend it or leave it out.", position=position)
                     rows[start : start + len(window.rows)] = window.rows
                     start += len(window.rows)
                     truncated += len(window.truncated)
-            except ModelError as error:
+            except EmbedkitError as error:
                 if error.position is not None:
-                    error.position += start  # it was counted from the window's first text
+                    error.position += start  # it was counted from the window's first input
                 raise
             bar.update(len(texts) - bar.n)
         if truncated:
@@ -151,6 +155,7 @@ class TextEncoder:
             backend=self._opened.backend,
             in_float32=self._in_float32,
             tokenization=self._opened.tokenization,
+            reading=self._opened.reading,
             max_tokens=self.max_tokens,
             batch_tokens=self._opened.batch_tokens,
             kind=kind,
@@ -163,9 +168,9 @@ class TextEncoder:
             self._float32 = self._opened.backend.in_float32()
         return self._float32
 
-    def first_input(self, text: str, kind: Kind) -> str:
-        """The literal input that the model reads for this text, its prompt in front."""
-        return self._literal_prompt(kind) + text
+    def first_input(self, content: Content, kind: Kind) -> str:
+        """The literal input that the model reads for this text, its prompt in front; of an image its name."""
+        return self._literal_prompt(kind) + str(content)
 
     def tokens(self, text: str) -> list[str] | None:
         """What the model reads for a text without a prompt, cut at max_tokens; None where the backend tokenizes by itself."""
@@ -189,20 +194,6 @@ class TextEncoder:
         if about not in self._said:
             self._said.add(about)
             logger.warning("%s", message)
-
-
-def _texts(inputs: Iterable[str] | str) -> list[str]:
-    if isinstance(inputs, str):
-        return [inputs]
-    if isinstance(inputs, (Mapping, bytes)) or not isinstance(inputs, Iterable):
-        raise UsageError(f"A {type(inputs).__name__} came; expected a string or an iterable of strings.")
-    texts = list(inputs)
-    for position, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise UsageError(f"Input {position} is a {type(text).__name__} ({str(text)[:40]}); expected a string.")
-        if not is_unicode(text):
-            raise UsageError(f"Input {position} holds half of a character ({ascii(text)[:60]}); mend or remove it.")
-    return texts
 
 
 def _as_tensor(rows: Vectors) -> Any:

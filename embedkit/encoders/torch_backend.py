@@ -6,23 +6,31 @@ default model's rows fall to a cosine of 0.996 with float32, pooled in float32 t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import platform
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from embedkit.encoders.backend import Batch, compute_settings, is_out_of_memory
+from embedkit.encoders.backend import Batch, SetAside, compute_settings, is_out_of_memory
+from embedkit.encoders.images import Reading, rgb
 from embedkit.encoders.model_files import NO_LIMIT
 from embedkit.encoders.pieces import Piece
 from embedkit.encoders.timing import bfloat16_wins
+from embedkit.errors import DataError
 from embedkit.types import Vectors
 
 T = TypeVar("T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHORT = 512  # tokens
+DECODERS = 8  # threads that prepare batches of images, at most; each holds one
+Features = dict[str, Any]
 
 
 class TorchBackend:
@@ -38,8 +46,10 @@ class TorchBackend:
     ) -> None:
         self._model, self._dtype, self._batch_tokens, self._reopen = model.eval(), dtype, batch_tokens, reopen
         self.tokenizer = fast_tokenizer(model)
+        self._reading = Reading.of(model)
+        self._processing = threading.Lock()  # a tokenizer cannot be used by two threads at once
         cast(model, DTYPES[dtype])
-        if model.device.type == "cpu":
+        if model.device.type == "cpu" and self._reading is None:
             take_plain_attention(model)
         self.compute = compute_settings(
             backend="torch",
@@ -49,6 +59,7 @@ class TorchBackend:
             batch_tokens=batch_tokens,
             python=platform.python_version(),
             **versions(),
+            **({} if self._reading is None else {"pillow": pillow_version()}),
         )
 
     def in_float32(self) -> TorchBackend:
@@ -61,10 +72,12 @@ class TorchBackend:
         self, batches: Iterable[Batch[T]], *, hurried: bool = False
     ) -> Iterator[tuple[Batch[T], Vectors | Exception]]:
         """See Backend."""
-        for batch in batches:
+        for batch, features in self._ahead(batches):
             result: Vectors | Exception
             try:
-                result = self._rows(batch)
+                result = self._rows(batch, features())
+            except SetAside as error:
+                result = error
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -73,17 +86,89 @@ class TorchBackend:
                 torch.cuda.empty_cache()
             yield batch, result
 
+    def _ahead(self, batches: Iterable[Batch[T]]) -> Iterator[tuple[Batch[T], Callable[[], Features]]]:
+        """Each batch, in order, and what gives its features. Where the model reads images these are made in threads, of as
+        many batches as there are threads, while a batch before them is computed."""
+        if self._reading is None:
+            yield from ((batch, functools.partial(self._features, batch)) for batch in batches)
+            return
+        threads = min(torch.get_num_threads(), DECODERS)
+        waiting: deque[tuple[Batch[T], Callable[[], Features]]] = deque()
+        with ThreadPoolExecutor(threads, "decoding") as pool:
+            try:
+                for batch in batches:
+                    waiting.append((batch, pool.submit(self._features, batch).result))
+                    if len(waiting) > threads:
+                        yield waiting.popleft()
+                while waiting:
+                    yield waiting.popleft()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _features(self, batch: Batch[Any]) -> Features:
+        """What the model's modules take, on the CPU. Raises SetAside where images cannot be read."""
+        if self.tokenizer is not None:
+            return padded(batch.pieces)
+        pieces = batch.pieces
+        texts: list[Any] = [piece.text.removeprefix(batch.prompt) for piece in pieces]
+        if self._reading is None:
+            return self._processed(batch, texts)
+        inputs: list[Any] = [{"text": text} for text in texts]  # a bare string may be taken for an image's address
+        reasons = {}
+        for place, piece in enumerate(pieces):
+            if piece.picture is not None:
+                try:
+                    inputs[place] = _pictured(piece, texts[place])
+                except DataError as error:
+                    reasons[place] = str(error)
+        if reasons:
+            raise SetAside(reasons)
+        try:
+            return self._processed(batch, inputs)
+        except ValueError as error:  # an image of a shape that the processor does not take
+            if pieces[0].picture is None or not (reasons := self._refused(batch, inputs)):
+                raise
+            raise SetAside(reasons) from error
+
+    def _refused(self, batch: Batch[Any], inputs: list[Any]) -> dict[int, str]:
+        """Which inputs the model's processor does not take on their own: place -> why."""
+        reasons = {}
+        for place, item in enumerate(inputs):
+            try:
+                self._processed(batch, [item])
+            except ValueError as error:
+                said = next(iter(str(error).splitlines()), type(error).__name__)
+                reasons[place] = f"the model's processor refuses {batch.pieces[place]}: {said}"
+        return reasons
+
+    def _processed(self, batch: Batch[Any], inputs: list[Any]) -> Features:
+        """By the model's own processor, one thread at a time but for images alone, which no tokenizer sees."""
+        alone = batch.pieces[0].kind == "image" and "message" not in self._model[0].modality_config
+        with contextlib.nullcontext() if alone else self._processing:
+            features: Features = self._model.preprocess(inputs, prompt=batch.prompt or None, task=batch.kind)
+        return features
+
     @torch.inference_mode()
-    def _rows(self, batch: Batch[Any]) -> Vectors:
+    def _rows(self, batch: Batch[Any], features: Features) -> Vectors:
         model = self._model
-        if self.tokenizer is None:
-            texts = [piece.text.removeprefix(batch.prompt) for piece in batch.pieces]
-            features = model.preprocess(texts, prompt=batch.prompt or None, task=batch.kind)
-        else:
-            features = padded(batch.pieces)
-        moved = {name: x.to(model.device) if isinstance(x, torch.Tensor) else x for name, x in features.items()}
+        moved = {name: self._moved(x) if isinstance(x, torch.Tensor) else x for name, x in features.items()}
         rows: Vectors = model(moved, task=batch.kind)["sentence_embedding"].float().cpu().numpy()
         return rows
+
+    def _moved(self, feature: torch.Tensor) -> torch.Tensor:
+        """To the model's device, pixels in the dtype that it computes in."""
+        dtype = DTYPES[self._dtype] if feature.is_floating_point() else feature.dtype
+        return feature.to(self._model.device, dtype)
+
+
+def _pictured(piece: Piece, text: str) -> dict[str, Any]:
+    """The input that sentence-transformers takes for an image, in the order in which text and image came."""
+    picture = piece.picture
+    assert picture is not None
+    image = rgb(picture)
+    if picture.text is None:
+        return {"image": image}
+    return {"text": text, "image": image} if picture.text_first else {"image": image, "text": text}
 
 
 def fast_tokenizer(model: Any) -> Any:
@@ -115,7 +200,8 @@ def padded(pieces: list[Piece]) -> dict[str, Any]:
 
 
 def take_plain_attention(model: Any) -> None:
-    """On a CPU the fused attention is a tenth slower for short inputs; for long ones it saves the (T, T) scores."""
+    """On a CPU the fused attention is a tenth slower for short texts (of images it is as much faster); for long ones it saves
+    the (T, T) scores."""
     transformer = getattr(model[0], "auto_model", None)
     fused = str(getattr(getattr(transformer, "config", None), "_attn_implementation", "")) == "sdpa"
     if fused and (model.max_seq_length or NO_LIMIT) <= SHORT:
@@ -179,6 +265,13 @@ def bfloat16_is_fast() -> bool:
         return bfloat16_wins(multiplication)
     finally:
         torch.set_num_threads(threads)
+
+
+def pillow_version() -> str:
+    """What decodes and resizes images may move the last bits of a row."""
+    import PIL
+
+    return str(PIL.__version__)
 
 
 def versions() -> dict[str, str]:

@@ -1,9 +1,10 @@
-"""Windows of texts on their way to rows.
+"""Windows of texts and images on their way to rows.
 
 A window is tokenized while the one before it is computed. Within it, equal texts are embedded once, pieces are sorted by
 length and cut into batches under one token budget, and rows come back in input order. The cut depends on the texts alone, so
 the same window gives the same batches, and with the same settings the same bits. A batch for which memory does not suffice is
-halved, down to one piece; a row that is no number is computed again in float32.
+halved, down to one piece; a row that is no number is computed again in float32. An image that cannot be read is set aside, and
+its batch computed without it. Batches are of texts, of images, or of images with a text.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ import numpy as np
 
 from embedkit.encoder import Encoded, OnLong
 from embedkit.encoders.ahead import made_ahead
-from embedkit.encoders.backend import Backend, Batch
+from embedkit.encoders.backend import Backend, Batch, SetAside
 from embedkit.encoders.batches import stepped, token_batches
+from embedkit.encoders.images import Reading, check_readable
 from embedkit.encoders.pieces import Piece, Tokenization
 from embedkit.errors import DataError, ModelError
-from embedkit.types import Kind, Vectors
+from embedkit.types import Content, Kind, Vectors
 from embedkit.vectors import truncate
 
 OnBatch = Callable[[int, Sequence[int]], None]
+PICTURES = 64  # in one batch, whatever the token budget: decoded photographs take tens of megabytes each
+PICTURE_BUDGETS = 4  # token budgets that a batch of images has: they are of one length, so that nothing is padded
 
 
 @dataclass
@@ -79,11 +83,12 @@ class Run:
     prompt: str
     dim: int
     unit: bool
+    reading: Reading | None = None  # None: texts alone
     on_long: OnLong = "truncate"
     batch_size: int | None = None
     hurried: bool = False  # see Backend; a job is not, whose rows must not depend on where it was resumed
 
-    def encoded(self, windows: Iterable[Sequence[str]], on_batch: OnBatch | None = None) -> Iterator[Encoded]:
+    def encoded(self, windows: Iterable[Sequence[Content]], on_batch: OnBatch | None = None) -> Iterator[Encoded]:
         """Each window once its last batch is done, while batches of the next are under way. An error from reading the
         windows is raised after those before it were given back."""
         waiting: deque[_Window] = deque()
@@ -112,20 +117,21 @@ class Run:
         if failure:
             raise failure[0]
 
-    def _prepared(self, windows: Iterable[Sequence[str]]) -> Generator[_Window, None, None]:
+    def _prepared(self, windows: Iterable[Sequence[Content]]) -> Generator[_Window, None, None]:
         """Windows cut into batches, one ahead, in a thread; without one where there is a single window."""
         numbered = enumerate(windows)
         if isinstance(windows, list) and len(windows) == 1:
             return (self._window(number, texts) for number, texts in numbered)
         return made_ahead(lambda window: self._window(*window), numbered)
 
-    def _window(self, number: int, texts: Sequence[str]) -> _Window:
-        distinct: dict[str, int] = {}
-        sources = [distinct.setdefault(text, len(distinct)) for text in texts]
+    def _window(self, number: int, contents: Sequence[Content]) -> _Window:
+        check_readable(contents, self.reading, self.name)
+        distinct: dict[Content, int] = {}
+        sources = [distinct.setdefault(content, len(distinct)) for content in contents]
         if self.tokenization is None:
-            pieces = [Piece(i, self.prompt + text) for i, text in enumerate(distinct)]
+            pieces = [self._whole(i, content) for i, content in enumerate(distinct)]
         else:
-            pieces = self.tokenization.pieces(list(distinct), self.prompt, self.on_long)
+            pieces = self.tokenization.pieces(list(map(str, distinct)), self.prompt, self.on_long)
         window = _Window(number, sources, pieces, [], np.zeros((len(pieces), self.dim), dtype=np.float32), 0)
         if self.on_long == "error" and (long := next((piece for piece in pieces if piece.truncated), None)):
             raise DataError(
@@ -134,17 +140,32 @@ class Run:
                 position=window.first_input(long.input),
             )
         filled = [i for i, piece in enumerate(pieces) if piece.length]  # a row without any token stays zero
-        lengths = [stepped(pieces[i].length) for i in filled]
-        for batch in token_batches(lengths, self.batch_tokens, self.batch_size):
-            window.batches.append([filled[i] for i in batch])
+        for kind in sorted({pieces[i].kind for i in filled}):
+            alike = [i for i in filled if pieces[i].kind == kind]
+            lengths = [stepped(pieces[i].length) for i in alike]
+            most, budget = self.batch_size, self.batch_tokens
+            if kind != "text":
+                most, budget = min(most or PICTURES, PICTURES), budget * PICTURE_BUDGETS
+            for batch in token_batches(lengths, budget, most):
+                window.batches.append([alike[i] for i in batch])
         window.left = len(window.batches)
         return window
+
+    def _whole(self, i: int, content: Content) -> Piece:
+        """A piece that the backend tokenizes."""
+        if isinstance(content, str):
+            return Piece(i, self.prompt + content)
+        tokens = 0 if self.reading is None else self.reading.tokens
+        return Piece(i, self.prompt + (content.text or ""), picture=content, tokens=tokens)
 
     def _batch(self, window: _Window, chosen: list[int]) -> Batch[tuple[_Window, list[int]]]:
         return Batch([window.pieces[i] for i in chosen], self.prompt, self.kind, (window, chosen))
 
     def _keep(self, window: _Window, chosen: list[int], result: Vectors | Exception) -> None:
         """Puts the rows of a batch into their places."""
+        if isinstance(result, SetAside):
+            self._set_aside(window, chosen, result)
+            return
         if isinstance(result, Exception):
             self._halve(window, chosen, result)
             return
@@ -153,6 +174,16 @@ class Run:
         for i in broken:
             rows[i] = self._in_float32_alone(window, chosen[i])
         window.rows[chosen] = rows
+
+    def _set_aside(self, window: _Window, chosen: list[int], error: SetAside) -> None:
+        for place, reason in error.reasons.items():
+            window.failed[window.pieces[chosen[place]].input] = reason
+        if rest := [i for place, i in enumerate(chosen) if place not in error.reasons]:
+            self._again(window, rest)
+
+    def _again(self, window: _Window, chosen: list[int]) -> None:
+        for _, result in self.backend.run([self._batch(window, chosen)]):
+            self._keep(window, chosen, result)
 
     def _halve(self, window: _Window, chosen: list[int], error: Exception) -> None:
         if len(chosen) == 1:
@@ -164,8 +195,7 @@ class Run:
         window.halvings += 1
         middle = len(chosen) // 2
         for half in (chosen[:middle], chosen[middle:]):
-            for _, result in self.backend.run([self._batch(window, half)]):
-                self._keep(window, half, result)
+            self._again(window, half)
 
     def _in_float32_alone(self, window: _Window, i: int) -> Vectors:
         piece = window.pieces[i]
@@ -175,6 +205,6 @@ class Run:
                 alone: Vectors = row[0]
                 return alone
         raise ModelError(
-            f"{self.name} gives NaN or infinity for the text {piece.text[:40]!r}, in float32 too; mend the text or the model.",
+            f"{self.name} gives NaN or infinity for {piece}, in float32 too; mend the input or the model.",
             position=window.first_input(piece.input),
         )

@@ -30,6 +30,7 @@ from embedkit.engine.records import Totals, check_rows, differences, digest, win
 from embedkit.engine.row_form import RowForm, check_calibration
 from embedkit.engine.run import (
     Held,
+    Window,
     encode_windows,
     log_rows,
     naming_documents,
@@ -49,7 +50,7 @@ from embedkit.storage import (
     sync_folder,
     writable,
 )
-from embedkit.types import Document, Kind
+from embedkit.types import Content, Document, Kind
 from embedkit.vectors import Precision, Ranges, is_drift
 from embedkit.version import __version__
 
@@ -182,7 +183,7 @@ class _Job:
             raise UsageError(f"on_long={self.on_long!r} is for models that embedkit loads; leave it out.")
         with positional_file(self.names.rows) as rows, bar:
             self._begin(ledger, rows)
-            windows = (found for found in windows_of(documents) if found[0] % self.parts == self.part - 1)
+            windows = (found for found in windows_of(documents) if found.number % self.parts == self.part - 1)
             left = self._pass_over_done(windows, ledger, rows)
             if self.totals.ranges is not None:
                 self.form.go_on_with(self.totals.ranges)
@@ -218,18 +219,16 @@ class _Job:
                 f"again with --overwrite."
             )
 
-    def _pass_over_done(
-        self, windows: Iterator[tuple[int, list[Document]]], ledger: Ledger, rows: PositionalFile
-    ) -> Iterator[tuple[int, list[Document]]]:
+    def _pass_over_done(self, windows: Iterator[Window], ledger: Ledger, rows: PositionalFile) -> Iterator[Window]:
         """Compares the finished windows with the corpus; gives the others, a last partial one that has grown among them."""
         for position, record in itertools.islice(ledger, 1, None):
-            number, window = next(windows, (record["window"], []))
-            if number != record["window"]:
+            window = next(windows, Window(record["window"], record["row"], []))
+            if window.number != record["window"]:
                 raise IntegrityError(f"{self.names.ledger} skips a window; start again with --overwrite.")
-            check_rows(record, window)
-            if len(window) > record["documents"]:  # rows were appended: the window is redone with them
+            check_rows(record, window.documents)
+            if len(window.documents) > record["documents"]:  # rows were appended: the window is redone with them
                 ledger.cut(position)
-                return itertools.chain([(number, window)], windows)
+                return itertools.chain([window], windows)
             stored = rows.read(self._place(self.totals.vectors), record["vectors"] * self.form.width)
             if digest(stored) != record["vectors_hash"]:
                 raise IntegrityError(
@@ -239,35 +238,31 @@ class _Job:
             self.totals.add(record)
         return windows
 
-    def _finished(
-        self, windows: Iterator[tuple[int, list[Document]]], rows: PositionalFile
-    ) -> Generator[Record, None, None]:
+    def _finished(self, windows: Iterator[Window], rows: PositionalFile) -> Generator[Record, None, None]:
         """The record of each window, once its vectors are durable."""
         first = next(windows, None)
         if first is None:
             return
-        first_input = self._first_input(first[1][0]) if self.totals.first_input is None else None
+        first_input = self._first_input(first.documents[0]) if self.totals.first_input is None else None
         held: Held = deque()
 
-        def texts() -> Iterator[list[str]]:
-            for number, window in itertools.chain([first], windows):
-                held.append((number, window))
-                yield [document.full_text for document in window]
+        def contents() -> Iterator[list[Content]]:
+            for window in itertools.chain([first], windows):
+                held.append(window)
+                yield [document.content for document in window.documents]
 
-        with closing(encode_windows(self.encoder, texts(), self.kind, self.on_long)) as encoded:
+        with closing(encode_windows(self.encoder, contents(), self.kind, self.on_long)) as encoded:
             while True:
                 with naming_documents(held):
                     found = next(encoded, None)
                     if found is None:
                         return
                     content, facts = self._stored(found)
-                number, window = held.popleft()
+                window = held.popleft()
                 rows.write(self._place(self.totals.vectors), content)
                 rows.sync()
                 spent, self.clock = time.monotonic() - self.clock, time.monotonic()
-                record = window_record(
-                    number, number * run.WINDOW, window, found, content, chunked=self.on_long == "chunk"
-                )
+                record = window_record(window, found, content, chunked=self.on_long == "chunk")
                 yield {
                     **record,
                     **facts,
@@ -277,8 +272,8 @@ class _Job:
                 first_input = None
 
     def _first_input(self, document: Document) -> str:
-        text = document.full_text
-        return self.encoder.first_input(text, self.kind) if isinstance(self.encoder, WindowEncoder) else text
+        content = document.content
+        return self.encoder.first_input(content, self.kind) if isinstance(self.encoder, WindowEncoder) else str(content)
 
     def _stored(self, found: Encoded) -> tuple[bytes, dict[str, Any]]:
         """The bytes of the rows, and what is to be recorded of them."""

@@ -9,36 +9,37 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from embedkit.encoder import Encoded
 from embedkit.engine.ledger import Record
+from embedkit.engine.run import Window
 from embedkit.errors import DataError
 from embedkit.types import Document
 
 LISTED = 10_000  # ids of truncated texts that a manifest lists
 
 
-def window_record(
-    number: int, row: int, window: Sequence[Document], found: Encoded, content: bytes, *, chunked: bool
-) -> Record:
-    """row: where the window begins in the corpus. content: the bytes of its vectors. Positions are those in the window."""
-    inputs, spans = found.inputs.tolist(), None
+def window_record(window: Window, found: Encoded, content: bytes, *, chunked: bool) -> Record:
+    """content: the bytes of its vectors. Positions are those in the window."""
+    inputs, spans, documents = found.inputs.tolist(), None, window.documents
     if chunked:
-        whole = [(0, len(window[place].full_text)) for place in inputs]
+        whole = [(0, len(documents[place].full_text)) for place in inputs]
         spans = whole if found.spans is None else found.spans.tolist()
     return {
-        "window": number,
-        "row": row,
-        "documents": len(window),
+        "window": window.number,
+        "row": window.row,
+        "documents": len(documents),
         "vectors": len(inputs),
-        "hashes": base64.b64encode(b"".join(map(row_hash, window))).decode(),
+        "hashes": base64.b64encode(b"".join(map(row_hash, documents))).decode(),
         "vectors_hash": digest(content),
-        "ids": [document.id for document in window],
-        "inputs": None if inputs == list(range(len(window))) and not chunked else inputs,
+        "ids": [document.id for document in documents],
+        "inputs": None if inputs == list(range(len(documents))) and not chunked else inputs,
         "spans": spans,
         "failed": {str(place): reason for place, reason in sorted(found.failed.items())},
         "truncated": sorted(map(int, found.truncated)),
-        "empty": sum(not document.full_text for document in window),
+        "empty": sum(not document.content for document in documents),
         "halvings": found.halvings,
     }
 
@@ -86,8 +87,23 @@ def differences(then: Record, now: Record) -> str:
 
 
 def row_hash(document: Document) -> bytes:
-    content = f"{document.id}\0{document.full_text}".encode()
-    return hashlib.blake2b(content, digest_size=8).digest()
+    """Of what was embedded: of an image its bytes, wherever they lie now."""
+    known = hashlib.blake2b(f"{document.id}\0{document.full_text}".encode(), digest_size=8)
+    if document.image is not None:
+        known.update(f"\0{document.image.text}\0".encode() + _image_bytes(document.image.image))
+    return known.digest()
+
+
+def _image_bytes(image: Any) -> bytes:
+    """Of a file, and of one that cannot be read none: its row was set aside."""
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, Path):
+        try:
+            return image.read_bytes()
+        except OSError:
+            return b""
+    return f"{image.mode} {image.size}".encode() + bytes(image.tobytes())
 
 
 def digest(content: bytes) -> str:
@@ -104,7 +120,7 @@ def check_rows(record: Record, window: Sequence[Document]) -> None:
         if now is None:
             state = "is missing"
         elif now.id == then:
-            state = "has another text"
+            state = "has another text" if now.image is None else "has another image or text"
         else:
             state = f"has given place to {now.id!r}"
         raise DataError(

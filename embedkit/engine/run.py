@@ -13,19 +13,29 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from embedkit.encoder import Encoded, Encoder, OnLong, WindowEncoder
 from embedkit.errors import EmbedkitError, ModelError, UsageError
-from embedkit.types import Document, Kind, Vectors
+from embedkit.types import Content, Document, Kind, Vectors
 
 logger = logging.getLogger(__name__)
 WINDOW = 2048  # documents held at once; the encoder sorts them by length, so padding stays small
-# windows that were taken and are not encoded yet; an encoder may take the next one in a thread of its own
-Held = deque[tuple[int, list[Document]]]
+IMAGE_BYTES = 64 * 2**20  # that come with the rows of a window, before it ends early
+
+
+class Window(NamedTuple):
+    """Documents that are held and encoded together."""
+
+    number: int  # from 0
+    row: int  # where it begins in the corpus
+    documents: list[Document]
+
+
+Held = deque[Window]  # that were taken and are not encoded yet; an encoder may take the next one in a thread of its own
 
 
 def embed_documents(
@@ -43,19 +53,19 @@ def embed_documents(
     """
     held: Held = deque()
 
-    def texts() -> Iterator[list[str]]:
-        for number, window in windows_of(documents):
-            held.append((number, window))
-            yield [document.full_text for document in window]
+    def contents() -> Iterator[list[Content]]:
+        for window in windows_of(documents):
+            held.append(window)
+            yield [document.content for document in window.documents]
 
     done = 0
-    with progress_bar(total, progress) as bar, closing(encode_windows(encoder, texts(), kind)) as encoded:
+    with progress_bar(total, progress) as bar, closing(encode_windows(encoder, contents(), kind)) as encoded:
         while True:
             with naming_documents(held):
                 found = next(encoded, None)
             if found is None:
                 return
-            _, window = held.popleft()
+            window = held.popleft().documents
             for position, reason in found.failed.items():
                 raise ModelError(f"At the document {window[position].id!r}: {reason}")
             yield window, found.rows
@@ -65,18 +75,29 @@ def embed_documents(
             log_rows(done)
 
 
-def windows_of(documents: Iterable[Document]) -> Iterator[tuple[int, list[Document]]]:
-    """(number from 0, WINDOW documents); the last window may be shorter."""
-    stream = iter(documents)
+def windows_of(documents: Iterable[Document]) -> Iterator[Window]:
+    """WINDOW documents each; fewer in the last one, and where the images that came with them fill IMAGE_BYTES before."""
+    stream, row = iter(documents), 0
     for number in itertools.count():
-        if not (window := list(itertools.islice(stream, WINDOW))):
+        window: list[Document] = []
+        held = 0
+        while len(window) < WINDOW and held < IMAGE_BYTES and (document := next(stream, None)) is not None:
+            window.append(document)
+            held += _bytes_held(document)
+        if not window:
             return
-        yield number, window
+        yield Window(number, row, window)
+        row += len(window)
+
+
+def _bytes_held(document: Document) -> int:
+    image = None if document.image is None else document.image.image
+    return len(image) if isinstance(image, bytes) else 0
 
 
 def encode_windows(
     encoder: Encoder | WindowEncoder,
-    windows: Iterable[Sequence[str]],
+    windows: Iterable[Sequence[Content]],
     kind: Kind,
     on_long: OnLong = "truncate",
     on_batch: Callable[[int, Sequence[int]], None] | None = None,
@@ -95,7 +116,7 @@ def encode_windows(
         yield _halving(encoder, window, kind)
 
 
-def _halving(encoder: Encoder, texts: Sequence[str], kind: Kind) -> Encoded:
+def _halving(encoder: Encoder, texts: Sequence[Content], kind: Kind) -> Encoded:
     """Where memory runs out, both halves are tried, down to one input, which is set aside."""
     try:
         return Encoded.whole(encoder.encode(texts, kind=kind))
@@ -128,7 +149,7 @@ def naming_documents(held: Held) -> Iterator[None]:
     except EmbedkitError as error:
         if error.position is None:
             raise
-        raise type(error)(f"At the document {held[0][1][error.position].id!r}: {error}") from error
+        raise type(error)(f"At the document {held[0].documents[error.position].id!r}: {error}") from error
 
 
 @functools.cache

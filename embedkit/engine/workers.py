@@ -22,7 +22,7 @@ from embedkit import errors
 from embedkit.encoder import Encoded, Encoder, OnLong, WindowEncoder
 from embedkit.engine.run import encode_windows
 from embedkit.errors import EmbedkitError, ModelError, UsageError
-from embedkit.types import Kind
+from embedkit.types import Content, Kind
 
 PATIENCE = 600.0  # seconds without a word from a worker that has work, after which it counts as hung
 OPENING = 600.0  # seconds that opening the model may take
@@ -64,9 +64,9 @@ class Workers:
         for worker in self._crew:
             worker.end()
 
-    def first_input(self, text: str, kind: Kind) -> str:
+    def first_input(self, content: Content, kind: Kind) -> str:
         """As WindowEncoder's; the text itself where the model is none. To be asked before any window."""
-        self._crew[0].send(("first input", text, kind))
+        self._crew[0].send(("first input", content, kind))
         return str(self._crew[0].answer())
 
     def encode_windows(
@@ -246,7 +246,7 @@ def _work(pipe: Connection, factory: Factory) -> None:
         question, *arguments = pipe.recv()
         if question == "first input":
             known = isinstance(encoder, WindowEncoder)
-            say("answer", encoder.first_input(*arguments) if known else arguments[0])  # type: ignore[attr-defined]
+            say("answer", encoder.first_input(*arguments) if known else str(arguments[0]))  # type: ignore[attr-defined]
             _, *arguments = pipe.recv()
         kind, on_long = arguments
         windows = iter(pipe.recv, END)

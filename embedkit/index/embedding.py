@@ -51,10 +51,10 @@ def _mapped(path: Path, rows: int, dim: int) -> Array:
 
 
 def _encoded(encoder: Encoder, window: list[Document], on_long: OnLong) -> Encoded:
-    texts = [document.full_text for document in window]
+    contents = [document.content for document in window]
     if not isinstance(encoder, WindowEncoder):
-        return Encoded.whole(encoder.encode(texts, kind="document"))
-    found = _only(encoder.encode_windows([texts], kind="document", on_long=on_long))
+        return Encoded.whole(encoder.encode(contents, kind="document"))
+    found = _only(encoder.encode_windows([contents], kind="document", on_long=on_long))
     for position, reason in found.failed.items():
         raise DataError(f"At the document {window[position].id!r}: {reason}")
     return found

@@ -17,7 +17,7 @@ import numpy as np
 
 from embedkit.corpus import Fields, read_corpus
 from embedkit.corpus.documents import checked_id
-from embedkit.encoder import Encoder, OnLong, SparseEncoder
+from embedkit.encoder import Encoder, OnLong, SparseEncoder, contents
 from embedkit.errors import DataError, ModelMismatch, UsageError
 from embedkit.index.embedding import embedded
 from embedkit.index.faiss_import import faiss_threads
@@ -28,7 +28,7 @@ from embedkit.index.modes import Candidates, Mode, Ready, check_mode, found, hyb
 from embedkit.index.ranking import Group
 from embedkit.index.snapshot import Asked, Snapshot
 from embedkit.index.sparse import Weights
-from embedkit.index.sparse_input import asked_weights, encoded_entries, file_entries, query_weights
+from embedkit.index.sparse_input import asked_weights, encoded_entries, file_entries, query_weights, texts_of
 from embedkit.index.update import Change, changing
 from embedkit.index.versions import remove_old
 from embedkit.index.where import parse_where
@@ -94,7 +94,7 @@ class Index:
 
     def search(
         self,
-        queries: str | Sequence[str] | Vectors | None = None,
+        queries: Any = None,
         k: int = 10,
         *,
         like: str | Sequence[str] | None = None,
@@ -110,20 +110,20 @@ class Index:
         fusion: Method | None = None,
         weight: float | None = None,
     ) -> Hits:
-        """The k best documents of each query.
+        """The k best documents of each query: a text, an image, several of them, or vectors.
 
-        queries: one text, several texts, or vectors (dim,) or (n, dim) of the index's own space. like: instead, ids of stored
-        documents; each is left out of its own hits. where: only documents whose metadata pass ({"year": {"gte": 2020}}, see
-        `where.py`). group: "best" ranks documents by their best passage, "mean" by the mean over all of theirs (with a coarse
-        level, among the documents that the best passages belong to), None returns passages ("doc#3"). min_score: leaves out
-        what scores less. documents=False leaves titles, texts and metadata where they are. explain: says of each hit its score
-        and rank by every leg, and which terms carried it. shortlist, probes: candidates verified and inverted lists visited,
-        instead of what the index was held to when it was built.
+        queries: one or several of what the index's model reads (texts, images as pathlib.Path or PIL, dicts of both), or vectors
+        (dim,) or (n, dim) of its space. like: instead, ids of stored documents; each is left out of its own hits. where: only
+        documents whose metadata pass ({"year": {"gte": 2020}}, see `where.py`). group: "best" ranks documents by their best
+        passage, "mean" by the mean over all of theirs (with a coarse level, among the documents that the best passages belong
+        to), None returns passages ("doc#3"). min_score: leaves out what scores less. documents=False leaves titles, texts and
+        metadata where they are. explain: says of each hit its score and rank by every leg, and which terms carried it.
+        shortlist, probes: candidates verified and inverted lists visited, instead of what the index was held to when it was built.
 
         mode: "dense", "sparse" (needs a sparse leg) or "hybrid", which takes the best of both legs, gives each its exact score by
-        either, and fuses these; both rank documents. sparse_queries: what the sparse leg is asked where that is not `queries`: texts,
-        or {term: weight}. fusion: "minmax" or "rrf", weight: the dense leg's share, instead of those that are stored (minmax and
-        0.5, until `set_fusion`).
+        either, and fuses these; both rank documents. sparse_queries: what the sparse leg is asked instead of the texts of
+        `queries`: other texts, or {term: weight}. fusion: "minmax" or "rrf", weight: the dense leg's share, instead of those that
+        are stored (minmax and 0.5, until `set_fusion`).
 
         Ties go to the larger id; with a coarse level, among its shortlist. Raises ModelMismatch when the encoder is not the
         one that made the rows, UsageError for a vector of another width or one that is not finite, for a filter that cannot be
@@ -152,16 +152,18 @@ class Index:
         self,
         snapshot: Snapshot,
         mode: Mode,
-        queries: str | Sequence[str] | Vectors | None,
+        queries: Any,
         sparse_queries: SparseQueries | None,
         like: str | Sequence[str] | None,
     ) -> Ready:
         weights = None
         if mode != "dense":
             snapshot.sparse()  # there is one
-            asked = queries if sparse_queries is None else sparse_queries
-            if asked is None or isinstance(asked, np.ndarray):
-                raise UsageError(f"mode={mode!r} needs texts, or sparse_queries= beside vectors.")
+            asked = sparse_queries
+            if asked is None:
+                if queries is None or isinstance(queries, np.ndarray):
+                    raise UsageError(f"mode={mode!r} needs texts, or sparse_queries= beside vectors.")
+                asked = texts_of(contents(queries))
             given = [asked] if isinstance(asked, (str, Mapping)) else list(asked)
             weights = query_weights(given, lambda texts: self._asked_weights(snapshot, texts))
         if mode == "sparse":
@@ -187,7 +189,7 @@ class Index:
         return asked_weights(self.sparse_encoder(), texts)
 
     def candidates(
-        self, queries: str | Sequence[str] | Vectors, k: int = 10, *, sparse_queries: SparseQueries | None = None
+        self, queries: Any, k: int = 10, *, sparse_queries: SparseQueries | None = None
     ) -> list[tuple[list[str], Candidates]]:
         """What a hybrid search for k chooses from: of each query the ids, and their scores by both legs."""
         snapshot = self._snapshot
@@ -262,12 +264,11 @@ class Index:
 
     # --- queries ------------------------------------------------------------------------------------------------------
 
-    def _vectors(self, queries: str | Sequence[str] | Vectors) -> Vectors:
+    def _vectors(self, queries: Any) -> Vectors:
         if isinstance(queries, np.ndarray):
             vectors = np.asarray(np.atleast_2d(queries), dtype=np.float32)
         else:
-            texts = [queries] if isinstance(queries, str) else list(queries)
-            vectors = self.encoder().encode(texts, kind="query", **self.query_options)
+            vectors = self.encoder().encode(contents(queries), kind="query", **self.query_options)
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise UsageError(f"Queries of shape {vectors.shape} came; this index holds rows of width {self.dim}.")
         return vectors

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from embedkit.index.postings import Block
 from embedkit.index.sparse import Weights
 from embedkit.index.tokens import Analyzer, check
 from embedkit.index.writer import Entries
-from embedkit.types import Kind
+from embedkit.types import Content, Kind
 
 AT_ONCE = 4096  # texts, or lines of a file
 ENCODED = 512  # texts that a model is given at once
@@ -147,6 +147,14 @@ def checked_weights(weights: Mapping[str, Any], where: str) -> dict[str, float]:
         if not number or not 0 <= weight <= HEAVIEST or math.isnan(weight):
             raise DataError(f"{where}: the weight of {term!r} is {weight!r}; expected a number of at least 0.")
     return {term: float(weight) for term, weight in weights.items() if np.float32(weight) > 0}
+
+
+def texts_of(queries: Iterable[Content]) -> list[str]:
+    """What of queries is made of terms. Raises UsageError for an image without a text."""
+    texts = [query if isinstance(query, str) else query.text for query in queries]
+    if None in texts:
+        raise UsageError("An image has no terms; give a text beside it, sparse_queries=, or mode='dense'.")
+    return cast(list[str], texts)
 
 
 def query_weights(queries: Iterable[Any], asked: Callable[[list[str]], Sequence[Weights]]) -> list[Weights]:

@@ -1,15 +1,15 @@
-"""Texts to vectors: in memory, or a corpus into a file by a job that can be killed."""
+"""Texts and images to vectors: in memory, or a corpus into a file by a job that can be killed."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from embedkit.corpus import Fields, read_corpus
-from embedkit.encoder import Encoder, OnLong
+from embedkit.encoder import Encoder, OnLong, contents
 from embedkit.encoders import TextEncoder, load
 from embedkit.engine import embed_to_file
 from embedkit.errors import UsageError
@@ -18,7 +18,7 @@ from embedkit.vectors import Precision, Ranges, check_precision, in_precision
 
 
 def embed(
-    inputs: Iterable[str] | str,
+    inputs: Any,
     model: str | Path | Encoder | None = None,
     *,
     kind: Kind = "document",
@@ -28,7 +28,10 @@ def embed(
     ranges: Ranges | str | Path | None = None,
     **options: Any,
 ) -> Array:
-    """float32 (n, dim) rows of the inputs, in order; one string gives (1, dim), no input gives (0, dim).
+    """float32 (n, dim) rows of the inputs, in order; a single input gives (1, dim), none gives (0, dim).
+
+    inputs: an iterable of texts (a string is always text) and, for models that read them, of images (pathlib.Path or PIL)
+    and of dicts of "text" and "image".
 
     model: a folder, a hub id, or an encoder from `load`; the default model when left out. The two models last opened are
     kept in memory. kind: "query" or "document", which decides the model's own prompt. prompt: a literal one instead.
@@ -48,7 +51,7 @@ def _opened(ranges: Ranges | str | Path | None) -> Ranges | None:
 
 
 def _embed(
-    inputs: Iterable[str] | str,
+    inputs: Any,
     model: str | Path | Encoder | None,
     kind: Kind,
     prompt: str | None,
@@ -63,7 +66,7 @@ def _embed(
         return model.encode(inputs, kind=kind, prompt=prompt, truncate_dim=dim)
     if prompt is not None or dim is not None:
         raise UsageError("prompt and dim are for models that embedkit loads; give them to the encoder itself.")
-    return model.encode([inputs] if isinstance(inputs, str) else list(inputs), kind=kind)
+    return model.encode(contents(inputs), kind=kind)
 
 
 @functools.lru_cache(maxsize=2)

@@ -335,9 +335,9 @@ def metric_of(similarity: str) -> Metric:
 
 def source_of(encoder: Encoder, on_long: OnLong = "truncate", first: Document | None = None) -> Source:
     """What an index records of the encoder that made its rows, and of the first text that it read."""
-    literal = None if first is None else first.full_text
-    if literal is not None and isinstance(encoder, WindowEncoder):
-        literal = encoder.first_input(literal, "document")
+    literal = None if first is None else str(first.content)
+    if first is not None and isinstance(encoder, WindowEncoder):
+        literal = encoder.first_input(first.content, "document")
     settings = dict(encoder.settings)
     return Source(
         model=settings.get("model"),

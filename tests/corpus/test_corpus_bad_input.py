@@ -330,7 +330,7 @@ def test_an_empty_folder_is_refused_with_what_was_looked_for(tmp_path: Path) -> 
     written(tmp_path / ".git/notes.txt", "hidden")
     assert refusal(tmp_path, kind=UsageError) == (
         f"{tmp_path} holds no corpus: looked for corpus.jsonl (BEIR), state.json (a saved datasets folder), *.parquet, "
-        "and text files (.txt, .md, .rst)."
+        "text files (.txt, .md, .rst) and images (.jpg, .jpeg, .png, .webp, .gif, .bmp, .tif, .tiff)."
     )
 
 

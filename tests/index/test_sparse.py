@@ -333,6 +333,7 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_written(
         ({"sparse_queries": "whale", "mode": "hybrid"}, "needs queries for the dense leg"),
         ({"queries": ["a", "b"], "sparse_queries": "whale", "mode": "hybrid"}, "1 sparse queries came with 2 queries"),
         ({"queries": "whale", "mode": "hybrid", "fusion": "sum"}, "fusion='sum' came; expected minmax or rrf"),
+        ({"queries": Path("cat.jpg"), "mode": "sparse"}, "An image has no terms; give a text beside it"),
         ({"queries": "whale", "mode": "hybrid", "weight": -1.0}, "weight=-1.0 came"),
     ],
     ids=str,
@@ -354,6 +355,7 @@ def test_the_best_are_those_of_a_sort_with_all_that_tie(count: int) -> None:
 
 def test_a_query_without_any_known_term_finds_nothing(tmp_path: Path) -> None:
     with built(tmp_path / "x", DOCUMENTS[:5]) as index:
+        assert index.search([], 3, mode="sparse").ids == index.search([], 3, mode="hybrid").ids == []
         hits = index.search(["", "the", "zebra"], 3, mode="sparse")
         assert hits.ids == [[], [], []] and np.isneginf(hits.scores).all()
         assert len(index.search("zebra", 3, mode="hybrid").ids[0]) == 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from embedkit.encoders.doctor.patient import SHORT, WORDS, Finding, NotChecked, Patient
@@ -64,12 +66,21 @@ def _no_closing_token(patient: Patient, tokens: list[str]) -> Finding | str:
     )
 
 
+def _embeddings(transformer: Any, otherwise: int) -> int:
+    """How many tokens have one; `otherwise` where the model does not say."""
+    try:
+        table = transformer.get_input_embeddings()
+    except NotImplementedError:  # of a CLIP, which embeds texts and images
+        return int(transformer.config.get_text_config().vocab_size)
+    return int(getattr(table, "num_embeddings", otherwise))
+
+
 def unknown_tokens(patient: Patient) -> Finding | str:
     """Has every token of the tokenizer an embedding, and does it know the words of the prompts and of any script?"""
     tokenizer = patient.model.tokenizer
     if tokenizer is None or not hasattr(tokenizer, "unk_token_id"):
         raise NotChecked("the model has no tokenizer")
-    embeddings = getattr(patient.transformer.get_input_embeddings(), "num_embeddings", len(tokenizer))
+    embeddings = _embeddings(patient.transformer, len(tokenizer))
     read = {i for text in SCRIPTS.values() for i in tokenizer(text)["input_ids"]} | set(tokenizer.all_special_ids)
     if (last := max(read)) >= embeddings:
         return Finding(
