@@ -93,6 +93,29 @@ class WindowEncoder(Protocol):
         ...
 
 
+class SparseEncoder(Protocol):
+    """Turns inputs into weights of terms; two inputs are compared by the sum of the products of their weights."""
+
+    @property
+    def vocabulary(self) -> Sequence[str]:
+        """What each column is called; no name comes twice."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the model: equal exactly when the same input gets the same weights, up to rounding."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """{"model": ...}, with which `load_sparse` opens it again; empty where it cannot."""
+        ...
+
+    def encode(self, inputs: Sequence[Any], *, kind: Kind = "document") -> Any:
+        """scipy csr_matrix (len(inputs), len(vocabulary)), weights >= 0, in input order."""
+        ...
+
+
 def contents(inputs: Any) -> list[Content]:
     """Each input as a model is given it: a string, or the Picture that a pathlib.Path, an image of Pillow's or a dict of
     "image" and "text" becomes. A single one counts as a list of one.

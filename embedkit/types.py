@@ -75,11 +75,13 @@ class Hits(NamedTuple):
     ids: list[list[str]]  # document ids; shorter than k where fewer were found
     scores: NDArray[np.float32]  # (queries, k), higher is better, -inf where fewer than k were found
     documents: list[list[Document]] | None  # beside ids; None where the search was asked for ids alone
-    passages: list[list[str]] | None = None  # "doc#3", what each was found by; None where each document has one row
+    passages: list[list[str]] | None = (
+        None  # "doc#3", what each was found by; None where each document has one row, or counts whole
+    )
     spans: list[list[tuple[int, int]]] | None = (
         None  # characters of `full_text` that each covers; (0, 0) for all of them
     )
-    explanations: list[list[dict[str, Any]]] | None = None  # coarse and fine score and rank, where they were asked for
+    explanations: list[list[dict[str, Any]]] | None = None  # of each leg: score and rank, where they were asked for
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from embedkit.index.manifest import check_files, read_manifest  # noqa: E402
 from embedkit.jobs import add_to_index, build_index, open_index  # noqa: E402
 from embedkit.types import Document  # noqa: E402
 from tests.engine.fakes import Windowed, row  # noqa: E402
+from tests.index.lexical import bm25  # noqa: E402
 
 Found = Counter[str]
 Row = dict[str, Any]
@@ -146,7 +147,7 @@ class Plan:
     def do(self, number: int, path: Path, resume: bool) -> None:
         kind, documents, names, n = self._step(number)
         if kind == "build":
-            build_index(documents, path, model=Slow(), resume=path.exists()).close()
+            build_index(documents, path, model=Slow(), resume=path.exists(), sparse="bm25").close()
         elif kind == "add by a job":
             add_to_index(path, documents, model=Slow(), resume=resume)
         else:
@@ -192,6 +193,13 @@ def is_life(path: Path, life: Life | None) -> bool:
         found = {
             document.id: (document, score) for document, score in zip(hits.documents[0], hits.scores[0], strict=False)
         }
+        texts = {name: document.text for name, (document, _) in life.items()}
+        asked = " ".join(sorted(f"{name} {text}" for name, text in texts.items())[::3])
+        terms = index.search(asked, max(1, len(life)), mode="sparse")
+        expected = bm25(texts, asked)
+        by_terms = dict(zip(terms.ids[0], terms.scores[0].tolist(), strict=False))
+        if by_terms.keys() != expected.keys() or any(abs(by_terms[n] - s) > 1e-3 for n, s in expected.items()):
+            return False
         vectors = {name: np.frombuffer(data, np.float32) for name, (_, data) in life.items()}
         scores = {name: vector.sum() / np.linalg.norm(vector) / index.dim**0.5 for name, vector in vectors.items()}
         return set(found) == set(life) and all(
@@ -212,7 +220,7 @@ def live(folder: Path, seed: str) -> None:
 
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "passages": {"on_long": "chunk", "fine": "int8"},
+    "passages": {"on_long": "chunk", "fine": "int8", "sparse": "bm25"},
     "codes": {"coarse": "IVF4,SQ8", "fine": "float16"},
 }
 

@@ -46,7 +46,7 @@ ROOMS: dict[str, tuple[set[str], set[str] | None]] = {
     "corpus": (TWO, NUMBERS | {"pyarrow", "datasets"}),
     "encoders": (THREE | {"recipe"}, MODELS),
     "engine": (THREE | {"recipe"}, MODELS | {"pyarrow"}),
-    "index": (THREE, NUMBERS | {"faiss"}),
+    "index": (THREE, NUMBERS | {"faiss", "regex", "Stemmer"}),
     "jobs": (FOUR, NUMBERS | {"tqdm"}),
     "train": (FOUR | {"jobs"}, None),
     "eval": (FOUR | {"jobs"}, None),

@@ -1,4 +1,4 @@
-"""embedkit index build | add | delete | compact | info | verify"""
+"""embedkit index build | add | delete | compact | tune | info | verify"""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from embedkit.cli.options import (
     begun_with,
     corpus_options,
     fields,
+    folder_argument,
     load_arguments,
     model_options,
     output_options,
@@ -26,11 +27,11 @@ from embedkit.cli.options import (
     prompt_names,
     set_up_output,
 )
+from embedkit.cli.tune import tune_command
 from embedkit.encoder import OnLong
 from embedkit.errors import DataError, Stopped, UsageError
 
 AGAIN = "Stopped; what is done is kept: run it again with --resume to go on."
-folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 documents_option = click.option(
     "--documents", metavar="CORPUS", help="With VECTORS: the texts that were embedded, in the same order."
 )
@@ -82,6 +83,12 @@ def index_group() -> None:
     show_default=True,
     help="Rows on disk that verify.",
 )
+@click.option(
+    "--sparse",
+    metavar="none|bm25|MODEL|FILE",
+    help="A leg of terms beside the vectors: bm25, or bm25:k1=1.2,b=0.75,stem=german,stop=none; a sparse model; a jsonl file of "
+    "ids and weights.  [default: none]",
+)
 @click.option("--metric", type=click.Choice(["cosine", "dot"]), help="[default: the model's own]")
 @click.option(
     "--on-long",
@@ -113,7 +120,7 @@ def build_command(
     \b
     embedkit index build corpus.jsonl -o my.index
     embedkit index build big.csv -o big.index --id sku --text name,description --coarse IVF1024,SQ8 --resume
-    embedkit index build corpus.npy --documents corpus.jsonl -o my.index
+    embedkit index build corpus.npy --documents corpus.jsonl -o my.index --sparse bm25
 
     --coarse auto searches exactly up to 20,000 rows, and above through inverted lists of 4-bit codes whose settings are held
     to a recall on documents held out; a query's shortlist is always scored again by the fine rows. However a run ends, the same
@@ -157,6 +164,10 @@ def build_command(
 def _say_built(index: Any, output: Path, as_json: bool) -> None:
     if as_json:
         print_facts(index.info(), as_json)
+    elif index.manifest.source.fingerprint is None and index.manifest.sparse is not None:
+        click.echo(
+            f'{len(index):,} documents in {output}; their vectors name no model: embedkit search {output} "a question" --mode sparse'
+        )
     elif index.manifest.source.fingerprint is None:
         click.echo(f"{len(index):,} vectors in {output}; they name no model: search them with vectors, from Python.")
     else:
@@ -190,6 +201,11 @@ def _threads(count: int | None) -> Iterator[None]:
 @index_group.command("add")
 @folder_argument
 @click.argument("source", metavar="CORPUS|VECTORS")
+@click.option(
+    "--sparse",
+    metavar="FILE|MODEL",
+    help="The weights of these documents, where the sparse leg is from a file; its model, where that lies elsewhere now.",
+)
 @documents_option
 @resume_option
 @ram_option
@@ -373,3 +389,6 @@ def verify_command(folder: Path, as_json: bool, quiet: bool, log: Path | None) -
             print_facts({"path": str(folder), "intact": True, "files": files}, as_json)
         else:
             click.echo(f"{folder} is intact: {len(index):,} documents, {index.bytes_on_disk():,} bytes.")
+
+
+index_group.add_command(tune_command)

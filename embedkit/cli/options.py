@@ -6,13 +6,13 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 
-from embedkit.errors import UsageError
+from embedkit.errors import DataError, UsageError
 from embedkit.types import Kind
 
 if TYPE_CHECKING:
@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 MODEL_OPTIONS = ("revision", "device", "backend", "dtype", "threads", "batch_tokens", "max_tokens")
+
+
+folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+sparse_model_option = click.option(
+    "--sparse-model", metavar="NAME|FOLDER", help="Of a sparse leg by a model, where it lies elsewhere now."
+)
+sparse_queries_option = click.option(
+    "--sparse-queries",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="What the sparse leg is asked by --queries: jsonl of ids and weights.",
+)
 
 
 def model_options(command: Command) -> Command:
@@ -216,3 +228,14 @@ def _shown(value: Any) -> str:
 
 def progress_wanted(quiet: bool) -> bool:
     return not quiet and sys.stderr.isatty()
+
+
+def read_sparse_queries(path: Path, queries: Iterable[str]) -> list[dict[str, float]]:
+    """The weights of these queries. Raises DataError where one has none."""
+    from embedkit.index.sparse_input import read_weights
+
+    known = {identifier: weights for _, identifier, weights in read_weights(path)}
+    missing = next((query for query in queries if query not in known), None)
+    if missing is not None:
+        raise DataError(f"{path} has no weights of the query {missing!r}; give every query a row.")
+    return [known[query] for query in queries]

@@ -11,7 +11,15 @@ from typing import Any, cast
 import click
 
 from embedkit.cli.index import parsed_where
-from embedkit.cli.options import load_arguments, model_options, output_options, set_up_output
+from embedkit.cli.options import (
+    load_arguments,
+    model_options,
+    output_options,
+    read_sparse_queries,
+    set_up_output,
+    sparse_model_option,
+    sparse_queries_option,
+)
 from embedkit.errors import UsageError
 from embedkit.types import Content, Hits, Picture
 
@@ -34,6 +42,17 @@ TAG = "embedkit"  # last column of a TREC run
     help="With --queries: write a TREC run.  [default: print it]",
 )
 @click.option(
+    "--mode",
+    type=click.Choice(["dense", "sparse", "hybrid"]),
+    default="dense",
+    show_default=True,
+    help="By vectors, by terms (needs --sparse at the build), or by both.",
+)
+@click.option("--fusion", type=click.Choice(["minmax", "rrf"]), help="Of hybrid.  [default: minmax, or as tuned]")
+@click.option("--weight", type=float, metavar="SHARE", help="Of the dense leg in hybrid.  [default: 0.5, or as tuned]")
+@sparse_queries_option
+@sparse_model_option
+@click.option(
     "--image",
     metavar="FILE|FIELD",
     help="An image as the question, or beside it; with --queries, the field of theirs.",
@@ -48,7 +67,7 @@ TAG = "embedkit"  # last column of a TREC run
     help="Rank documents by their best or mean passage; none lists passages.",
 )
 @click.option("--min-score", type=float, help="Leave out what scores less.")
-@click.option("--explain", is_flag=True, help="Coarse and fine score and rank of each hit.")
+@click.option("--explain", is_flag=True, help="Score and rank of each hit by every leg.")
 @model_options
 @output_options
 def search_command(
@@ -57,6 +76,11 @@ def search_command(
     k: int,
     queries: Path | None,
     output: Path | None,
+    mode: str,
+    fusion: str | None,
+    weight: float | None,
+    sparse_queries: Path | None,
+    sparse_model: str | None,
     image: str | None,
     like: str | None,
     where: str | None,
@@ -71,7 +95,7 @@ def search_command(
     """Search an index with a question, an image, or a file of queries.
 
     \b
-    embedkit search my.index "how do plants store energy?" -k 3 --where '{"year": {"gte": 2020}}'
+    embedkit search my.index "how do plants store energy?" -k 3 --mode hybrid --where '{"year": {"gte": 2020}}'
     embedkit search my.index --queries queries.jsonl -k 100 -o run.trec
     embedkit search photos.index --image cat.jpg --explain --json
 
@@ -83,13 +107,18 @@ def search_command(
         raise click.UsageError("Give a question, --image FILE, --queries FILE or --like ID, one of them.")
     if output is not None and queries is None:
         raise click.UsageError("-o writes the run of --queries FILE; a single question is printed.")
+    if sparse_queries is not None and (queries is None or mode == "dense"):
+        raise click.UsageError("--sparse-queries belongs to --queries FILE and --mode sparse or hybrid.")
+    if mode != "hybrid" and (fusion is not None or weight is not None):
+        raise click.UsageError("--fusion and --weight belong to --mode hybrid.")
     if output is not None and as_json:
         raise click.UsageError("--json prints the hits, -o writes a TREC run; give one of them.")
     from embedkit.jobs import open_index
 
     asked = _queries(queries, image) if queries is not None else {"": _question(question, image, like)}
     passing = None if where is None else parsed_where(where)
-    index = open_index(folder, prompt_name=options.pop("prompt_name"), **load_arguments(options))
+    prompt = options.pop("prompt_name")
+    index = open_index(folder, prompt_name=prompt, sparse_model=sparse_model, **load_arguments(options))
     hits = index.search(
         list(asked.values()) if like is None else None,
         k=k,
@@ -99,6 +128,10 @@ def search_command(
         min_score=min_score,
         documents=queries is None or as_json,
         explain=explain,
+        mode=cast(Any, mode),
+        sparse_queries=None if sparse_queries is None else read_sparse_queries(sparse_queries, asked),
+        fusion=cast(Any, fusion),
+        weight=weight,
     )
     if queries is None or as_json:
         _print_hits(asked, hits, as_json)
@@ -172,4 +205,5 @@ def _rows(hits: Hits, position: int) -> list[dict[str, Any]]:
 
 
 def _placed(said: Mapping[str, Any]) -> str:
-    return f"rank {said['rank']}, score {said['score']:.4f}"
+    terms = ", ".join(f"{term} {share:.4f}" for term, share in said.get("terms", {}).items())
+    return f"rank {said['rank']}, score {said['score']:.4f}" + (f" ({terms})" if terms else "")

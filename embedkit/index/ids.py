@@ -6,6 +6,7 @@ each begins, 4 or 8 bytes.
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from embedkit.errors import IntegrityError
 from embedkit.index.manifest import ID_TEXTS, IDS
-from embedkit.storage import npy_header, remove, sealed_partial
+from embedkit.storage import HEADER, npy_header, remove, sealed_partial
 from embedkit.types import Array, Rows
 
 LONGEST_NUMBER = 18  # digits that certainly fit in 64 bits
@@ -55,17 +56,21 @@ def write_numbers(path: Path, numbers: Array) -> None:
             stream.write(numbers[start : start + BLOCK].astype(dtype).tobytes())
 
 
-def open_array(path: Path, shape: tuple[int, ...], kinds: tuple[str, ...]) -> Array:
-    """A mapped array whose shape and dtype are as expected. Raises IntegrityError where they are not."""
-    try:
-        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # numpy meets a damaged header with ValueError, TokenError, EOFError, ...
-        raise IntegrityError(f"{path} is no array any more ({error}); build the index again.") from None
-    if array.shape != shape or array.dtype.str not in kinds:
-        raise IntegrityError(
-            f"{path} holds {array.dtype} {array.shape}, its manifest says {shape}; build the index again."
-        )
-    return array
+def open_array(path: Path, shape: tuple[int, ...] | None, kinds: tuple[str, ...]) -> Array:
+    """A mapped array whose shape and dtype are as expected; shape None: (n,), by the size of the file. Raises IntegrityError where
+    they are not.
+
+    The header is compared with the one that we write, not parsed: Python 3.11 cannot parse from several threads at once (its
+    issue 106905)."""
+    size, header = path.stat().st_size, b""
+    with path.open("rb") as stream:
+        header = stream.read(HEADER)
+    for dtype in map(np.dtype, kinds):
+        found = (max(0, size - HEADER) // dtype.itemsize,) if shape is None else shape
+        if header == npy_header(found, dtype) and size == HEADER + math.prod(found) * dtype.itemsize:
+            return np.memmap(path, dtype, mode="r", offset=HEADER, shape=found)
+    expected = f"{' or '.join(kinds)} {shape or '(n,)'}"
+    raise IntegrityError(f"{path} is no array of {expected}, as its manifest says; build the index again.")
 
 
 class Ids:

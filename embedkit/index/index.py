@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,30 +17,38 @@ import numpy as np
 
 from embedkit.corpus import Fields, read_corpus
 from embedkit.corpus.documents import checked_id
-from embedkit.encoder import Encoder, OnLong, contents
+from embedkit.encoder import Encoder, OnLong, SparseEncoder, contents
 from embedkit.errors import DataError, ModelMismatch, UsageError
 from embedkit.index.embedding import embedded
 from embedkit.index.faiss_import import faiss_threads
-from embedkit.index.manifest import DOCUMENTS, FINE, Manifest, Metric, check_files
-from embedkit.index.ranking import Group, Ranked
+from embedkit.index.fusion import Fusion
+from embedkit.index.hits import as_hits
+from embedkit.index.manifest import DOCUMENTS, FINE, POSTED, WEIGHTS, Manifest, Method, Metric, check_files
+from embedkit.index.modes import Candidates, Mode, Ready, check_mode, found, hybrid_candidates
+from embedkit.index.ranking import Group
 from embedkit.index.snapshot import Asked, Snapshot
+from embedkit.index.sparse import Weights
+from embedkit.index.sparse_input import asked_weights, encoded_entries, file_entries, query_weights, texts_of
 from embedkit.index.update import Change, changing
 from embedkit.index.versions import remove_old
 from embedkit.index.where import parse_where
-from embedkit.index.writer import Content
+from embedkit.index.writer import Content, Entries
 from embedkit.types import Array, Document, Hits, Vectors
 from embedkit.vectors import unit_rows
 
 UNIT_WITHIN = 1e-6  # of the squared length: the rounding of float32
+ON_DISK = (DOCUMENTS, POSTED, WEIGHTS)
 Filter = Mapping[str, Any]
+SparseQueries = str | Sequence[str | Weights]
 
 
 class Index:
     """Opened from a folder, which may be read-only. `search` may be called from several threads.
 
-    encoder: called once, at the first query that is a text. query_options: further keywords of its `encode` for queries, such
-    as a `prompt_name` for this kind of question. threads: of one search; all cores when left out. check: read every byte of
-    the index first, and raise IntegrityError where one has changed; codes and ids are always checked, rows and texts only so.
+    encoder: called once, at the first query that is a text; sparse_encoder: likewise, for a sparse leg by a model. query_options:
+    further keywords of the encoder's `encode` for queries, such as a `prompt_name` for this kind of question. threads: of one
+    search; all cores when left out. check: read every byte of the index first, and raise IntegrityError where one has changed;
+    codes, ids and postings are always checked before they are used, rows and texts only so.
     """
 
     def __init__(
@@ -50,9 +59,11 @@ class Index:
         *,
         threads: int | None = None,
         check: bool = False,
+        sparse_encoder: Callable[[], SparseEncoder] | None = None,
     ) -> None:
         self.path, self.threads = Path(path), threads
         self._make_encoder, self._encoder = encoder, None  # type: Callable[[], Encoder] | None, Encoder | None
+        self._make_sparse, self._sparse = sparse_encoder, None  # type: Callable[[], SparseEncoder] | None, SparseEncoder | None
         self.query_options = dict(query_options or {})
         self._loading = threading.Lock()
         self._snapshot = Snapshot(self.path, check=check)
@@ -94,17 +105,25 @@ class Index:
         explain: bool = False,
         shortlist: int | None = None,
         probes: int | None = None,
+        mode: Mode = "dense",
+        sparse_queries: SparseQueries | None = None,
+        fusion: Method | None = None,
+        weight: float | None = None,
     ) -> Hits:
         """The k best documents of each query: a text, an image, several of them, or vectors.
 
         queries: one or several of what the index's model reads (texts, images as pathlib.Path or PIL, dicts of both), or vectors
-        (dim,) or (n, dim) of its space. like: instead, ids of stored
-        documents; each is left out of its own hits. where: only documents whose metadata pass ({"year": {"gte": 2020}}, see
-        `where.py`). group: "best" ranks documents by their best passage, "mean" by the mean over all of theirs (with a coarse
-        level, among the documents that the best passages belong to), None returns passages ("doc#3"). min_score: leaves out
-        what scores less. documents=False leaves titles, texts and metadata where they are. explain: says of each hit its coarse
-        and fine score and rank. shortlist, probes: candidates verified and inverted lists visited, instead of what the index was
-        held to when it was built.
+        (dim,) or (n, dim) of its space. like: instead, ids of stored documents; each is left out of its own hits. where: only
+        documents whose metadata pass ({"year": {"gte": 2020}}, see `where.py`). group: "best" ranks documents by their best
+        passage, "mean" by the mean over all of theirs (with a coarse level, among the documents that the best passages belong
+        to), None returns passages ("doc#3"). min_score: leaves out what scores less. documents=False leaves titles, texts and
+        metadata where they are. explain: says of each hit its score and rank by every leg, and which terms carried it.
+        shortlist, probes: candidates verified and inverted lists visited, instead of what the index was held to when it was built.
+
+        mode: "dense", "sparse" (needs a sparse leg) or "hybrid", which takes the best of both legs, gives each its exact score by
+        either, and fuses these; both rank documents. sparse_queries: what the sparse leg is asked instead of the texts of
+        `queries`: other texts, or {term: weight}. fusion: "minmax" or "rrf", weight: the dense leg's share, instead of those that
+        are stored (minmax and 0.5, until `set_fusion`).
 
         Ties go to the larger id; with a coarse level, among its shortlist. Raises ModelMismatch when the encoder is not the
         one that made the rows, UsageError for a vector of another width or one that is not finite, for a filter that cannot be
@@ -113,24 +132,71 @@ class Index:
         for name, value in (("k", k), ("shortlist", shortlist), ("probes", probes)):
             if value is not None and value < 1:
                 raise UsageError(f"{name}={value} came; expected at least 1.")
-        if (queries is None) == (like is None):
-            raise UsageError("Give either queries or like=, the ids of stored documents.")
         if group not in ("best", "mean", None):
             raise UsageError(f"group={group!r} came; expected 'best', 'mean' or None.")
         asked = Asked(None if where is None else parse_where(where), group, shortlist, probes)
         snapshot = self._snapshot  # another thread may change the index meanwhile
-        own = [] if like is None else [like] if isinstance(like, str) else list(like)
-        vectors = snapshot.stored_vectors(own) if queries is None else self._vectors(queries)
-        vectors = _compared(vectors, self.manifest.metric)
-        with faiss_threads(self.threads if len(vectors) > 1 else 1):  # for one query, several would wait for each other
-            spare = 0 if not own else 1 if group else snapshot.most_rows(own)
-            ranked = snapshot.search(vectors, k + spare, asked)
-            if own:
-                ranked = snapshot.without(ranked, own, k, group)
+        if mode == "dense" and (queries is None) == (like is None):
+            raise UsageError("Give either queries or like=, the ids of stored documents.")
+        check_mode(mode, group, like)
+        ready = self._ready(snapshot, mode, queries, sparse_queries, like)
+        # for one query, several threads would wait for each other
+        with faiss_threads(self.threads if ready.queries > 1 else 1):
+            ranked, explained = found(snapshot, ready, k, asked, self._fusion(snapshot.manifest, fusion, weight))
             if min_score is not None:
                 ranked = ranked.where(ranked.scores >= min_score)
-            coarse = snapshot.coarse(vectors, k, asked) if explain else None
-        return _hits(snapshot, ranked, k, group, documents, coarse)
+            explanations = explained(ranked) if explain else None
+        return as_hits(snapshot, ranked, k, group, documents, explanations, passages=mode != "sparse")
+
+    def _ready(
+        self,
+        snapshot: Snapshot,
+        mode: Mode,
+        queries: Any,
+        sparse_queries: SparseQueries | None,
+        like: str | Sequence[str] | None,
+    ) -> Ready:
+        weights = None
+        if mode != "dense":
+            snapshot.sparse()  # there is one
+            asked = sparse_queries
+            if asked is None:
+                if queries is None or isinstance(queries, np.ndarray):
+                    raise UsageError(f"mode={mode!r} needs texts, or sparse_queries= beside vectors.")
+                asked = texts_of(contents(queries))
+            given = [asked] if isinstance(asked, (str, Mapping)) else list(asked)
+            weights = query_weights(given, lambda texts: self._asked_weights(snapshot, texts))
+        if mode == "sparse":
+            return Ready(None, weights, [])
+        own = [] if like is None else [like] if isinstance(like, str) else list(like)
+        if queries is None and mode == "hybrid":
+            raise UsageError("mode='hybrid' needs queries for the dense leg: texts or vectors.")
+        vectors = snapshot.stored_vectors(own) if queries is None else self._vectors(queries)
+        if weights is not None and len(weights) != len(vectors):
+            raise UsageError(f"{len(weights)} sparse queries came with {len(vectors)} queries; give one for each.")
+        return Ready(_compared(vectors, self.manifest.metric), weights, own)
+
+    def _fusion(self, manifest: Manifest, method: Method | None, weight: float | None) -> Fusion:
+        stored = Fusion() if manifest.sparse is None else Fusion(manifest.sparse.fusion, manifest.sparse.weight)
+        chosen = Fusion(stored.method if method is None else method, stored.weight if weight is None else weight)
+        chosen.check()
+        return chosen
+
+    def _asked_weights(self, snapshot: Snapshot, texts: Sequence[str]) -> Sequence[Weights]:
+        sparse = self.manifest.sparse
+        if sparse is not None and sparse.bm25 is not None:
+            return [snapshot.sparse().asked(text) for text in texts]
+        return asked_weights(self.sparse_encoder(), texts)
+
+    def candidates(
+        self, queries: Any, k: int = 10, *, sparse_queries: SparseQueries | None = None
+    ) -> list[tuple[list[str], Candidates]]:
+        """What a hybrid search for k chooses from: of each query the ids, and their scores by both legs."""
+        snapshot = self._snapshot
+        ready = self._ready(snapshot, "hybrid", queries, sparse_queries, None)
+        assert ready.vectors is not None and ready.weights is not None
+        found = hybrid_candidates(snapshot, ready.vectors, ready.weights, k, Asked())
+        return [(snapshot.document_ids(some.keys), some) for some in found]
 
     def get(self, ids: Sequence[str]) -> list[Document]:
         """The documents of these ids, in that order. Raises KeyError for an id that is not there."""
@@ -151,12 +217,12 @@ class Index:
         return sum(record["bytes"] for record in self.manifest.named_files().values())
 
     def bytes_in_ram(self) -> int:
-        """What a search must hold, mapped or not: codes, ids, and which rows are whose; of a segment without codes, its rows."""
+        """What a search must hold, mapped or not: codes, ids, terms, and which rows are whose; of a segment without codes, its rows."""
         return sum(
             record["bytes"]
             for segment in self.manifest.segments
             for part, record in segment.files.items()
-            if part not in ((DOCUMENTS,) if segment.coarse is None else (DOCUMENTS, FINE))
+            if part not in (ON_DISK if segment.coarse is None else (*ON_DISK, FINE))
         )
 
     def info(self) -> Mapping[str, Any]:
@@ -184,6 +250,7 @@ class Index:
                 }
                 for segment in manifest.segments
             ],
+            "sparse": None if manifest.sparse is None else asdict(manifest.sparse),
             "texts": manifest.texts,
             "empty_texts": sum(segment.empty_texts for segment in manifest.segments),
             "fields": sorted({name for segment in self._snapshot.segments for name in segment.documents.fields()}),
@@ -228,6 +295,24 @@ class Index:
                 self._encoder = encoder
         return self._encoder
 
+    def sparse_encoder(self) -> SparseEncoder:
+        """The model that made the weights of the sparse leg, opened at the first call; what is raised is as for `encoder`."""
+        sparse = self.manifest.sparse
+        with self._loading:
+            if self._sparse is None:
+                if sparse is None or sparse.fingerprint is None or self._make_sparse is None:
+                    raise UsageError(
+                        f"{self.path} has no sparse leg by a model that is known here; give weights (sparse_queries)."
+                    )
+                encoder = self._make_sparse()
+                if encoder.fingerprint != sparse.fingerprint:
+                    raise ModelMismatch(
+                        f"The sparse leg of {self.path} was built by {sparse.fingerprint[:12]} ({sparse.model}), the query comes "
+                        f"from {encoder.fingerprint[:12]}; search with --sparse-model {sparse.model}, or build it again."
+                    )
+                self._sparse = encoder
+        return self._sparse
+
     # --- changes ------------------------------------------------------------------------------------------------------
 
     def add(
@@ -237,22 +322,48 @@ class Index:
         ids: Sequence[str] | None = None,
         fields: Fields = Fields(),  # noqa: B008
         ram: int | None = None,
+        sparse: str | Path | None = None,
     ) -> int:
         """Adds documents, or replaces those of the same id, in one commit; how many came. This index is the new version then.
 
         source: a corpus (see `read_corpus`), which the index's model embeds; or vectors (n, dim) with their ids. `jobs.add_to_index`
-        does the same for more documents than one cares to embed twice after a crash. Raises what `build_index` raises, and
+        does the same for more documents than one cares to embed twice after a crash. sparse: a file with their weights, where the
+        sparse leg was built from one. Raises what `build_index` raises, and
         Stopped while another process writes to the index; the index is as it was then, unless a disk fails after the commit.
         """
         if not isinstance(source, np.ndarray):
             self.encoder()  # before anything is written
+        entries = self.sparse_entries(sparse)
         with self._changed(ram) as change:
+            change.entries = entries or change.entries
             if isinstance(source, np.ndarray):
                 return _add_vectors(change, source, ids)
             on_long = cast(OnLong, self.manifest.source.on_long)
             with embedded(change, read_corpus(source, fields), self.encoder(), on_long) as (rows, content):
                 change.add(rows, content)
                 return content.documents
+
+    def sparse_entries(self, file: str | Path | None) -> Entries | None:
+        """What makes the sparse leg of documents that are added; None where texts do, or there is none."""
+        sparse = self.manifest.sparse
+        if sparse is None or sparse.bm25 is not None:
+            if file is not None:
+                raise UsageError(f"{self.path} has no sparse leg from a file; leave the file of weights out.")
+            return None
+        if sparse.fingerprint is not None:
+            return encoded_entries(self.sparse_encoder())
+        if file is None:
+            raise UsageError(
+                f"The sparse leg of {self.path} was built from a file; give the weights of these documents, too."
+            )
+        return file_entries(Path(file))
+
+    def set_fusion(self, method: Method, weight: float) -> None:
+        """Stores how hybrid search fuses, as a new version. Raises UsageError where there is no sparse leg."""
+        Fusion(method, weight).check()
+        self._snapshot.sparse()
+        with self._changed(None) as change:
+            change.set_fusion(method, weight)
 
     def delete(self, ids: Sequence[str] | str | None = None, *, where: Filter | None = None) -> int:
         """Deletes documents by id or by a filter, with all their passages, in one commit; how many were there."""
@@ -293,41 +404,6 @@ def _add_vectors(change: Change, rows: Array, ids: Sequence[str] | None) -> int:
     writer.close()
     change.add(rows, Content(writer.count, 0))
     return writer.count
-
-
-def _split(values: list[Any], counts: Sequence[int]) -> list[list[Any]]:
-    """The values of each query, of which there are so many."""
-    found, start = [], 0
-    for count in counts:
-        found.append(values[start : start + count])
-        start += count
-    return found
-
-
-def _hits(snapshot: Snapshot, ranked: Ranked, k: int, group: Group | None, documents: bool, coarse: Any) -> Hits:
-    real = ranked.keys >= 0
-    if -1 in ranked.keys:
-        found, keys, rows = real.sum(axis=1).tolist(), ranked.keys[real], ranked.rows[real]
-    else:
-        found, keys, rows = [real.shape[1]] * len(real), ranked.keys.reshape(-1), ranked.rows.reshape(-1)
-    ids = snapshot.document_ids(keys) if group else snapshot.row_ids(keys)
-    return Hits(
-        ids=_split(ids, found),
-        scores=_padded(ranked.scores, k),
-        documents=_split(snapshot.documents(snapshot.documents_of(rows)), found) if documents else None,
-        passages=_split(snapshot.row_ids(rows), found) if snapshot.has_passages else None,
-        spans=_split(snapshot.row_spans(rows), found) if snapshot.has_passages else None,
-        explanations=None if coarse is None else _split(snapshot.explained(ranked, coarse), found),
-    )
-
-
-def _padded(scores: Vectors, k: int) -> Vectors:
-    """(q, k)"""
-    if scores.shape[1] == k:
-        return scores
-    padded = np.full((len(scores), k), -np.inf, dtype=np.float32)
-    padded[:, : scores.shape[1]] = scores
-    return padded
 
 
 def _compared(vectors: Vectors, metric: Metric) -> Vectors:

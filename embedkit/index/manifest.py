@@ -1,4 +1,4 @@
-"""What stands in an index folder, format version 2.
+"""What stands in an index folder, format version 3; without a sparse leg it is version 2.
 
     manifest-000003.json            one version of the index: its segments, with size and SHA-256 of every file, and a checksum
                                     of itself; the one with the highest number counts, its rename is the only commit
@@ -8,6 +8,10 @@
     segment-0001.ids.npy, .ids.txt  what a document number is called
     segment-0001.starts.npy, .spans.npy   where the rows of each document begin, and which characters each covers; absent where
                                     every document has one row
+    segment-0001.terms.txt, .terms.npy    the terms of the sparse leg, in order, and where each begins
+    segment-0001.postings.npy       where the entries of each term begin
+    segment-0001.posted.npy, .weights.npy   the entries: document numbers, and term frequencies (BM25) or weights
+    segment-0001.lengths.npy        terms in each document, for BM25
     segment-0001.deleted-000003.npy bits of the documents that are deleted from version 3 on
     ranges-000001.npy               (2, dim) lowest value and step of each dimension, for int8 rows
     lock                            empty; whoever writes holds it
@@ -29,16 +33,22 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from embedkit.errors import IntegrityError, UsageError
 from embedkit.storage import BLOCK, check_blocks, check_size, read_json, sealed_json
 
-FORMAT, VERSION = "embedkit-index", 2
+FORMAT, VERSION = "embedkit-index", 3
+WITHOUT_SPARSE = 2  # the version of an index without a sparse leg, which older code reads
+READ = f"formats {WITHOUT_SPARSE} and {VERSION}"
 OLD_MANIFEST = "manifest.json"  # of version 1
 LOCK = "lock"
 FINE, CODES, DOCUMENTS = "fine.npy", "codes.faiss", "documents.sqlite"
 IDS, ID_TEXTS, STARTS, SPANS = "ids.npy", "ids.txt", "starts.npy", "spans.npy"
-PARTS = frozenset({FINE, CODES, DOCUMENTS, IDS, ID_TEXTS, STARTS, SPANS})
+TERM_TEXTS, TERMS, POSTINGS, POSTED, WEIGHTS = "terms.txt", "terms.npy", "postings.npy", "posted.npy", "weights.npy"
+LENGTHS = "lengths.npy"
+SPARSE_PARTS = frozenset({TERM_TEXTS, TERMS, POSTINGS, POSTED, WEIGHTS, LENGTHS})
+PARTS = frozenset({FINE, CODES, DOCUMENTS, IDS, ID_TEXTS, STARTS, SPANS}) | SPARSE_PARTS
 MANIFEST_NAME = re.compile(r"manifest-(\d{6,12})\.json")
 OURS = re.compile(r"(segment-\d{4,9}\.[a-z0-9.-]+|ranges-\d{6,12}\.npy|manifest-\d{6,12}\.json)(\.partial)?")
 
 Metric = Literal["cosine", "dot"]
+Method = Literal["minmax", "rrf"]
 FileRecord = Mapping[str, Any]  # of storage.block_record
 
 
@@ -53,6 +63,38 @@ class Source:
     compute: Mapping[str, str] = field(default_factory=dict)
     on_long: str = "truncate"  # what became of texts beyond the model's limit; "chunk" gave them several rows
     first_input: str | None = None  # the literal first text that the model read, its prompt in front
+
+
+@dataclass(frozen=True)
+class Bm25:
+    """How texts become terms, and how these are weighed; the defaults are Anserini's."""
+
+    k1: float = 0.9  # how fast a term that comes again counts less
+    b: float = 0.4  # how much of its length a document is divided by
+    stem: str = "english"  # a Snowball algorithm, or "none"
+    stop: str = "english"  # stop words: "english" (Lucene's 33) or "none"
+
+    @property
+    def fits(self) -> bool:
+        """Whether k1 and b are what they can be; beyond them nothing changes but the rounding."""
+        return 0 <= self.k1 <= 1000 and 0 <= self.b <= 1
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """The sparse leg: by BM25, by the weights of a model, or, where both are None, by weights from a file."""
+
+    bm25: Bm25 | None = None
+    model: str | None = None
+    fingerprint: str | None = None
+    # what hybrid search does unless told otherwise
+    fusion: Method = "minmax"
+    weight: float = 0.5  # of the dense leg
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """The files that each segment has for it."""
+        return SPARSE_PARTS if self.bm25 is not None else SPARSE_PARTS - {LENGTHS}
 
 
 @dataclass(frozen=True)
@@ -107,6 +149,7 @@ class Manifest:
     segments: tuple[SegmentRecord, ...]
     ranges: int | None = None  # version whose file holds the ranges of int8 rows
     ranges_file: FileRecord | None = None
+    sparse: Sparse | None = None
 
     @property
     def ranges_name(self) -> str:
@@ -125,10 +168,20 @@ class Manifest:
         return found
 
     def sealed(self) -> bytes:
-        return sealed_json({"format": FORMAT, "version": VERSION, **asdict(self)})
+        body = asdict(self)
+        if self.sparse is None:
+            del body["sparse"]
+        return sealed_json({"format": FORMAT, "version": self.version, **body})
+
+    @property
+    def version(self) -> int:
+        """Of the format."""
+        return WITHOUT_SPARSE if self.sparse is None else VERSION
 
 
-TYPES: dict[type, dict[str, Any]] = {kind: get_type_hints(kind) for kind in (Source, SegmentRecord, Manifest)}
+TYPES: dict[type, dict[str, Any]] = {
+    kind: get_type_hints(kind) for kind in (Source, Bm25, Sparse, SegmentRecord, Manifest)
+}
 
 
 def manifest_name(number: int) -> str:
@@ -154,7 +207,7 @@ def newest_number(folder: Path) -> int:
     if numbers := manifest_numbers(folder):
         return numbers[-1]
     if (folder / OLD_MANIFEST).is_file() and (folder / "fine.npy").is_file():
-        raise IntegrityError(f"{folder} has index format 1, this embedkit reads format {VERSION}; build it again.")
+        raise IntegrityError(f"{folder} has index format 1, this embedkit reads {READ}; build it again.")
     if (folder / LOCK).is_file():
         raise UsageError(
             f"{folder} was begun and is not finished; go on with: embedkit index build CORPUS -o {folder} --resume."
@@ -176,14 +229,16 @@ def read_manifest(folder: Path, number: int | None = None) -> Manifest:
     if body.pop("format", None) != FORMAT:
         raise IntegrityError(f"{path} describes something else than an index.")
     version = body.pop("version", None)
-    if version != VERSION:
+    if version not in (WITHOUT_SPARSE, VERSION):
         raise IntegrityError(
-            f"{folder} has index format {version}, this embedkit reads format {VERSION}; "
+            f"{folder} has index format {version}, this embedkit reads {READ}; "
             f"{'update embedkit' if isinstance(version, int) and version > VERSION else 'build it again'}."
         )
     try:
         manifest = _from_json(body)
         _check(manifest)
+        if version != manifest.version:
+            raise ValueError(f"format {version}, sparse {manifest.sparse}")
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise IntegrityError(f"{path} says what no index can be ({error}); build the index again.") from None
     if path.name != manifest_name(manifest.number):
@@ -196,12 +251,17 @@ def _from_json(body: Mapping[str, Any]) -> Manifest:
         SegmentRecord(**{**record, "recall": None if record["recall"] is None else tuple(record["recall"])})
         for record in body["segments"]
     )
-    return Manifest(**{**body, "source": Source(**body["source"]), "segments": segments})
+    sparse = body.get("sparse")
+    if sparse is not None:
+        sparse = Sparse(**{**sparse, "bm25": None if sparse["bm25"] is None else Bm25(**sparse["bm25"])})
+    return Manifest(**{**body, "source": Source(**body["source"]), "segments": segments, "sparse": sparse})
 
 
 def _check(manifest: Manifest) -> None:
     """Raises ValueError for facts that do not fit together: before any of them sizes a buffer or names a file."""
-    for record in (manifest, manifest.source, *manifest.segments):
+    sparse = () if manifest.sparse is None else (manifest.sparse,)
+    settings = [leg.bm25 for leg in sparse if leg.bm25 is not None]
+    for record in (manifest, manifest.source, *manifest.segments, *sparse, *settings):
         for name, kind in TYPES[type(record)].items():
             if not _is_a(getattr(record, name), kind):
                 raise ValueError(f"{name} {getattr(record, name)!r}")
@@ -211,6 +271,8 @@ def _check(manifest: Manifest) -> None:
         raise ValueError(f"metric {manifest.metric!r}, rows in {manifest.fine!r}")
     if not (manifest.fine == "int8") == (manifest.ranges is not None) == (manifest.ranges_file is not None):
         raise ValueError("ranges without int8 rows, or the other way round")
+    if any(not 0 <= leg.weight <= 1 for leg in sparse) or any(not one.fits for one in settings):
+        raise ValueError(f"a sparse leg of {manifest.sparse}")
     numbers = [segment.number for segment in manifest.segments]
     if len(set(numbers)) != len(numbers):
         raise ValueError("a segment stands there twice")
@@ -221,7 +283,8 @@ def _check(manifest: Manifest) -> None:
             _whole(segment, "probes", 1)
         if not 1 <= segment.number < manifest.next_segment or segment.deleted > segment.documents:
             raise ValueError(f"segment {segment.number}")
-        if not {FINE, DOCUMENTS, IDS} <= set(segment.files) <= PARTS:
+        expected = frozenset() if manifest.sparse is None else manifest.sparse.parts
+        if not {FINE, DOCUMENTS, IDS} <= set(segment.files) <= PARTS or SPARSE_PARTS & set(segment.files) != expected:
             raise ValueError(f"the files {sorted(segment.files)} of a segment")
         if (segment.coarse is None) != (CODES not in segment.files):
             raise ValueError("codes without a factory string, or the other way round")

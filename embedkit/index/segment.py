@@ -19,7 +19,19 @@ from embedkit.index.coarse import Codes
 from embedkit.index.documents import DocumentReader
 from embedkit.index.fine import FineRows, Mask
 from embedkit.index.ids import Ids, open_array
-from embedkit.index.manifest import CODES, DOCUMENTS, FINE, ID_TEXTS, IDS, SPANS, STARTS, Manifest, SegmentRecord
+from embedkit.index.manifest import (
+    CODES,
+    DOCUMENTS,
+    FINE,
+    ID_TEXTS,
+    IDS,
+    SPANS,
+    STARTS,
+    Manifest,
+    SegmentRecord,
+    Sparse,
+)
+from embedkit.index.postings import Postings
 from embedkit.index.where import Where, matching
 from embedkit.storage import check_blocks
 from embedkit.types import Array, Rows, Vectors
@@ -53,6 +65,7 @@ class Segment:
         self.alive = self._alive()  # documents (n,), None where none is deleted
         self._alive_mask = None if self.alive is None else Mask(self.rows_of(self.alive))
         self._codes: Codes | None = None
+        self._postings: Postings | None = None
         self._masks: OrderedDict[str, Mask] = OrderedDict()
         self._cold = True  # whether the rows of a shortlist are asked for before they are read
         self._lock = threading.Lock()
@@ -85,6 +98,13 @@ class Segment:
                 self.fine.expect_shortlists()
                 self._codes = Codes.read(self.path(CODES), self.fine.kernel, self.record.probes)
         return self._codes
+
+    def postings(self, sparse: Sparse) -> Postings:
+        """Of the sparse leg; opened at the first call, their checksums first."""
+        with self._lock:
+            if self._postings is None:
+                self._postings = Postings(self.path, self.record.documents, self.record.files, sparse)
+        return self._postings
 
     def search(
         self, queries: Vectors, k: int, where: Where | None, shortlist: int | None, probes: int | None
@@ -123,6 +143,17 @@ class Segment:
             if len(self._masks) > FILTERS_KEPT:
                 self._masks.popitem(last=False)
         return mask
+
+    def passing(self, where: Where | None) -> Array | None:
+        """Bools (documents,) of those that are there and pass; None where all do."""
+        if where is None:
+            return self.alive
+        rows = self.mask(where).rows
+        if self.starts is None:
+            return rows
+        found: Array = np.zeros(self.record.documents, dtype=bool)
+        found[self.documents_of(np.flatnonzero(rows))] = True
+        return found
 
     def rows_of(self, documents: Array) -> Array:
         """Bools (rows,) from bools (documents,)."""

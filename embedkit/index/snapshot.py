@@ -7,6 +7,7 @@ what the segments find and rank it.
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from embedkit.errors import UsageError
 from embedkit.index.manifest import Manifest, check_files, check_sizes
 from embedkit.index.ranking import Group, Ranked, best_of, cut, grouped
 from embedkit.index.segment import Segment
+from embedkit.index.sparse import SparseLeg
 from embedkit.index.update import read_ranges
 from embedkit.index.versions import open_version
 from embedkit.index.where import Where
@@ -59,6 +61,8 @@ class Snapshot:
         self.document_bases = np.cumsum([0, *(segment.record.documents for segment in self.segments)])
         self.has_passages = any(segment.starts is not None for segment in self.segments)
         self.is_exact = all(segment.record.coarse is None for segment in self.segments)
+        self._sparse: SparseLeg | None = None
+        self._opening = threading.Lock()
 
     def close(self) -> None:
         """Lets this version go; a writer may remove it then."""
@@ -166,6 +170,64 @@ class Snapshot:
                     }
                 )
         return explained
+
+    # --- the sparse leg -----------------------------------------------------------------------------------------------
+
+    def sparse(self) -> SparseLeg:
+        """Opened at the first call. Raises UsageError where the index has none."""
+        if self.manifest.sparse is None:
+            raise UsageError(f"{self.folder} has no sparse leg; build it with --sparse, or search with mode 'dense'.")
+        with self._opening:
+            if self._sparse is None:
+                self._sparse = SparseLeg(self.segments, self.manifest.sparse)
+        return self._sparse
+
+    def passing(self, where: Where | None) -> Array | None:
+        """Bools (documents,) of those that are there and pass, over all segments; None where all do."""
+        masks = [segment.passing(where) for segment in self.segments]
+        if all(mask is None for mask in masks):
+            return None
+        return np.concatenate(
+            [
+                np.ones(segment.record.documents, dtype=bool) if mask is None else mask
+                for segment, mask in zip(self.segments, masks, strict=True)
+            ]
+        )
+
+    def exact(self, vector: Vectors, keys: Rows, group: Group | None) -> tuple[Vectors, Rows]:
+        """float32 (m,) the exact dense scores of documents (m,), and the row of each that scores best. vector: (dim,)"""
+        scores, best_rows = np.empty(len(keys), np.float32), np.empty(len(keys), np.int64)
+        for base, segment, places in self._by_segment(self.document_bases, keys):
+            first_row = int(self.row_bases[self.segments.index(segment)])
+            if segment.starts is None:
+                best_rows[places] = keys[places] - base + first_row
+                scores[places] = segment.fine.score(vector[None], keys[places] - base)[0]
+                continue
+            ranges = [segment.row_range(number) for number in (keys[places] - base).tolist()]
+            found = segment.fine.score(vector[None], np.concatenate([np.arange(0), *ranges]))[0]
+            ends = np.cumsum([len(rows) for rows in ranges])
+            for place, rows, end in zip(places.tolist(), ranges, ends.tolist(), strict=True):
+                own = found[end - len(rows) : end]
+                top = int(own.argmax()) if len(own) > 1 else 0
+                scores[place] = own.mean(dtype=np.float64) if group == "mean" and len(own) > 1 else own[top]
+                best_rows[place] = first_row + rows[top]
+        return scores, best_rows
+
+    def first_rows(self, keys: Rows) -> Rows:
+        """The first row of each document, -1 of -1."""
+        if not self.has_passages:
+            return keys
+        rows = np.full(keys.shape, -1, np.int64)
+        for place, key in np.ndenumerate(keys):
+            if key >= 0:
+                segment, number = self._place(self.document_bases, int(key))
+                rows[place] = self.row_bases[self.segments.index(segment)] + segment.row_range(number).start
+        return rows
+
+    def segment_of(self, key: int) -> tuple[int, int]:
+        """(place of the segment, key of its first document) of a document."""
+        place = int(np.searchsorted(self.document_bases, key, side="right")) - 1
+        return place, int(self.document_bases[place])
 
     # --- what a row is ------------------------------------------------------------------------------------------------
 

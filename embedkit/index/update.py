@@ -17,16 +17,27 @@ from pathlib import Path
 
 import numpy as np
 
-from embedkit.errors import DataError
+from embedkit.errors import DataError, UsageError
 from embedkit.index.documents import DocumentReader, DocumentWriter
 from embedkit.index.fine import BLOCK
 from embedkit.index.ids import open_array
 from embedkit.index.layout import Layout
-from embedkit.index.manifest import DOCUMENTS, Manifest, SegmentRecord, Source, check_sizes, read_manifest
+from embedkit.index.manifest import (
+    DOCUMENTS,
+    Manifest,
+    Method,
+    SegmentRecord,
+    Source,
+    Sparse,
+    check_sizes,
+    read_manifest,
+)
+from embedkit.index.postings import Block
 from embedkit.index.segment import Segment
+from embedkit.index.sparse_input import text_entries
 from embedkit.index.versions import commit, writing
 from embedkit.index.where import Where, matching
-from embedkit.index.writer import Content, SegmentFiles, drawn_ranges
+from embedkit.index.writer import Content, Entries, SegmentFiles, drawn_ranges
 from embedkit.storage import block_record, check_blocks, npy_header, sealed_partial, sync_file, sync_folder
 from embedkit.types import Array
 from embedkit.vectors import Ranges, is_drift
@@ -73,10 +84,23 @@ class Change:
         self.ranges, self._new_ranges = read_ranges(folder, manifest), False
         self.segments = [Segment(folder, record, manifest, self.ranges) for record in manifest.segments]
         self.deleted: dict[int, Array] = {}  # segment -> bools (documents,), of those where it changes
-        self.unit_rows = manifest.unit_rows
+        self.unit_rows, self.sparse = manifest.unit_rows, manifest.sparse
+        # of the sparse leg, for documents that are added: whoever knows the model or the file says it
+        self.entries: Entries | None = None
+        if manifest.sparse is not None and manifest.sparse.bm25 is not None:
+            self.entries = text_entries(manifest.sparse.bm25)
 
     @classmethod
-    def first(cls, folder: Path, dim: int, layout: Layout, source: Source, texts: bool, ram: int | None) -> Change:
+    def first(
+        cls,
+        folder: Path,
+        dim: int,
+        layout: Layout,
+        source: Source,
+        texts: bool,
+        ram: int | None,
+        sparse: Sparse | None = None,
+    ) -> Change:
         """The change from nothing."""
         nothing = Manifest(
             number=0,
@@ -93,6 +117,7 @@ class Change:
             embedkit=__version__,
             next_segment=1,
             segments=(),
+            sparse=sparse,
         )
         return cls(folder, nothing, ram)
 
@@ -120,6 +145,10 @@ class Change:
         Raises DataError for rows that are not finite, or where there are none."""
         if len(rows) == 0:
             raise DataError("There are no rows to index; expected at least one.")
+        if self.old.sparse is not None and self.entries is None:
+            raise UsageError(
+                f"{self.folder} has a sparse leg; say what makes the weights of these documents (--sparse)."
+            )
         merged = self._to_merge(len(rows))
         files = self._files(without_codes=bool(merged))
         reader = DocumentReader(files.path(DOCUMENTS), content.documents)
@@ -138,7 +167,7 @@ class Change:
             )
         self._replace(reader)
         reader.close()
-        self._take(files, content)
+        self._take(files, content, self.entries)
         if len(content.without_rows):
             self._delete(self.segments[-1], content.without_rows)
         if merged:
@@ -159,6 +188,11 @@ class Change:
             self._delete(segment, np.flatnonzero(matching(where, segment.documents))) for segment in self.segments
         )
 
+    def set_fusion(self, method: Method, weight: float) -> None:
+        """How hybrid search fuses from the next version on."""
+        assert self.old.sparse is not None
+        self.sparse = replace(self.old.sparse, fusion=method, weight=weight)
+
     def merge(self, count: int) -> None:
         """The last `count` segments become one, without what is deleted."""
         merged, self.segments = self.segments[-count:], self.segments[:-count]
@@ -174,7 +208,8 @@ class Change:
                     empty += self.old.texts and not document.full_text
             writer.close()
             files.copy_rows(_stored(merged, masks), self.ranges)
-            self._take(files, Content(writer.count, empty, _counts(merged, alive), _spans(merged, masks)))
+            content = Content(writer.count, empty, _counts(merged, alive), _spans(merged, masks))
+            self._take(files, content, lambda _: self._copied_entries(merged, alive))
         for segment in merged:
             self.deleted.pop(segment.record.number, None)
             segment.close()
@@ -188,6 +223,7 @@ class Change:
             segments=tuple(records),
             next_segment=self.next_segment,
             unit_rows=self.unit_rows,
+            sparse=self.sparse,
             created=_now(),
             embedkit=__version__,
         )
@@ -201,16 +237,26 @@ class Change:
 
     @property
     def changed(self) -> bool:
-        return bool(self.deleted) or tuple(s.record for s in self.segments) != self.old.segments
+        records = tuple(segment.record for segment in self.segments)
+        return bool(self.deleted) or records != self.old.segments or self.sparse != self.old.sparse
 
     def _files(self, *, without_codes: bool = False) -> SegmentFiles:
         layout = replace(self.layout, coarse="none", bytes_per_vector=None) if without_codes else self.layout
         return SegmentFiles(self.folder, self.next_segment, self.old.dim, layout, self.ram, first=self.old.number == 0)
 
-    def _take(self, files: SegmentFiles, content: Content) -> None:
-        record = files.finish(content, self.ranges)
+    def _take(self, files: SegmentFiles, content: Content, entries: Entries | None) -> None:
+        record = files.finish(content, self.ranges, self.old.sparse, entries)
         self.segments.append(Segment(self.folder, record, self.old, self.ranges))
         self.next_segment += 1
+
+    def _copied_entries(self, merged: Sequence[Segment], alive: Sequence[Array]) -> Iterator[Block]:
+        """The sparse entries of segments, of the documents that stay."""
+        assert self.old.sparse is not None
+        base = 0
+        for segment, kept in zip(merged, alive, strict=True):
+            numbers = np.where(kept, np.cumsum(kept) + (base - 1), -1)
+            yield from segment.postings(self.old.sparse).blocks(numbers)
+            base += int(kept.sum())
 
     def _to_merge(self, rows: int) -> Sequence[Segment]:
         merged: list[Segment] = []

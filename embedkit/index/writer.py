@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,8 @@ from embedkit.index.documents import DocumentReader
 from embedkit.index.fine import BLOCK, FineRows, FineWriter
 from embedkit.index.ids import write_ids, write_numbers
 from embedkit.index.layout import Layout
-from embedkit.index.manifest import CODES, DOCUMENTS, FINE, SPANS, STARTS, SegmentRecord
+from embedkit.index.manifest import CODES, DOCUMENTS, FINE, SPANS, STARTS, SegmentRecord, Sparse
+from embedkit.index.postings import Block, write_postings
 from embedkit.storage import block_record, npy_header, positional_file, sealed_partial, sync_file
 from embedkit.types import Array, Rows, Vectors
 from embedkit.vectors import Ranges, unit_rows
@@ -31,6 +32,7 @@ from embedkit.vectors import Ranges, unit_rows
 logger = logging.getLogger(__name__)
 RANGE_SAMPLE = 65_536  # rows that the ranges of int8 are taken from
 SEED = 0
+Entries = Callable[[DocumentReader], Iterator[Block]]  # of the sparse leg, for the documents of a segment
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,15 @@ class SegmentFiles:
             writer.finish()
         return writer
 
-    def finish(self, content: Content, ranges: Ranges | None) -> SegmentRecord:
-        """Everything else, and what a manifest says of the segment."""
+    def finish(
+        self, content: Content, ranges: Ranges | None, sparse: Sparse | None = None, entries: Entries | None = None
+    ) -> SegmentRecord:
+        """Everything else, and what a manifest says of the segment. sparse, entries: of the sparse leg, where there is one."""
         sync_file(self.path(DOCUMENTS))
         reader = DocumentReader(self.path(DOCUMENTS), content.documents)
         parts = [FINE, DOCUMENTS, *write_ids(self.path, reader.all_ids())]
+        if sparse is not None and entries is not None:
+            parts += write_postings(self.path, content.documents, entries(reader), sparse)
         reader.close()
         parts += self._write_ranges_of_rows(content)
         count = content.documents if content.counts is None else int(content.counts.sum())

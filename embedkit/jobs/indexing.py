@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from embedkit.corpus import Fields, read_corpus
-from embedkit.encoder import Encoder, OnLong, WindowEncoder
+from embedkit.encoder import Encoder, OnLong, SparseEncoder, WindowEncoder
 from embedkit.encoders import load
 from embedkit.engine import embed_to_file, holds_vectors
 from embedkit.engine.outputs import Names
@@ -24,10 +24,20 @@ from embedkit.errors import DataError, ModelError, ModelMismatch, Stopped, Usage
 from embedkit.index.documents import DocumentReader
 from embedkit.index.index import Index
 from embedkit.index.layout import Layout
-from embedkit.index.manifest import DOCUMENTS, Manifest, Metric, Source, is_leftover, manifest_numbers, read_manifest
+from embedkit.index.manifest import (
+    DOCUMENTS,
+    Manifest,
+    Metric,
+    Source,
+    Sparse,
+    is_leftover,
+    manifest_numbers,
+    read_manifest,
+)
+from embedkit.index.sparse_input import BM25, bm25_settings, encoded_entries, file_entries, text_entries
 from embedkit.index.update import Change, changing
 from embedkit.index.versions import remove_old, writing
-from embedkit.index.writer import Content
+from embedkit.index.writer import Content, Entries
 from embedkit.jobs.row_source import RowSource, add_vectors, rows_a_document
 from embedkit.storage import make_folder, remove_folder
 from embedkit.types import Document
@@ -56,6 +66,7 @@ def build_index(
     resume: bool = False,
     ram: int | None = None,
     progress: bool = False,
+    sparse: str | Path | SparseEncoder | None = None,
 ) -> Index:
     """Builds an index folder and opens it: whole, or begun and to be gone on with `resume`.
 
@@ -66,6 +77,8 @@ def build_index(
     neighbours that the shortlist is to keep, measured on rows held out; when left out, 0.97 and a margin for questions that look
     different from documents. fine: "float16", "float32" or "int8" rows on disk.
     on_long: "chunk" gives texts beyond the model's limit several passages. ram: bytes that training may take.
+    sparse: a leg of terms beside the vectors: "bm25", or with settings "bm25:k1=1.2,b=0.75,stem=german,stop=none"; a sparse model;
+    or a jsonl file with a row {"id": ..., "weights": {term: weight}} for each document.
     Raises UsageError for a path that is taken or a layout that cannot be, DataError for rows that cannot be used.
     """
     target = Path(path).absolute()
@@ -73,6 +86,7 @@ def build_index(
         _clear_away(target)
         return open_index(target)
     check_begun(target, resume=resume)
+    leg = sparse_leg(sparse)
     by_vectors = isinstance(source, np.ndarray) or (isinstance(source, (str, Path)) and holds_vectors(Path(source)))
     if by_vectors and model is not None:
         raise UsageError("Vectors and a model came; vectors are taken as they are: leave the model out.")
@@ -83,13 +97,43 @@ def build_index(
     if by_vectors:
         rows = RowSource.of(source, ids, limit)
         layout = Layout(metric or metric_of(rows.similarity), coarse, fine, bytes_per_vector, recall)
-        return index_vectors(rows, target, layout, documents, fields, whole=limit is None, ram=ram)
+        return index_vectors(rows, target, layout, documents, fields, whole=limit is None, ram=ram, leg=leg)
     encoder = model if model is not None and not isinstance(model, (str, Path)) else load(model)
     layout = Layout(metric or metric_of(encoder.similarity), coarse, fine, bytes_per_vector, recall)
     corpus = read_corpus(source, fields, limit=limit)
-    with _first_change(target, encoder.dim, layout, source_of(encoder, on_long), True, ram) as change:
+    with _first_change(target, encoder.dim, layout, source_of(encoder, on_long), True, ram, leg) as change:
         _add_corpus(change, corpus, encoder, "build.npy", resume, progress)
-    return open_index(target, encoder)
+    return open_index(target, encoder, sparse_model=None if leg is None else leg.encoder)
+
+
+class SparseLeg(NamedTuple):
+    """What a builder asks for beside the vectors."""
+
+    record: Sparse
+    entries: Entries
+    encoder: SparseEncoder | None = None
+
+
+def sparse_leg(asked: str | Path | SparseEncoder | None) -> SparseLeg | None:
+    """What `sparse` of `build_index` means. Raises UsageError or ModelError for what it cannot be."""
+    if asked is None or asked == "none":
+        return None
+    if isinstance(asked, str) and asked.partition(":")[0] == BM25:
+        settings = bm25_settings(asked)
+        return SparseLeg(Sparse(bm25=settings), text_entries(settings))
+    if isinstance(asked, (str, Path)) and (Path(asked).is_file() or str(asked).endswith((".jsonl", ".jsonl.gz"))):
+        return SparseLeg(Sparse(), file_entries(Path(asked)))
+    encoder = open_sparse(asked)
+    record = Sparse(model=encoder.settings.get("model"), fingerprint=encoder.fingerprint)
+    return SparseLeg(record, encoded_entries(encoder), encoder)
+
+
+def open_sparse(model: str | Path | SparseEncoder) -> SparseEncoder:
+    if not isinstance(model, (str, Path)):
+        return model
+    from embedkit.encoders.sparse_encoder import load_sparse
+
+    return load_sparse(model)
 
 
 def index_vectors(
@@ -101,24 +145,36 @@ def index_vectors(
     *,
     whole: bool = True,
     ram: int | None = None,
+    leg: SparseLeg | None = None,
 ) -> Index:
     """Builds an index from vectors that name their model, or none. documents: a corpus in the same order; whole: which ends
     with them."""
-    with _first_change(path, rows.dim, layout, rows.source, documents is not None, ram) as change:
+    if leg is not None and documents is None and not (leg.record.bm25 is None and leg.encoder is None):
+        raise UsageError(
+            "A sparse leg is made of texts; give the vectors' documents (--documents), or a file of weights."
+        )
+    with _first_change(path, rows.dim, layout, rows.source, documents is not None, ram, leg) as change:
         add_vectors(change, rows, documents, fields, whole=whole)
-    return open_index(path)
+    return open_index(path, sparse_model=None if leg is None else leg.encoder)
 
 
 @contextmanager
 def _first_change(
-    folder: Path, dim: int, layout: Layout, source: Source, texts: bool, ram: int | None
+    folder: Path,
+    dim: int,
+    layout: Layout,
+    source: Source,
+    texts: bool,
+    ram: int | None,
+    leg: SparseLeg | None = None,
 ) -> Iterator[Change]:
     """A block that fills the first version of an index; after an error in it, only what can be gone on with stays."""
     layout.check(dim)
     make_folder(folder)
     with writing(folder):
         try:
-            change = Change.first(folder, dim, layout, source, texts, ram)
+            change = Change.first(folder, dim, layout, source, texts, ram, None if leg is None else leg.record)
+            change.entries = None if leg is None else leg.entries
             yield change
             change.commit()
             change.close()
@@ -167,31 +223,43 @@ def add_to_index(
     resume: bool = False,
     ram: int | None = None,
     progress: bool = False,
+    sparse: str | Path | SparseEncoder | None = None,
     **options: Any,
 ) -> Added:
     """Adds documents to an index, or replaces those of the same id, in one commit.
 
     source: as in `build_index`. A corpus is embedded by the index's own model, in a job that can be killed and goes on with
-    `resume`; options are those of `load`. Raises ModelMismatch for rows of another model, UsageError for those of another width, and
-    what `build_index` raises; the index is as it was then.
+    `resume`; options are those of `load`. sparse: where the sparse leg was built from a file, one with the weights of these
+    documents; where by a model, that model, if it is found elsewhere now. Raises ModelMismatch for rows of another model,
+    UsageError for those of another width, and what `build_index` raises; the index is as it was then.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
+    entries = _more_entries(folder, manifest, sparse)
     if isinstance(source, np.ndarray) or (isinstance(source, (str, Path)) and holds_vectors(Path(source))):
         if model is not None or options:
             raise UsageError("Vectors and a model came; vectors are taken as they are: leave the model out.")
         rows = RowSource.of(source, ids, limit)
         _check_space(folder, manifest, rows)
         with changing(folder, ram) as change:
+            change.entries = entries or change.entries
             count = add_vectors(change, rows, documents, fields, whole=limit is None)
             change.commit()
         return Added(count, 0)
     with open_index(folder, model, **options) as index:
         encoder = index.encoder()
     with changing(folder, ram) as change:
+        change.entries = entries or change.entries
         added = _add_corpus(change, read_corpus(source, fields, limit=limit), encoder, "add.npy", resume, progress)
         change.commit()
     return added
+
+
+def _more_entries(folder: Path, manifest: Manifest, sparse: str | Path | SparseEncoder | None) -> Entries | None:
+    by_model = manifest.sparse is not None and manifest.sparse.fingerprint is not None
+    by_file = isinstance(sparse, (str, Path)) and not by_model
+    with open_index(folder, sparse_model=None if by_file else sparse) as index:
+        return index.sparse_entries(cast(Path, sparse) if by_file else None)
 
 
 def _check_space(folder: Path, manifest: Manifest, rows: RowSource) -> None:
@@ -287,19 +355,29 @@ def open_index(
     *,
     prompt_name: str | None = None,
     check: bool = False,
+    sparse_model: str | Path | SparseEncoder | None = None,
     **options: Any,
 ) -> Index:
     """Opens an index for searching.
 
     model: needed only where the one that the index names is found elsewhere now; loaded at the first question in words.
     prompt_name: a prompt that the model stores, for questions, instead of the one for queries. options: those of `load`
-    (device, dtype, threads, ...); threads are those of a search, too. check: read every byte first. Raises UsageError where
+    (device, dtype, threads, ...); threads are those of a search, too. check: read every byte first. sparse_model: as model, of a
+    sparse leg by a model. Raises UsageError where
     there is no index, IntegrityError where it is damaged; a search raises ModelMismatch where the model is not the one that made
     the rows.
     """
     query_options = {} if prompt_name is None else {"prompt_name": prompt_name}
     opener = _opener(Path(path), model, options)
-    return Index(path, opener, query_options, threads=options.get("threads"), check=check)
+    sparse_opener = _sparse_opener(Path(path), sparse_model)
+    threads = options.get("threads")
+    return Index(path, opener, query_options, threads=threads, check=check, sparse_encoder=sparse_opener)
+
+
+def _sparse_opener(path: Path, model: str | Path | SparseEncoder | None) -> Callable[[], SparseEncoder] | None:
+    sparse = read_manifest(path).sparse
+    named = model if model is not None else None if sparse is None else sparse.model
+    return None if named is None else lambda: open_sparse(named)
 
 
 def _opener(path: Path, model: str | Path | Encoder | None, options: dict[str, Any]) -> Callable[[], Encoder] | None:

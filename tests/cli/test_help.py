@@ -15,7 +15,7 @@ from embedkit.cli.main import cli
 from .conftest import Run
 
 ROOT = Path(__file__).parents[2]
-CHANGES = ["index build", "index add", "index delete", "index compact"]
+CHANGES = ["index build", "index add", "index delete", "index compact", "index tune"]
 COMMANDS = [
     "",
     "embed",
@@ -40,14 +40,16 @@ CORPUS = "--id --text --title --limit"
 PROMISED = {  # what people's scripts hold on to
     "embed": "-o --output --kind --dim --layers --precision --ranges --on-long --resume --overwrite --shard --workers --profile "
     f"{CORPUS} {MODEL} {OUTPUT}",
-    "index build": f"-o --output --coarse --bytes-per-vector --recall --fine --metric --on-long --documents --resume --ram --profile "
-    f"{CORPUS} {MODEL} {OUTPUT}",
-    "index add": f"--documents --resume --ram {CORPUS} {MODEL} {OUTPUT}",
+    "index build": "-o --output --coarse --bytes-per-vector --recall --fine --metric --sparse --on-long --documents --resume --ram "
+    f"--profile {CORPUS} {MODEL} {OUTPUT}",
+    "index tune": f"--fusion --queries --qrels --sparse-queries --sparse-model {MODEL} {OUTPUT}",
+    "index add": f"--sparse --documents --resume --ram {CORPUS} {MODEL} {OUTPUT}",
     "index delete": f"--ids --where {OUTPUT}",
     "index compact": f"--ram {OUTPUT}",
     "index info": OUTPUT,
     "index verify": OUTPUT,
-    "search": f"-k --queries -o --output --like --where --group --min-score --explain {MODEL} {OUTPUT}",
+    "search": f"-k --queries -o --output --mode --fusion --weight --sparse-queries --sparse-model --like --where --group --min-score "
+    f"--explain {MODEL} {OUTPUT}",
     "eval": f"--data --tasks --run --qrels --metrics --split --type --profile --index -o --output {MODEL} {OUTPUT}",
     "compare": OUTPUT,
     "data check": OUTPUT,

@@ -97,7 +97,8 @@ def build_vectors(coarse: str, count: int, **options: Any) -> Step:
 
 def build_corpus(path: Path) -> None:
     documents = [*named(range(8)), Document("odd", "bad"), *named([40])]
-    build_index(documents, path, model=Windowed(), on_long="chunk", fine="float32", resume=path.exists()).close()
+    layout = {"on_long": "chunk", "fine": "float32", "sparse": "bm25"}
+    build_index(documents, path, model=Windowed(), resume=path.exists(), **layout).close()  # type: ignore[arg-type]
 
 
 def add_vectors(numbers: Iterable[int], shift: int = 0) -> Step:
@@ -138,6 +139,11 @@ def delete_where(path: Path) -> None:
         index.delete(where={"lang": "en"})
 
 
+def set_fusion(path: Path) -> None:
+    with Index(path) as index:
+        index.set_fusion("rrf", 0.25)
+
+
 def compact(path: Path) -> None:
     with Index(path) as index:
         index.compact()
@@ -157,6 +163,7 @@ CHANGES = {
     "add to codes": Change((CODES,), add_vectors([*range(70, 115)], shift=3)),
     "delete by id": Change((INT8, add_vectors([3, 30])), delete("d3", "d4", "d19")),
     "delete by filter": Change((build_corpus, add_corpus([60], "old")), delete_where),
+    "set the fusion": Change((build_corpus, add_corpus([60], "old")), set_fusion),
     "compact": Change((build_corpus, add_corpus([60, 61], "old"), delete("d1", "d61")), compact),
     "compact codes": Change((CODES, add_vectors([90, 91]), delete("d5", "d91")), compact),
 }
@@ -177,7 +184,14 @@ def content(path: Path) -> Content:
         }
         whole = found["(None, 'best')"]
         assert whole.documents is not None and len(whole.documents[0]) == len(index)
+        if index.manifest.sparse is not None:
+            for where in (None, FILTERS[0]):
+                hits = index.search(["more text 3 old", "60 61 new"], EVERYTHING, mode="sparse", where=where)
+                found[f"terms {where}"] = hits
+            vectors, texts = queries.astype(np.float32), ["text", "new"]
+            found["both"] = index.search(vectors, EVERYTHING, mode="hybrid", sparse_queries=texts)
         return {
+            "fusion": index.manifest.sparse and (index.manifest.sparse.fusion, index.manifest.sparse.weight),
             "documents": {document.id: document for document in whole.documents[0]},
             "hits": {name: hits.ids for name, hits in found.items()},
             "scores": {name: hits.scores.round(5).tolist() for name, hits in found.items()},

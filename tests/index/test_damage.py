@@ -21,7 +21,7 @@ from embedkit.cli.main import main
 from embedkit.errors import IntegrityError, UsageError
 from embedkit.index import Index
 from embedkit.index.faiss_import import faiss_threads
-from embedkit.index.manifest import OLD_MANIFEST
+from embedkit.index.manifest import OLD_MANIFEST, POSTED, SPARSE_PARTS
 from embedkit.jobs import add_to_index, build_index, open_index
 from embedkit.storage import sealed_json
 from embedkit.types import Document
@@ -39,17 +39,23 @@ KINDS = (
     "spans.npy",
     "deleted",
     "ranges",
+    "terms.txt",
+    "terms.npy",
+    "postings.npy",
+    "posted.npy",
+    "weights.npy",
+    "lengths.npy",
 )
-ALWAYS_CHECKED = ("manifest", "codes.faiss", "ids.npy", "ids.txt", "starts.npy", "spans.npy", "deleted", "ranges")
+ALWAYS_CHECKED = ("manifest", *(kind for kind in KINDS if kind not in ("fine.npy", "documents.sqlite")))
 COUNT = 30
 
 
 def make(path: Path) -> None:
-    """A small index with a file of every kind: two segments with passages, one of them with codes, and deletions in both."""
+    """A small index with a file of every kind: two segments with passages and terms, one of them with codes, and deletions in
+    both."""
+    corpus, layout = [document(n) for n in range(COUNT)], {"on_long": "chunk", "fine": "int8", "coarse": "IVF1,SQ8"}
     with faiss_threads(1):
-        build_index(
-            [document(n) for n in range(COUNT)], path, model=Windowed(), on_long="chunk", fine="int8", coarse="IVF1,SQ8"
-        ).close()
+        build_index(corpus, path, model=Windowed(), sparse="bm25", **layout).close()  # type: ignore[arg-type]
         add_to_index(path, [document(n) for n in (100, 101)], model=Windowed())
         with Index(path) as index:
             index.delete(["d3", "d101"])
@@ -69,6 +75,9 @@ def answers(path: Path) -> list[Any]:
             found.append((hits.ids, hits.documents, hits.passages, hits.scores.tolist()))
         found.append(index.get(["d4", "d0", "d100"]))
         found.append(index.search(like="d4", k=3).ids)
+        for where in (None, {"lang": "en"}):
+            hits = index.search(["text 4 more", "101"], 50, mode="sparse", where=where)
+            found.append((hits.ids, hits.documents, hits.scores.tolist()))
         return found
 
 
@@ -117,7 +126,7 @@ class Damaged:
             return "right"
         assert "fine.npy" in file.name, f"{file.name} is trusted"
         assert ids_of(found) <= self.alive | self.names
-        assert found[5] == self.whole[5]
+        assert (found[5], found[7:]) == (self.whole[5], self.whole[7:])
         english = {f"d{n}" for n in range(0, 200, 2)}
         assert all(name in english for ids in found[3][0] for name in ids)
         for answer in found[1:5]:
@@ -175,9 +184,8 @@ def test_a_changed_byte_is_named_and_never_leads_to_a_wrong_id(damaged: Damaged,
         if kind not in file.name:
             continue
         size = file.stat().st_size
-        for position in sorted(
-            {0, size - 1, *draw.sample(range(size), min(size, 50 if "segment-0001" in file.name else 20))}
-        ):
+        most = 8 if kind in SPARSE_PARTS else 50 if "segment-0001" in file.name else 20
+        for position in sorted({0, size - 1, *draw.sample(range(size), min(size, most))}):
             outcome = damaged.flip(file, position, draw.choice([0xFF, 1 << draw.randrange(8)]))
             if kind in ALWAYS_CHECKED:
                 assert outcome == "refused" or (kind == "manifest" and outcome == "right")
@@ -328,6 +336,8 @@ def test_any_fact_of_a_manifest_may_be_anything(hostile: Hostile) -> None:
     outcomes = set()
     tracemalloc.start()
     for place in places(hostile.body):
+        if (SPARSE_PARTS - {POSTED}) & set(place):
+            continue  # as of any other file
         for value in [REMOVED, *draw.sample(VALUES, 2)]:
             outcomes.add(hostile.outcome(hostile.changed(place, value)))
     peak = tracemalloc.get_traced_memory()[1]
@@ -383,6 +393,19 @@ def test_counts_that_do_not_fit_the_files_are_refused(hostile: Hostile, place: t
         (("extra",), 1),
         (("segments", 0, "extra"), 1),
         (("version",), "2"),
+        (("version",), 2),
+        (("sparse",), None),
+        (("sparse",), {}),
+        (("sparse", "bm25"), None),
+        (("sparse", "bm25", "stem"), "klingon"),
+        (("sparse", "bm25", "stop"), "klingon"),
+        (("sparse", "bm25", "k1"), -1),
+        (("sparse", "bm25", "k1"), 1e300),
+        (("sparse", "bm25", "b"), 1.5),
+        (("sparse", "weight"), 2),
+        (("sparse", "fusion"), "rff"),
+        (("segments", 0, "files", "lengths.npy"), REMOVED),
+        (("segments", 1, "files", "terms.txt"), REMOVED),
         (("version",), True),
         (("format",), "another"),
     ],
@@ -429,15 +452,19 @@ def test_a_manifest_under_another_number_is_refused(hostile: Hostile) -> None:
 
 
 def test_a_newer_format_is_refused_with_what_to_do(hostile: Hostile) -> None:
-    hostile.file.write_bytes(sealed_json({**hostile.body, "version": 3}))
-    with pytest.raises(IntegrityError, match=r"has index format 3, this embedkit reads format 2; update embedkit"):
+    hostile.file.write_bytes(sealed_json({**hostile.body, "version": 4}))
+    with pytest.raises(
+        IntegrityError, match=r"has index format 4, this embedkit reads formats 2 and 3; update embedkit"
+    ):
         Index(hostile.path)
 
 
 def test_the_first_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
     np.save(tmp_path / "fine.npy", np.eye(3, dtype=np.float16))
     (tmp_path / OLD_MANIFEST).write_bytes(sealed_json({"format": "embedkit-index", "version": 1}))
-    with pytest.raises(IntegrityError, match=r"has index format 1, this embedkit reads format 2; build it again"):
+    with pytest.raises(
+        IntegrityError, match=r"has index format 1, this embedkit reads formats 2 and 3; build it again"
+    ):
         Index(tmp_path)
 
 

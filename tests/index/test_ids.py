@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_the_files_of_an_earlier_try_are_replaced(path: Callable[[str], Path]) -
 def test_another_count_than_recorded_is_refused(path: Callable[[str], Path], names: list[str], count: int) -> None:
     texts = names == ["a", "b"]
     write_ids(path, names)
-    with pytest.raises(IntegrityError, match=r"ids\.npy holds uint32 .*, its manifest says"):
+    with pytest.raises(IntegrityError, match=r"ids\.npy is no array of .*, as its manifest says"):
         Ids(path, count, texts=texts)
 
 
@@ -103,14 +104,24 @@ def test_texts_that_are_no_utf8_any_more_are_refused(path: Callable[[str], Path]
 )
 def test_what_is_no_array_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.npy").write_bytes(content)
-    with pytest.raises(IntegrityError, match=r"a\.npy is no array any more"):
+    with pytest.raises(IntegrityError, match=r"a\.npy is no array of <u4 \(1,\)"):
         open_array(tmp_path / "a.npy", (1,), ("<u4",))
 
 
 def test_an_array_of_another_dtype_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros(3, np.float32))
-    with pytest.raises(IntegrityError, match=r"holds float32 \(3,\), its manifest says \(3,\)"):
+    with pytest.raises(IntegrityError, match=r"a\.npy is no array of <u4 or <u8 \(3,\)"):
         open_array(tmp_path / "a.npy", (3,), ("<u4", "<u8"))
     np.save(tmp_path / "b.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(IntegrityError, match="is no array any more"):  # and nothing is unpickled
+    with pytest.raises(IntegrityError, match="is no array of"):  # and nothing is unpickled
         open_array(tmp_path / "b.npy", (1,), ("|O",))
+
+
+def test_arrays_are_opened_from_many_threads_at_once(tmp_path: Path) -> None:
+    """numpy parses a header as Python, which fails now and then in several threads of Python 3.11."""
+    write_numbers(tmp_path / "a.npy", np.arange(5))
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: open_array(tmp_path / "a.npy", None, ("<u4",)).sum(), range(2000)))
+    assert set(found) == {10}
+    write_numbers(tmp_path / "empty.npy", np.arange(0))
+    assert open_array(tmp_path / "empty.npy", (0,), ("<u4",)).shape == (0,)

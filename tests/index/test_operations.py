@@ -29,7 +29,9 @@ from embedkit.jobs import build_index, open_index
 from embedkit.types import Document
 
 from ..engine.fakes import Windowed
+from .lexical import Weigher, bm25, minmax, products
 
+WORDS = ("ab", "a", "cd", "c", "title", *map(str, range(40)))  # all that texts here are made of
 DIM, DISTINCT, NAMES = 8, 40, 90
 LANGUAGES = ("en", "de", "fr")
 Filter = tuple[Mapping[str, Any], Callable[[Mapping[str, Any]], bool]]
@@ -59,6 +61,7 @@ class Config:
     metric: str = "cosine"
     on_long: str = "truncate"
     coarse: str = "none"
+    sparse: str | None = None  # "bm25" or "model"
 
 
 CONFIGS = {
@@ -74,6 +77,10 @@ CONFIGS = {
     "4-bit codes, which know no selector": Config("float32", coarse="PQ4x4fs"),
     "a graph": Config(coarse="HNSW8"),
     "a graph, passages": Config("float32", "dot", "chunk", "HNSW8"),
+    "terms": Config("float32", sparse="bm25"),
+    "terms, passages": Config("float16", "dot", "chunk", sparse="bm25"),
+    "terms, inverted lists": Config(coarse="IVF4,SQ8", sparse="bm25"),
+    "learned weights, passages": Config("int8", on_long="chunk", sparse="model"),
 }
 
 
@@ -141,7 +148,8 @@ class Game:
         self.expected, self.log, self.count = Expected(config), list[str](), Counter[str]()
         documents = [self.document(f"d{number}") for number in range(50)]
         options = {"coarse": config.coarse, "fine": config.fine, "metric": config.metric, "on_long": config.on_long}
-        self.index = build_index(documents, path, model=Grid(), **options)  # type: ignore[arg-type]
+        self.sparse = {None: None, "bm25": "bm25", "model": Weigher(WORDS)}[config.sparse]
+        self.index = build_index(documents, path, model=Grid(), sparse=self.sparse, **options)  # type: ignore[arg-type]
         self.index.threads = 1
         self.expected.take(documents, self.expected.rows_of(documents))
         self.exact = config.coarse == "none"
@@ -150,6 +158,8 @@ class Game:
         kinds = [self.add, self.add_vectors, self.delete, self.delete_where, self.compact, self.reopen, self.get]
         kinds += [self.search, self.search_like]
         weights = [8, 4, 5, 2, 1, 2, 4, 40, 6]
+        if self.sparse is not None:
+            kinds, weights = [*kinds, self.search_terms, self.search_both], [*weights[:-2], 10, 2, 30, 30]
         try:
             for _ in range(operations):
                 operation = self.draw.choices(kinds, weights)[0]
@@ -218,7 +228,8 @@ class Game:
     def reopen(self) -> None:
         self.log.append("reopen")
         self.index.close()
-        self.index = open_index(self.path, Grid(), check=True)
+        model = self.sparse if isinstance(self.sparse, Weigher) else None
+        self.index = open_index(self.path, Grid(), check=True, sparse_model=model)
         self.index.threads = 1
 
     # --- questions ----------------------------------------------------------------------------------------------------
@@ -268,6 +279,59 @@ class Game:
         assert hits.scores.shape == (len(queries), options["k"])
         for number, judge in enumerate(judged):
             judge.check(hits, number, options)
+
+    def asked(self) -> str:
+        """Words of the texts, and some of none."""
+        return " ".join(self.draw.choices([*WORDS, "nowhere", "the"], k=self.draw.choice([1, 1, 2, 3, 8])))
+
+    def by_terms(self, query: str) -> dict[str, float]:
+        texts = {name: known.document.full_text for name, known in self.expected.known.items()}
+        return (bm25 if self.sparse == "bm25" else products)(texts, query)
+
+    def search_terms(self) -> None:
+        where, keep = self.filter() if self.draw.random() < 0.5 else (None, lambda _: True)
+        queries, k = [self.asked() for _ in range(self.draw.choice([1, 3]))], self.draw.choice([1, 2, 5, 20, 300])
+        self.log.append(f"search terms {queries} {k} {where}")
+        hits = self.index.search(queries, k, mode="sparse", where=where, explain=True)
+        for number, query in enumerate(queries):
+            passing = self.expected.passing(keep)
+            scores = {name: score for name, score in self.by_terms(query).items() if name in passing}
+            self.check_scores(hits, number, k, scores, 1e-4)
+            for said, score in zip(hits.explanations[number], hits.scores[number], strict=False):
+                assert abs(sum(said["sparse"]["terms"].values()) - score) < 1e-4
+
+    def search_both(self) -> None:
+        """There are fewer documents than candidates, so that all which pass are fused."""
+        where, keep = self.filter() if self.draw.random() < 0.5 else (None, lambda _: True)
+        query, text, k = self.query().astype(np.float32), self.asked(), self.draw.choice([1, 3, 10, 300])
+        weight, group = self.draw.choice([0.0, 0.3, 0.5, 1.0]), self.draw.choice(["best", "mean"])
+        self.log.append(f"search both {query.tolist()} {text} {k} {where} {weight} {group}")
+        compared = unit(query[None])[0] if self.config.metric == "cosine" else query
+        judge = Judge(self, compared, self.expected.passing(keep), group)
+        hits = self.index.search(
+            query, k, mode="hybrid", sparse_queries=text, where=where, group=group, weight=weight, explain=True
+        )
+        names, by_terms = list(judge.scores), self.by_terms(text)
+        dense = [judge.scores[name] for name in names]
+        sparse = [by_terms.get(name, 0.0) for name in names]
+        for name, said in zip(hits.ids[0], hits.explanations[0], strict=True):
+            assert abs(said["fine"]["score"] - judge.scores[name]) <= judge.tolerance
+            assert abs((said["sparse"] or {"score": 0.0})["score"] - by_terms.get(name, 0.0)) < 1e-4
+        if names and max(dense) - min(dense) > 0.05:  # else rounding is what is fused
+            both = zip(names, minmax(dense), minmax(sparse), strict=True)
+            fused = {name: weight * one + (1 - weight) * other for name, one, other in both}
+            self.check_scores(hits, 0, k, fused, 2 * judge.tolerance / (max(dense) - min(dense)) + 1e-3)
+
+    def check_scores(self, hits: Any, number: int, k: int, scores: Mapping[str, float], tolerance: float) -> None:
+        """The k best of these scores came, in order."""
+        names, real = hits.ids[number], hits.scores[number][: len(hits.ids[number])]
+        assert len(set(names)) == len(names) == min(k, len(scores))
+        assert all(abs(scores[name] - score) <= tolerance for name, score in zip(names, real, strict=True))
+        for (one, a), (other, b) in itertools.pairwise(zip(names, real, strict=True)):
+            assert a > b or (a == b and one > other), "ties go to the larger id"
+        left = [score for name, score in scores.items() if name not in names]
+        assert not left or max(left) <= real[-1] + tolerance
+        assert hits.documents[number] == [self.expected.known[name].document for name in names]
 
     def query(self) -> np.ndarray:
         if self.draw.random() < 0.5:
@@ -384,7 +448,8 @@ def selectors_used() -> Iterator[None]:
 def test_an_index_does_what_a_dict_does(tmp_path: Path, name: str) -> None:
     with selectors_used():
         count = Game(tmp_path / "x", CONFIGS[name], seed=1).play(60)
-    assert count["search"] > 12 and count["add"] > 1
+    asked = ["search"] if CONFIGS[name].sparse is None else ["search_terms", "search_both"]
+    assert all(count[kind] > 12 for kind in asked) and count["add"] > 1
 
 
 @pytest.mark.parametrize("coarse", ["IVF8,SQ8", "PQ4x4fs", "HNSW8"])

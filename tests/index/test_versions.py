@@ -197,6 +197,57 @@ def test_a_reader_keeps_the_version_that_it_opened(tmp_path: Path, name: str, co
         assert names(path) == {"lock", f"manifest-{newest.manifest.number:06}.json", *newest.manifest.named_files()}
 
 
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_reader_keeps_the_terms_and_statistics_that_it_opened(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "an.index"
+    corpus = [Document(str(n), f"word{n % 7} common {'rare' * (n % 3 == 0)}") for n in range(30)]
+    build_index(ROWS[:30], path, documents=corpus, sparse="bm25").close()
+    add(path, range(100, 105))
+
+    def by_terms(index: Index) -> Any:
+        hits = index.search(["word3 rare", "common"], 50, mode="sparse")
+        both = index.search(ROWS[:2], 50, mode="hybrid", sparse_queries=["word3 rare", "common"])
+        return hits.ids, hits.scores.tolist(), both.ids, both.scores.tolist()
+
+    with Index(path) as asked_before, Index(path) as asked_after:
+        before = by_terms(asked_before)
+        CHANGES[name](path)
+        assert by_terms(asked_before) == by_terms(asked_after) == before  # one of them opens its terms only now
+        asked_after.verify()
+    with Index(path, check=True) as newest:
+        assert newest.manifest.number > 2
+        assert by_terms(newest) != before or name == "compact"
+
+
+def test_threads_search_by_terms_while_the_index_is_changed(tmp_path: Path) -> None:
+    """Scores are those of one version: the five documents of an addition are all counted, or none is."""
+    path = tmp_path / "an.index"
+    build_index(ROWS[:4], path, documents=[Document(str(n), "base") for n in range(4)], sparse="bm25").close()
+    index, stop, wrong = Index(path), threading.Event(), list[Any]()
+    # idf of a term that all N documents of length 1 hold, with a frequency part of 1 / (1 + k1)
+    possible = {round(float(np.log(1 + 0.5 / (n + 0.5)) / 1.9), 5): n for n in range(4, 80, 5)}
+
+    def search() -> int:
+        count = 0
+        while not stop.is_set() or count == 0:
+            hits = index.search("base", 100, mode="sparse")
+            scores = {round(float(score), 5) for score in hits.scores[0][: len(hits.ids[0])]}
+            wrong.extend([scores] if len(scores) != 1 or possible.get(*scores) != len(hits.ids[0]) else [])
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(2) as threads:
+        running = [threads.submit(search) for _ in range(2)]
+        for n in range(6):
+            some = [Document(f"g{n}-{m}", "base") for m in range(5)]
+            add_to_index(path, ROWS[:5], ids=[document.id for document in some], documents=some)
+            index.delete(f"nobody{n}")
+            index = Index(path)
+        stop.set()
+        assert min(future.result() for future in running) > 0
+    assert wrong == []
+
+
 def test_a_reader_in_another_process_keeps_its_files_until_it_dies(path: Path) -> None:
     with Index(path) as index:
         old = set(index.manifest.named_files())

@@ -1,0 +1,60 @@
+"""Learned sparse models (SPLADE and its kin), as sentence-transformers opens them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from embedkit.encoders.fingerprint import describe_modules, fingerprint
+from embedkit.errors import ModelError, is_full_disk
+from embedkit.types import Kind
+
+
+class SparseTextEncoder:
+    """A SparseEncoder of sentence-transformers, behind embedkit's protocol of the same name."""
+
+    def __init__(self, model: Any, name: str) -> None:
+        self._model, self.settings = model, {"model": name}
+        # what a model says of its width may be that of its hidden states
+        dim = model.encode_document(["a"], convert_to_sparse_tensor=True, show_progress_bar=False).shape[1]
+        self.vocabulary: Sequence[str] = _names(model, int(dim))
+        space = {"modules": describe_modules(model), "prompts": dict(model.prompts), "most": model.max_active_dims}
+        self.fingerprint = fingerprint(space)
+
+    def encode(self, inputs: Sequence[Any], *, kind: Kind = "document") -> csr_matrix:
+        """float32 (len(inputs), len(vocabulary)), weights over 0."""
+        encode = self._model.encode_query if kind == "query" else self._model.encode_document
+        rows = encode(list(inputs), convert_to_sparse_tensor=True, save_to_cpu=True, show_progress_bar=False).coalesce()
+        shape = (len(inputs), len(self.vocabulary))
+        return csr_matrix((rows.values().float().numpy(), rows.indices().numpy()), shape=shape, dtype=np.float32)
+
+
+def _names(model: Any, dim: int) -> list[str]:
+    """The token of each column, or its number where columns are no tokens."""
+    tokenizer = getattr(model, "tokenizer", None)
+    names = [] if tokenizer is None else tokenizer.convert_ids_to_tokens(list(range(min(dim, len(tokenizer)))))
+    if any(type(module).__name__ == "SparseAutoEncoder" for module in model.modules()) or len(set(names)) != len(names):
+        names = []
+    return [*names, *(f"#{column}" for column in range(len(names), dim))]
+
+
+def load_sparse(model: str | Path, *, device: str | None = None) -> SparseTextEncoder:
+    """Opens a folder or hub id of a sentence-transformers SparseEncoder. Raises ModelError where it is none."""
+    from sentence_transformers import SparseEncoder
+
+    name = str(Path(model).absolute()) if Path(model).is_dir() else str(model)
+    try:
+        opened = SparseEncoder(name, device=device, model_kwargs={"use_safetensors": True})
+    except Exception as error:  # every library below has its own way to fail here
+        if is_full_disk(error):
+            raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(
+            f"{model} cannot be opened as a sparse model: {reason.rstrip('.')}. Expected a folder or hub id of a SparseEncoder of "
+            f"sentence-transformers, with safetensors weights."
+        ) from error
+    return SparseTextEncoder(opened.eval(), name)

@@ -1,0 +1,96 @@
+"""`index build --sparse`, `search --mode` and `index tune --fusion`, as a person uses them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROWS, Run
+
+
+@pytest.fixture
+def terms(run: Run, tmp_path: Path, corpus: Path, tiny_model: Path) -> Path:
+    path = tmp_path / "terms.index"
+    assert run("index", "build", corpus, "-o", path, "--model", tiny_model, "--sparse", "bm25", "-q").code == 0
+    return path
+
+
+def test_a_question_by_terms_says_which_carried_each_hit(run: Run, terms: Path) -> None:
+    done = run("search", terms, "swimming fish", "--mode", "sparse", "--explain")
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert [line.split()[2] for line in lines if line[:3].strip().isdigit()] == ["d2", "d1", "d4"]
+    assert "rank 1" in lines[1] and "swim" in lines[1] and "fish" in lines[1]
+
+
+def test_both_legs_are_explained(run: Run, terms: Path) -> None:
+    done = run("search", terms, "fish", "--mode", "hybrid", "--explain", "--json", "-k", "2", "--weight", "0.25")
+    hits = done.facts["hits"]
+    assert len(hits) == 2
+    for hit in hits:
+        assert {"fine", "coarse", "sparse", "segment"} == set(hit["explanation"])
+
+
+def test_a_run_by_terms_is_written(run: Run, terms: Path, tmp_path: Path) -> None:
+    queries = tmp_path / "q.jsonl"
+    queries.write_text('{"_id": "q1", "text": "fish"}\n{"_id": "q2", "text": "unknownword"}')
+    assert run("search", terms, "--queries", queries, "--mode", "sparse", "-o", tmp_path / "run.trec").code == 0
+    lines = (tmp_path / "run.trec").read_text().splitlines()
+    assert [line.split()[:3] for line in lines] == [["q1", "Q0", "d4"], ["q1", "Q0", "d2"]]  # a tie
+
+
+def test_weights_of_documents_and_queries_come_from_files(
+    run: Run, tmp_path: Path, corpus: Path, tiny_model: Path
+) -> None:
+    weights, asked, queries = (tmp_path / name for name in ("w.jsonl", "a.jsonl", "q.jsonl"))
+    weights.write_text("\n".join(json.dumps({"id": row["_id"], "weights": {row["_id"]: 2}}) for row in ROWS))
+    asked.write_text('{"id": "q", "weights": {"d3": 1.5, "d1": 1}}')
+    queries.write_text('{"_id": "q", "text": "cat"}')
+    path = tmp_path / "x"
+    assert run("index", "build", corpus, "-o", path, "--model", tiny_model, "--sparse", weights, "-q").code == 0
+    done = run("search", path, "--queries", queries, "--mode", "sparse", "--sparse-queries", asked)
+    assert [line.split()[2:5:2] for line in done.out.splitlines()] == [["d3", "3"], ["d1", "2"]]
+    more = tmp_path / "more.jsonl"
+    more.write_text('{"_id": "new", "text": "cat"}')
+    assert "give the weights of these documents" in run("index", "add", path, more).sentence(2)
+    weights.write_text('{"id": "new", "weights": {"d3": 9}}')
+    assert run("index", "add", path, more, "--sparse", weights).code == 0
+    done = run("search", path, "--queries", queries, "--mode", "hybrid", "--sparse-queries", asked, "-k", "8")
+    assert "new" in done.out
+    asked.write_text('{"id": "other", "weights": {}}')
+    words = ["search", path, "--queries", queries, "--mode", "sparse", "--sparse-queries", asked]
+    assert "has no weights of the query 'q'" in run(*words).sentence(3)
+
+
+def test_tune_stores_a_weight_and_says_what_it_is_worth(run: Run, terms: Path, tmp_path: Path) -> None:
+    queries, qrels = tmp_path / "q.jsonl", tmp_path / "qrels.tsv"
+    names = [f"q{n}" for n in range(21)]
+    queries.write_text("\n".join(json.dumps({"_id": name, "text": "fish"}) for name in names))
+    qrels.write_text("query-id\tcorpus-id\tscore\n" + "\n".join(f"{name}\td2\t1" for name in names))
+    words = ["index", "tune", terms, "--fusion", "--queries", queries, "--qrels", qrels]
+    facts = run(*words, "--json").facts
+    assert facts["version"] == 2 and facts["queries"] == 21 and facts["pays"] is False
+    stored = run("index", "info", terms, "--json").facts["sparse"]
+    assert (stored["fusion"], stored["weight"]) == (facts["method"], facts["weight"])
+    assert "Fusion does not pay here" in run(*words).out
+    qrels.write_text("query-id\tcorpus-id\tscore\nq1\td2\t1")
+    assert "1 queries have a relevant document; expected at least 20" in run(*words).sentence(3)
+
+
+def test_wrong_uses_are_one_sentence(
+    run: Run, terms: Path, index: Path, corpus: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    def error(*words: object) -> str:
+        done = run(*words)
+        assert done.code == 2
+        return done.err
+
+    assert "has no sparse leg; build it with --sparse" in error("search", index, "cat", "--mode", "sparse")
+    assert "--fusion and --weight belong to --mode hybrid" in error("search", terms, "cat", "--weight", "0.5")
+    assert "--sparse-queries belongs to" in error("search", terms, "cat", "--mode", "sparse", "--sparse-queries", "x")
+    assert "ranks documents" in error("search", terms, "cat", "--mode", "sparse", "--group", "none")
+    assert "Give --fusion" in error("index", "tune", terms, "--queries", "x", "--qrels", "y")
+    build = ["index", "build", corpus, "-o", tmp_path / "y", "--model", tiny_model]
+    assert "bm25:k1=1.2" in error(*build, "--sparse", "bm25:k=1")
