@@ -71,6 +71,29 @@ def _partial_file(target: Path) -> Iterator[IO[bytes]]:
                 partial.unlink()
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to fill, that appears under `path` with all its files, durably, once the block ends without an error.
+
+    What stood there is removed before, so that a crash leaves a whole folder or none. The caller keeps other writers away.
+    """
+    partial = path.with_name(path.name + SUFFIX)
+    if partial.exists():  # what a crashed writer left
+        remove_folder(partial)
+    make_folder(partial)
+    try:
+        yield partial
+        for inside in (*partial.rglob("*"), partial):
+            (sync_folder if inside.is_dir() else sync_file)(inside)
+        if path.exists():
+            remove_folder(path)
+        rename(partial, path)
+        sync_folder(path.parent)
+    finally:
+        if partial.exists():
+            remove_folder(partial)
+
+
 def check_absent(path: Path) -> None:
     """Raises UsageError when something stands at `path`."""
     if path.exists():

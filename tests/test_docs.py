@@ -52,6 +52,7 @@ def run(command: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
         "docs/models.md",
         "docs/index.md",
         "docs/evaluation.md",
+        "docs/training.md",
         "README.md",
     ],
 )

@@ -202,6 +202,18 @@ def test_the_import_rules_refuse_what_they_are_for(module: str, source: str) -> 
     assert len(wrong_imports(module, ast.parse(source))) == 1
 
 
+TENSORS = ("cached", "contrastive", "elastic", "gather", "losses")  # of embedkit/train
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_losses_import_torch_alone(name: str) -> None:
+    """They know no model, no data and no recipe."""
+    found = imports_of(tree_of(MODULES[f"embedkit.train.{name}"]))
+    outside = {one.module for one in found if one.package not in sys.stdlib_module_names | {"torch"}}
+    allowed = {f"embedkit.train.{other}" for other in TENSORS}
+    assert {module for module in outside if not module.startswith(tuple(allowed))} == set()
+
+
 def test_modules_import_each_other_in_no_circle() -> None:
     """Imports under TYPE_CHECKING are no imports, those inside functions are."""
     below = {

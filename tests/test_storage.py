@@ -25,6 +25,7 @@ from embedkit.errors import IntegrityError, Stopped, UsageError
 from embedkit.storage import (
     PositionalFile,
     atomic_file,
+    atomic_folder,
     block_record,
     check_absent,
     check_blocks,
@@ -247,6 +248,30 @@ def test_a_folder_is_removed_durably_with_all_that_is_in_it(disk: list[str], tmp
     (tmp_path / "home/index/deep/a").write_bytes(b"1")
     remove_folder(tmp_path / "home/index")
     assert (entries(tmp_path), disk) == (["home"], ["fsync home/"])
+
+
+def test_a_filled_folder_is_durable_before_its_name_and_replaces_the_old_one(disk: list[str], tmp_path: Path) -> None:
+    for content in (b"1", b"22"):
+        disk.clear()
+        with atomic_folder(tmp_path / "model") as partial:
+            assert entries(partial) == []
+            (partial / "deep").mkdir()
+            (partial / "deep/a").write_bytes(content)
+    assert (tmp_path / "model/deep/a").read_bytes() == b"22"
+    assert entries(tmp_path) == ["model", "model/deep", "model/deep/a"]
+    home = f"fsync {tmp_path.name}/"
+    assert set(disk[1:-2]) == {"fsync a 2", "fsync deep/", "fsync model.partial/"}
+    assert disk[-2:] == [home, home]  # the old one is gone, the new one is there
+
+
+def test_a_folder_that_failed_leaves_what_was_there(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "model") as partial:
+        (partial / "a").write_bytes(b"1")
+    (tmp_path / "model.partial").mkdir()  # what a crashed writer left
+    with pytest.raises(KeyError), atomic_folder(tmp_path / "model") as partial:
+        (partial / "b").write_bytes(b"2")
+        raise KeyError
+    assert entries(tmp_path) == ["model", "model/a"]
 
 
 # --- two writers --------------------------------------------------------------------------------------------------

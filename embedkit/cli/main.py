@@ -19,6 +19,7 @@ from embedkit.cli.embed import embed_command
 from embedkit.cli.evaluate import eval_command
 from embedkit.cli.index import index_group
 from embedkit.cli.search import search_command
+from embedkit.cli.train import train_command
 from embedkit.errors import EmbedkitError, Stopped, is_full_disk
 from embedkit.version import __version__
 
@@ -48,6 +49,7 @@ COMMANDS = (
     compare_command,
     data_group,
     doctor_command,
+    train_command,
     demo_command,
 )
 for command in COMMANDS:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from embedkit.errors import UsageError
+from embedkit.storage import read_json
 
+GRID = "elastic.json"  # in a model folder
 TRAINED = re.compile(r"^- loss:(AdaptiveLayerLoss|Matryoshka2dLoss)$", re.MULTILINE)  # tags of a model's card
 
 
@@ -87,6 +89,23 @@ def _cut_config(config: Any, layers: int, most: int) -> None:
     for key, value in list(vars(config).items()):
         if "layer" in key and isinstance(value, (list, tuple)) and len(value) == most:  # layer_types and the like
             setattr(config, key, value[:layers])
+
+
+def trained_grid(folder: Path | None) -> dict[str, list[int]] | None:
+    """{"layers": [...], "dims": [...]} for which `embedkit train` trained the model; None where it did not, or for none."""
+    if folder is None or not (folder / GRID).is_file():
+        return None
+    grid = read_json(folder / GRID)
+    return {name: [int(value) for value in grid[name]] for name in ("layers", "dims")}
+
+
+def off_the_grid(grid: dict[str, list[int]], layers: int | None, dim: int | None) -> str | None:
+    """What was asked for that the model was not trained for, as the start of a sentence; None where it was."""
+    for name, asked in (("layers", layers), ("dim", dim)):
+        known = grid["dims" if name == "dim" else name]
+        if asked is not None and asked not in known:
+            return f"{name}={asked} came; the model was trained for {', '.join(map(str, known))}"
+    return None
 
 
 def trained_for_layers(folder: Path | None) -> bool:

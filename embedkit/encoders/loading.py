@@ -17,7 +17,7 @@ from embedkit.encoders.default_model import DEFAULT_MODEL, default_model_folder
 from embedkit.encoders.doctor.first_look import first_look
 from embedkit.encoders.fingerprint import describe_files
 from embedkit.encoders.hub_cache import cached_folder
-from embedkit.encoders.layers import trained_for_layers
+from embedkit.encoders.layers import off_the_grid, trained_for_layers, trained_grid
 from embedkit.encoders.model_files import ModelFiles, position_limit, read_model_files
 from embedkit.encoders.opened import Asked, Opened, limited
 from embedkit.encoders.openvino_backend import open_bert
@@ -88,7 +88,10 @@ def load(
         files = files or (read_model_files(folder, layers) if folder else None)
     if folder and not (folder / "modules.json").exists():
         logger.warning("%s has no modules.json: taken as a plain encoder, with %s pooling.", name, opened.pooling)
-    if opened.cut and not trained_for_layers(folder):
+    grid = trained_grid(folder)
+    if grid and (remark := off_the_grid(grid, layers, dim)):
+        logger.warning("%s: %s; others are usually poorer.", name, remark)
+    if opened.cut and grid is None and not trained_for_layers(folder):
         logger.warning(
             "%s stops after layers=%d: the rows of a model that was not trained to be cut are usually poor.",
             name,
@@ -134,6 +137,14 @@ def open_reference(encoder: TextEncoder, *, trusted: bool = False) -> Any:
     tokens, prompts = kept.get("max_tokens"), kept.get("prompts")
     asked = Asked(name, revision, "cpu", "torch", "float32", None, None, tokens, kept.get("layers"), prompts, trusted)
     return open_in_float32(asked, _local_folder(name, revision))
+
+
+def open_for_training(model: str, device: str = "auto") -> Any:
+    """The SentenceTransformer that `load` would run, with float32 weights, on the device. Raises what `load` raises."""
+    from embedkit.encoders.sentence_transformer import open_in_float32, torch_device
+
+    asked = Asked(_full_name(model), None, device, "torch", "float32", None, None, None, None, None, False)
+    return open_in_float32(asked, _local_folder(asked.name, None)).to(torch_device(device))
 
 
 def _check_quantizable(files: ModelFiles | None, asked: Asked) -> None:

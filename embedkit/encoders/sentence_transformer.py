@@ -113,7 +113,7 @@ def _open(asked: Asked, folder: Path | None, attention: dict[str, str]) -> Any:
 
     published = asked.name == DEFAULT_MODEL and asked.revision is None and folder is None
     try:
-        with _quiet():
+        with quiet():
             loaded = SentenceTransformer(
                 str(folder or asked.name),
                 revision=asked.revision,
@@ -140,7 +140,7 @@ def _open(asked: Asked, folder: Path | None, attention: dict[str, str]) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the progress bar of the weights, and without sentence-transformers' own line on the pooling that we name."""
     from transformers.utils import logging as transformers_logging
 

@@ -29,6 +29,7 @@ COMMANDS = [
     "data",
     "data check",
     "doctor",
+    "train",
     "demo",
 ]
 every_command = pytest.mark.parametrize("name", COMMANDS)
@@ -51,6 +52,7 @@ PROMISED = {  # what people's scripts hold on to
     "compare": OUTPUT,
     "data check": OUTPUT,
     "doctor": f"--against {MODEL} {OUTPUT}",
+    "train": f"-o --output --resume --plan --device --threads {OUTPUT}",
     "demo": f"-o --output {MODEL} {OUTPUT}",
 }
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -1,0 +1,1 @@
+"""Training: recipes in, model folders out. Losses are functions of tensors, and know no model."""

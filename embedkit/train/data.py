@@ -1,0 +1,240 @@
+"""Training data: the dialects of the field, as one kind of example.
+
+Told apart by their keys, a row at a time:
+
+* sentence-transformers: anchor, positive, negative or negative_1 ... (or query for anchor, answer for positive); sentence1,
+  sentence2 and a score; text and label, from which example-based pairs are made: the positive is another text of the label,
+  the negatives are texts of other labels (KaLM-Embedding, NV-Embed)
+* FlagEmbedding: query, pos, neg, with pos_scores and neg_scores of a teacher
+* Tevatron: query_text (or query), positive_passages, negative_passages
+
+A BEIR folder gives its judged queries with the documents judged above 0. Everything is held in memory: texts once, an example
+some hundred bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedkit.corpus.beir import find, read_qrels, read_queries
+from embedkit.corpus.documents import read_corpus
+from embedkit.corpus.formats import file_rows, folder_rows
+from embedkit.errors import DataError
+from embedkit.train.settings import Data, from_environment
+
+Row = Mapping[str, Any]
+logger = logging.getLogger(__name__)
+CLASS_NEGATIVES = 8  # texts of other labels that an example of labelled data may draw from
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An anchor and what is known about it."""
+
+    anchor: str
+    positive: str = ""  # "": a text alone
+    negatives: tuple[str, ...] = ()
+    score: float | None = None  # how near anchor and positive are
+    teacher: tuple[float, ...] = ()  # a teacher's scores of the positive and of each negative
+    alike: frozenset[str] = frozenset()  # further positives of the anchor: all texts of its label
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.anchor, *((self.positive,) if self.positive else ()), *self.negatives)
+
+
+@dataclass(frozen=True)
+class Task:
+    """The examples of one entry of `data`."""
+
+    name: str
+    settings: Data
+    examples: Sequence[Example]
+    known: Mapping[str, frozenset[str]]  # anchor -> all of its positives, none of which may be taken for a negative
+
+
+def read_task(settings: Data, seed: int = 0) -> Task:
+    """Raises UsageError for a path that is not there, DataError for a row that is of no dialect."""
+    path = Path(from_environment(settings.path))
+    rows: Iterable[Example]
+    if (path / "qrels").is_dir():
+        rows = _beir(path, settings.split or "train")
+        if settings.texts:  # of "anchor" and "positive"
+            rows = _texts(
+                ((str(path), {"anchor": one.anchor, "positive": one.positive}) for one in rows), settings.texts
+            )
+    else:
+        placed = folder_rows(path) if path.is_dir() else file_rows(path)
+        chosen = ((where, row) for where, row in placed if settings.split in (None, row.get("split")))
+        rows = _texts(chosen, settings.texts) if settings.texts else _examples(chosen, np.random.default_rng(seed))
+    examples = list(islice(rows, settings.limit))
+    if not examples:
+        split = f" of the split {settings.split!r}" if settings.split else ""
+        raise DataError(f"{path} gives no example{split}; expected at least one.")
+    known = known_positives(examples)
+    cleaned = [_without_known(example, known) for example in examples]
+    if dropped := sum(len(a.negatives) - len(b.negatives) for a, b in zip(examples, cleaned, strict=True)):
+        logger.info("%s: %d negatives are positives of the same anchor elsewhere; left out.", path.name, dropped)
+    return Task(settings.name or path.name.partition(".")[0], settings, cleaned, known)
+
+
+def known_positives(examples: Iterable[Example]) -> dict[str, frozenset[str]]:
+    """anchor -> all texts that any example has as its positive."""
+    found: dict[str, set[str]] = defaultdict(set)
+    classes: dict[str, frozenset[str]] = {}  # not copied for each of their texts
+    for example in examples:
+        if example.positive and (example.score is None or example.score > 0):
+            found[example.anchor].add(example.positive)
+        if example.alike:
+            classes[example.anchor] = example.alike
+    return {**{anchor: frozenset(texts) for anchor, texts in found.items()}, **classes}
+
+
+def _without_known(example: Example, known: Mapping[str, frozenset[str]]) -> Example:
+    bad = {*known.get(example.anchor, ()), example.anchor}
+    if not bad.intersection(example.negatives):
+        return example
+    kept = [place for place, text in enumerate(example.negatives) if text not in bad]
+    teacher = (example.teacher[0], *(example.teacher[1 + i] for i in kept)) if example.teacher else ()
+    return replace(example, negatives=tuple(example.negatives[i] for i in kept), teacher=teacher)
+
+
+def _beir(folder: Path, split: str) -> Iterator[Example]:
+    queries = read_queries(find(folder, "queries.jsonl"))
+    qrels = read_qrels(folder, split)
+    wanted = {document for grades in qrels.values() for document, grade in grades.items() if grade > 0}
+    texts = {one.id: one.full_text for one in read_corpus(folder) if one.id in wanted}
+    for query, grades in qrels.items():
+        for document, grade in grades.items():
+            if grade > 0 and query in queries and texts.get(document):
+                yield Example(queries[query], texts[document])
+
+
+def _texts(rows: Iterable[tuple[str, Row]], fields: Sequence[str]) -> Iterator[Example]:
+    """Each distinct text of the fields, which may hold lists."""
+    seen: set[str] = set()
+    for where, row in rows:
+        for field in fields:
+            if field not in row:
+                raise DataError(f"{where}: there is no field {field!r}; it has {', '.join(map(str, row))}.")
+            value = row[field]
+            for text in value if isinstance(value, list) else [value]:
+                if _text(text, field, where) not in seen:
+                    seen.add(text)
+                    yield Example(sys.intern(text))
+
+
+def _examples(rows: Iterable[tuple[str, Row]], generator: np.random.Generator) -> Iterator[Example]:
+    labelled: list[tuple[str, str]] = []
+    for where, row in rows:
+        if "text" in row and "label" in row:
+            labelled.append((_text(row["text"], "text", where), str(row["label"])))
+        else:
+            yield from _of_row(row, where)
+    if labelled:
+        yield from example_pairs(labelled, generator)
+
+
+def _of_row(row: Row, where: str) -> Iterator[Example]:
+    keys = set(row)
+    if {"query", "pos"} <= keys:
+        yield from _flag(row, where)
+    elif "positive_passages" in keys:
+        yield from _tevatron(row, where)
+    elif {"sentence1", "sentence2"} <= keys:
+        score = row.get("score", row.get("label"))
+        yield Example(
+            _text(row["sentence1"], "sentence1", where),
+            _text(row["sentence2"], "sentence2", where),
+            score=None if score is None else _number(score, "score", where),
+        )
+    elif keys & {"anchor", "query"} and keys & {"positive", "answer"}:
+        anchor, positive = ("anchor" if "anchor" in keys else "query"), ("positive" if "positive" in keys else "answer")
+        names = [key for key in row if key == "negative" or key.startswith("negative_")]
+        score = row.get("score")
+        yield Example(
+            _text(row[anchor], anchor, where),
+            _text(row[positive], positive, where),
+            tuple(_text(row[name], name, where) for name in names),
+            score=None if score is None else _number(score, "score", where),
+        )
+    else:
+        raise DataError(
+            f"{where}: the keys {', '.join(map(str, row))} are of no dialect; expected anchor and positive, sentence1 and sentence2, "
+            f"text and label, query and pos (FlagEmbedding), or query and positive_passages (Tevatron)."
+        )
+
+
+def _flag(row: Row, where: str) -> Iterator[Example]:
+    anchor = _text(row["query"], "query", where)
+    negatives = tuple(_text(text, "neg", where) for text in row.get("neg") or ())
+    positives = [_text(text, "pos", where) for text in row["pos"]]
+    true, false = row.get("pos_scores") or (), row.get("neg_scores") or ()
+    if (true or false) and (len(true), len(false)) != (len(positives), len(negatives)):
+        raise DataError(
+            f"{where}: {len(true)} pos_scores and {len(false)} neg_scores came for {len(positives)} pos and "
+            f"{len(negatives)} neg; expected as many."
+        )
+    for place, positive in enumerate(positives):
+        scores = (true[place], *false) if true else ()
+        teacher = tuple(_number(score, "pos_scores, neg_scores", where) for score in scores)
+        yield Example(anchor, positive, negatives, teacher=teacher)
+
+
+def _tevatron(row: Row, where: str) -> Iterator[Example]:
+    name = "query_text" if "query_text" in row else "query"
+    anchor = _text(row.get(name), name, where)
+
+    def passages(key: str) -> list[str]:
+        found = row.get(key) or []
+        if not all(isinstance(one, Mapping) for one in found):
+            raise DataError(f"{where}: {key} is no list of passages; expected docid, title and text of each.")
+        return [f"{one.get('title') or ''} {_text(one.get('text'), key, where)}".strip() for one in found]
+
+    negatives = tuple(passages("negative_passages"))
+    for positive in passages("positive_passages"):
+        yield Example(anchor, positive, negatives)
+
+
+def example_pairs(labelled: Sequence[tuple[str, str]], generator: np.random.Generator) -> Iterator[Example]:
+    """(text, label) -> an example a text: another text of its label, and texts of other labels, drawn once.
+
+    A text whose label no other text has is left out. Raises DataError where there are no two labels.
+    """
+    members: dict[str, list[str]] = defaultdict(list)
+    for text, label in dict(labelled).items():
+        members[label].append(text)
+    labels = list(members)
+    if len(labels) < 2:
+        raise DataError(f"The labelled texts have {len(labels)} label; expected at least two to tell apart.")
+    for label, texts in members.items():
+        others, alike = [one for one in labels if one != label], frozenset(texts)
+        for place, text in enumerate(texts):
+            if len(texts) < 2:
+                continue
+            positive = texts[(place + 1 + int(generator.integers(len(texts) - 1))) % len(texts)]
+            drawn = generator.choice(len(others), size=min(CLASS_NEGATIVES, len(others)), replace=False)
+            negatives = [members[others[i]][int(generator.integers(len(members[others[i]])))] for i in drawn]
+            yield Example(text, positive, tuple(negatives), alike=alike)
+
+
+def _text(value: Any, field: str, where: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{where}: {field} is {value!r}; expected a text.")
+    return value
+
+
+def _number(value: Any, field: str, where: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise DataError(f"{where}: {field} is {value!r}; expected a number.") from None

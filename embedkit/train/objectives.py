@@ -1,0 +1,223 @@
+"""The terms of a recipe's loss, over the rows of one batch.
+
+A batch's rows come as one (N, D) tensor: the anchors, the positives where there are any, then all negatives. What else a loss
+needs of the batch (labels, a teacher's scores or rows, masks, the draws of mixing) is fixed before the loss is called,
+because nested dimensions and gradient caching call it several times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from embedkit.errors import DataError
+from embedkit.train import losses
+from embedkit.train.batches import Batch, masks
+from embedkit.train.contrastive import HIDDEN, draw_pairs, info_nce, mix_lists, mix_pairs
+from embedkit.train.data import Task
+from embedkit.train.elastic import Columns
+from embedkit.train.rows import Text
+from embedkit.train.settings import Loss
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the losses need of one process' share of a batch beside its rows."""
+
+    count: int  # anchors
+    places: Tensor  # (K,) where each negative stands among count * M
+    present: Tensor  # (count, M) bool: the negatives that are there
+    labels: Tensor  # (count,) how near anchor and positive are; NaN where not known
+    teacher: Tensor  # (count, 1 + M) a teacher's scores; -inf where not known
+    known: Tensor | None
+    known_negatives: Tensor | None
+    teacher_rows: Mapping[int, Tensor]  # term -> (N, D') unit rows
+
+    def to(self, device: torch.device) -> Targets:
+        moved: dict[str, Any] = {name: one.to(device) for name, one in vars(self).items() if isinstance(one, Tensor)}
+        return replace(self, **moved)
+
+
+def texts_of(batch: Batch, rows: slice) -> list[Text]:
+    """(prompt, text) of the anchors, the positives and the negatives of one process' share, in the order of its rows."""
+    pairs = list(zip(batch.examples[rows], batch.tasks[rows], strict=True))
+    anchors = [(task.settings.query_prompt, example.anchor) for example, task in pairs]
+    positives = [(task.settings.document_prompt, example.positive) for example, task in pairs if example.positive]
+    negatives = [(task.settings.document_prompt, text) for example, task in pairs for text in example.negatives]
+    return anchors + positives + negatives
+
+
+def targets_of(batch: Batch, rows: slice) -> Targets:
+    examples = batch.examples[rows]
+    most = max(len(example.negatives) for example in batch.examples)
+    present = torch.tensor(
+        [[m < len(example.negatives) for m in range(most)] for example in examples], dtype=torch.bool
+    )
+    present = present.reshape(len(examples), most)
+    teacher = torch.full((len(examples), 1 + most), HIDDEN)
+    for row, example in enumerate(examples):
+        teacher[row, : len(example.teacher)] = torch.tensor(example.teacher)
+    labels = [float("nan") if example.score is None else example.score for example in examples]
+    known, known_negatives = masks(batch, rows)
+    return Targets(
+        count=len(examples),
+        places=present.flatten().nonzero()[:, 0],
+        present=present,
+        labels=torch.tensor(labels),
+        teacher=teacher,
+        known=known,
+        known_negatives=known_negatives,
+        teacher_rows={},
+    )
+
+
+class Objective:
+    """The weighted sum of the terms, for one batch. temperatures: term -> its logarithm, where it is learned."""
+
+    def __init__(self, terms: Sequence[Loss], targets: Targets, temperatures: Mapping[int, Tensor]) -> None:
+        self._terms, self._targets, self._temperatures = terms, targets, temperatures
+        self._pairs = draw_pairs(targets.present) if any(term.mixing in ("pair", "both") for term in terms) else None
+
+    def __call__(self, columns: Columns) -> Tensor:
+        """columns: one (N, D) tensor of unit rows. Returns ()."""
+        (rows,) = columns
+        terms = [term.weight * LOSSES[term.name](self, place, rows) for place, term in enumerate(self._terms)]
+        return torch.stack(terms).sum()
+
+    def _split(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """anchors (B, D), positives (B, D), negatives (B, M, D), zero where there is none."""
+        count, present = self._targets.count, self._targets.present
+        if not present.numel():
+            return rows[:count], rows[count : 2 * count], None
+        negatives = rows.new_zeros(present.numel(), rows.shape[1]).index_copy(
+            0, self._targets.places, rows[2 * count :]
+        )
+        return rows[:count], rows[count : 2 * count], negatives.view(*present.shape, -1)
+
+    def _info_nce(self, place: int, rows: Tensor) -> Tensor:
+        term, targets = self._terms[place], self._targets
+        anchors, positives, negatives = self._split(rows)
+        temperature = self._temperatures[place].exp() if place in self._temperatures else term.temperature
+        mixed = []
+        if term.mixing in ("pair", "both") and self._pairs is not None and negatives is not None:
+            mixed.append(mix_pairs(negatives, *self._pairs))
+        if term.mixing in ("list", "both") and negatives is not None:
+            mixed.append(mix_lists(anchors, negatives, temperature, targets.present))
+        return info_nce(
+            anchors,
+            positives,
+            negatives,
+            temperature=temperature,
+            denominator=term.denominator,
+            mixed=torch.cat(mixed, dim=1) if mixed else None,
+            known=targets.known,
+            known_negatives=targets.known_negatives,
+            margin=term.margin,
+            focal_gamma=term.focal_gamma,
+            gather=term.gather,
+        )
+
+    def _triplet(self, place: int, rows: Tensor) -> Tensor:
+        anchors, positives, negatives = self._split(rows)
+        assert negatives is not None
+        there = self._targets.present  # each negative with its anchor, as a row of its own
+        row = there.nonzero()[:, 0]
+        margin = self._terms[place].margin
+        return losses.triplet(
+            anchors[row], positives[row], negatives[there][:, None], margin=0.3 if margin is None else margin
+        )
+
+    def _cosent(self, place: int, rows: Tensor) -> Tensor:
+        left, right, _ = self._split(rows)
+        return losses.cosent((left * right).sum(-1), self._targets.labels, scale=self._terms[place].scale)
+
+    def _angle(self, place: int, rows: Tensor) -> Tensor:
+        left, right, _ = self._split(rows)
+        return losses.angle(left, right, self._targets.labels, scale=self._terms[place].scale)
+
+    def _scores(self, rows: Tensor) -> Tensor:
+        """(B, 1 + M) of the positive and of the negatives."""
+        anchors, positives, negatives = self._split(rows)
+        assert negatives is not None
+        scores = torch.cat(
+            ((anchors * positives).sum(-1)[:, None], torch.einsum("bd,bmd->bm", anchors, negatives)), dim=1
+        )
+        return scores.masked_fill(self._targets.teacher == HIDDEN, HIDDEN)
+
+    def _margin_mse(self, place: int, rows: Tensor) -> Tensor:
+        student, teacher = self._scores(rows), self._targets.teacher
+        there = self._targets.present
+        row = there.nonzero()[:, 0]
+        pairs = [torch.stack((scores[row, 0], scores[:, 1:][there]), dim=1) for scores in (student, teacher)]
+        return losses.margin_mse(*pairs)
+
+    def _kl(self, place: int, rows: Tensor) -> Tensor:
+        return losses.kl_distillation(
+            self._scores(rows), self._targets.teacher, temperature=self._terms[place].temperature
+        )
+
+    def _list_net(self, place: int, rows: Tensor) -> Tensor:
+        return losses.list_net(self._scores(rows), self._targets.teacher, temperature=self._terms[place].temperature)
+
+    def _in_batch_distillation(self, place: int, rows: Tensor) -> Tensor:
+        teacher = self._targets.teacher_rows[place]
+        return losses.in_batch_distillation(rows, teacher, temperature=self._terms[place].temperature)
+
+
+LOSSES: dict[str, Callable[[Objective, int, Tensor], Tensor]] = {
+    "info_nce": Objective._info_nce,
+    "triplet": Objective._triplet,
+    "cosent": Objective._cosent,
+    "angle": Objective._angle,
+    "margin_mse": Objective._margin_mse,
+    "kl": Objective._kl,
+    "list_net": Objective._list_net,
+    "in_batch_distillation": Objective._in_batch_distillation,
+}
+NEEDS = {  # loss -> what every example must have
+    "info_nce": ("positives",),
+    "triplet": ("positives", "negatives"),
+    "cosent": ("positives", "scores"),
+    "angle": ("positives", "scores"),
+    "margin_mse": ("positives", "negatives", "a teacher's scores"),
+    "kl": ("positives", "negatives", "a teacher's scores"),
+    "list_net": ("positives", "negatives", "a teacher's scores"),
+    "in_batch_distillation": (),
+}
+
+
+def check_data(terms: Sequence[Loss], tasks: Sequence[Task], negatives: int) -> None:
+    """Raises DataError where a loss needs what the examples of a task do not have, or tasks with and without positives meet."""
+    for task in tasks:
+        has = {
+            "positives": all(example.positive for example in task.examples),
+            "negatives": negatives > 0 and all(example.negatives for example in task.examples),
+            "scores": all(example.score is not None for example in task.examples),
+            "a teacher's scores": all(example.teacher for example in task.examples),
+        }
+        for term in terms:
+            needs = [
+                *NEEDS[term.name],
+                *(["negatives"] if term.mixing != "none" or term.denominator == "own_hard" else []),
+            ]
+            if missing := [need for need in needs if not has[need]]:
+                hint = "; set batch.negatives" if missing[0] == "negatives" and not negatives else ""
+                raise DataError(
+                    f"The loss {term.name} needs {missing[0]} with every example, and not all of {task.name} have them{hint}."
+                )
+        if not has["positives"] and any(example.positive for example in task.examples):
+            raise DataError(
+                f"{task.name} mixes pairs and texts alone; give them as two entries of data, in two stages."
+            )
+    if len({bool(task.examples[0].positive) for task in tasks}) > 1:
+        raise DataError("Pairs and texts alone came as data of one stage; train them in stages of their own.")
+    if any(term.name == "list_net" for term in terms):
+        counts = {min(negatives, len(example.negatives)) for task in tasks for example in task.examples}
+        if len(counts) > 1:
+            raise DataError(
+                f"list_net needs as many negatives with every example; there are {min(counts)} to {max(counts)}: set batch.negatives."
+            )

@@ -1,0 +1,78 @@
+"""What a recipe will do, found by doing a little of it: the data are read, three batches made, two steps timed."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from itertools import islice
+from typing import Any
+
+from embedkit.train.batches import Batch, BatchStream
+from embedkit.train.gather import world
+from embedkit.train.settings import Stage, TrainingRecipe
+from embedkit.train.step import Step
+from embedkit.train.trainer import open_model, read_stage, row_maker, seed_step, teachers_of, temperatures_of
+
+BATCHES, SHOWN = 3, 2
+OPTIMIZER_BYTES = 8  # a weight: AdamW's two moments
+
+
+def plan(recipe: TrainingRecipe, device: str = "auto") -> dict[str, Any]:
+    """Facts of the whole recipe and of each stage; nothing is written, no weight changes.
+
+    memory_bytes: the most that the process held so far, and AdamW's moments. seconds: of the second of two steps, times all.
+    """
+    model = open_model(recipe, device)
+    weights = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    stages = [_stage(recipe, number, stage, model, device) for number, stage in enumerate(recipe.stages)]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {
+        "recipe": recipe.hash,
+        "model": recipe.model,
+        "weights": weights,
+        "stages": stages,
+        "seconds": round(sum(stage["seconds"] for stage in stages), 1),
+        "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit + OPTIMIZER_BYTES * weights,
+    }
+
+
+def _stage(recipe: TrainingRecipe, number: int, stage: Stage, model: Any, device: str) -> dict[str, Any]:
+    tasks = read_stage(stage, recipe.seed)
+    maker = row_maker(recipe, stage, model)
+    temperatures = temperatures_of(stage, model.device)
+    step = Step(maker, stage, teachers_of(recipe, stage, device), temperatures)
+    model.train(stage.dropout)
+    batches = list(islice(iter(BatchStream(tasks, stage.batch, recipe.seed + number)), BATCHES))
+    ready = [step.prepare(batch) for batch in batches]
+    for place in range(2):
+        seed_step(recipe.seed, number, place)
+        started = time.monotonic()
+        step.backward(ready[place], place)
+        seconds = time.monotonic() - started
+    model.zero_grad()
+    tokens, padded = (sum(counts) for counts in zip(*(one.tokens for one in ready), strict=True))
+    return {
+        "name": stage.name,
+        "examples": {task.name: len(task.examples) for task in tasks},
+        "steps": stage.steps,
+        "epochs": round(stage.steps * stage.batch.size / sum(len(task.examples) for task in tasks), 2),
+        "tokens_a_batch": tokens // BATCHES * world()[1],
+        "padding": round(padded / tokens - 1, 3),
+        "seconds": round(seconds * stage.steps, 1),
+        "batches": [_shown(batch) for batch in batches],
+    }
+
+
+def _shown(batch: Batch) -> list[dict[str, Any]]:
+    """The literal inputs of the first examples."""
+    shown = []
+    for example, task in list(zip(batch.examples, batch.tasks, strict=True))[:SHOWN]:
+        query, document = task.settings.query_prompt, task.settings.document_prompt
+        facts: dict[str, Any] = {"task": task.name, "anchor": query + example.anchor}
+        if example.positive:
+            facts["positive"] = document + example.positive
+        if example.negatives:
+            facts["negatives"] = [document + text for text in example.negatives]
+        shown.append(facts)
+    return shown

@@ -1,0 +1,198 @@
+"""All that a training recipe may say, and what it means."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from embedkit.errors import UsageError
+from embedkit.recipe import digest, fill, find_recipe, merged, read_recipe
+from embedkit.train.contrastive import Denominator
+from embedkit.train.elastic import Grid
+
+LossName = Literal["info_nce", "cosent", "angle", "triplet", "margin_mse", "kl", "list_net", "in_batch_distillation"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """One task: a file or folder, and how its texts are prompted."""
+
+    path: str  # see data.py; $NAME is taken from the environment
+    name: str | None = None  # the file's when left out
+    split: str | None = (
+        None  # rows whose field "split" says so; of a BEIR folder the judgements, those of "train" when left out
+    )
+    texts: tuple[
+        str, ...
+    ] = ()  # fields whose texts are taken one by one, for losses that need no pairs; "anchor" and "positive"
+    # of a BEIR folder
+    weight: float | None = None  # of the task in the mixture; its number of examples when left out
+    query_prompt: str = ""  # in front of anchors
+    document_prompt: str = ""  # in front of positives and negatives
+    in_batch: bool = True  # false: only the examples' own negatives count, as for classification
+    limit: int | None = None  # the first so many examples
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step of the optimizer sees."""
+
+    size: int = 64  # examples, over all processes
+    kind: Literal["homogeneous", "semi_homogeneous", "blended"] = "homogeneous"
+    ratio: float = 0.5  # of a semi-homogeneous batch, the share that stays with its task
+    negatives: int = 0  # hard negatives an example, drawn from its own
+    tokens: int | None = (
+        None  # padded tokens that go through the model at once; 512 on a CPU, 16,384 on a GPU when left out
+    )
+    cached: bool = False  # gradient caching: memory by `tokens`, not by `size`, for a third more time
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One term of the loss."""
+
+    name: LossName
+    weight: float = 1.0
+    temperature: float = 0.05
+    learn_temperature: bool = False  # of info_nce, `temperature` being where it begins
+    denominator: Denominator = "all"
+    margin: float | None = None  # of info_nce: false negatives above it are masked; of triplet: the margin, 0.3
+    focal_gamma: float = 0.0
+    mixing: Literal["none", "pair", "list", "both"] = "none"
+    scale: float = 20.0  # of cosent and angle
+    gather: bool = True  # of info_nce: the candidates of all processes
+    teacher: str | None = None  # of in_batch_distillation; the recipe's model, untouched, when left out
+
+
+@dataclass(frozen=True)
+class Elastic:
+    """Rows that may be cut."""
+
+    recipe: Literal["matryoshka", "embedkit", "2dmse", "2dmse_weighted", "ese"] = "embedkit"
+    dims: tuple[int, ...] = ()  # the full width is always trained as well
+    weights: tuple[float, ...] = ()  # of the dims, for matryoshka; 1 each when left out
+    layers: tuple[int, ...] = ()  # the last is always trained as well; none for matryoshka
+    layers_per_step: int = 1  # beside the last, for embedkit
+
+    def __post_init__(self) -> None:
+        if self.recipe == "ese" and len(self.dims) != 1:
+            raise UsageError(f"elastic.dims is {list(self.dims)}; ese compresses to one: give a list of one number.")
+        if self.recipe == "matryoshka" and self.layers:
+            raise UsageError(
+                f"elastic.layers is {list(self.layers)}; matryoshka cuts dimensions alone: leave layers out."
+            )
+        if self.weights and (self.recipe != "matryoshka" or len(self.weights) != len(self.dims)):
+            raise UsageError(
+                f"elastic.weights is {list(self.weights)}; expected, for matryoshka alone, one for each of dims."
+            )
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW (Loshchilov & Hutter 2019); biases and norms are not decayed."""
+
+    lr: float = 2e-5
+    weight_decay: float = 0.01
+    warmup: float = 0.1  # share of the steps
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    clip: float = 1.0  # norm of the gradient
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is scored on the way. Never a test split that is reported later."""
+
+    task: str  # BEIR folder, file, or a task of mteb
+    metric: str  # "ndcg@10", "spearman", ...
+    split: str = "dev"
+    every: int = 100  # steps
+    patience: int | None = None  # stop after so many evaluations without a better score
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of the optimizer over one mixture."""
+
+    data: tuple[Data, ...]
+    loss: tuple[Loss, ...]
+    steps: int
+    name: str = "train"
+    batch: Batch = Batch()
+    elastic: Elastic | None = None
+    optimizer: Optimizer = Optimizer()
+    evaluation: Evaluation | None = None
+    leaks: tuple[str, ...] = ()  # evaluation sets; training texts found there are left out
+    max_tokens: int | None = None
+    dropout: bool = True  # the model's own, or none
+    checkpoint_every: int = 200  # steps
+
+    def __post_init__(self) -> None:
+        if not self.data or not self.loss:
+            raise UsageError(f"The stage {self.name!r} has no {'loss' if self.data else 'data'}; give at least one.")
+        for name, value, least in (
+            ("steps", self.steps, 1),
+            ("batch.size", self.batch.size, 2),
+            ("batch.tokens", self.batch.tokens or 1, 1),
+            ("batch.negatives", self.batch.negatives, 0),
+            ("checkpoint_every", self.checkpoint_every, 1),
+            ("evaluation.every", self.evaluation.every if self.evaluation else 1, 1),
+        ):
+            if value < least:
+                raise UsageError(f"{name} is {value} in the stage {self.name!r}; expected at least {least}.")
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """A whole recipe. stages run in order, each on the model that the one before made."""
+
+    model: str
+    stages: tuple[Stage, ...]
+    seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the transformer's products; weights stay float32
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """As nested mappings, every default written out."""
+        return asdict(self)
+
+    @property
+    def hash(self) -> str:
+        return digest(self.resolved)
+
+
+def read_training_recipe(name: str, overrides: Sequence[str] = ()) -> TrainingRecipe:
+    """A recipe by name or file. Settings of a stage may stand at the top, for all stages; without `stages` there is one."""
+    mapping = read_recipe(find_recipe(name, "train"), overrides)
+    own = set(TrainingRecipe.__dataclass_fields__) - {"stages"}
+    shared = {key: value for key, value in mapping.items() if key not in own | {"stages"}}
+    stages = mapping.get("stages", [{}])
+    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+        raise UsageError("stages is no list of mappings; write one '- name: ...' a stage.")
+    top = {key: mapping[key] for key in own & set(mapping)}
+    recipe = fill(TrainingRecipe, {**top, "stages": []})
+    named = "stages" in mapping
+    filled = [fill(Stage, merged(shared, one), f"stages.{i}" if named else "") for i, one in enumerate(stages)]
+    return replace(recipe, stages=tuple(filled))
+
+
+def from_environment(path: str) -> str:
+    """The path with $NAME taken from the environment. Raises UsageError for one that is not set."""
+    if missing := [name for name in re.findall(r"\$\{?(\w+)", path) if name not in os.environ]:
+        raise UsageError(f"{path} is named in the recipe and ${missing[0]} is not set; set it, or override the path.")
+    return os.path.expandvars(path)
+
+
+def grid_of(elastic: Elastic, width: int, depth: int) -> Grid:
+    """The cells that a model of this width and depth is trained for. Raises UsageError where it does not have them."""
+    for name, values, most in (("dims", elastic.dims, width), ("layers", elastic.layers, depth)):
+        if not all(1 <= value <= most for value in values):
+            raise UsageError(f"elastic.{name} is {list(values)}; the model has {most}: choose from 1 to {most}.")
+        if elastic.recipe.startswith("2dmse") and not any(value < most for value in values):
+            raise UsageError(
+                f"elastic.{name} is {list(values)}; {elastic.recipe} draws from those below {most}: give some."
+            )
+    layers = {*range(1, depth - 1)} if elastic.recipe == "ese" else {*elastic.layers}  # ESE leaves the last but one out
+    return Grid(tuple(sorted({*layers, depth})), tuple(sorted({*elastic.dims, width})))

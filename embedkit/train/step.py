@@ -1,0 +1,123 @@
+"""One step's gradients: texts of a batch, through the model, into the loss, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from embedkit.encoders.pieces import Piece
+from embedkit.train.batches import Batch
+from embedkit.train.cached import Rows, cached_backward, plain_backward
+from embedkit.train.elastic import Columns, cut, elastic, ese, matryoshka, two_dmse
+from embedkit.train.gather import world
+from embedkit.train.objectives import Objective, Targets, targets_of, texts_of
+from embedkit.train.rows import RowMaker
+from embedkit.train.settings import Stage, grid_of
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One process' share of a batch, tokenized."""
+
+    pieces: list[Piece]
+    parts: list[list[int]]  # positions of the pieces that go through the model together
+    targets: Targets
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Tokens of the texts, and with padding."""
+        lengths = [piece.length for piece in self.pieces]
+        padded = sum(len(part) * max(lengths[i] for i in part) for part in self.parts)
+        return sum(lengths), padded
+
+
+class Step:
+    """The gradients of a stage's loss."""
+
+    def __init__(
+        self, maker: RowMaker, stage: Stage, teachers: Mapping[int, RowMaker], temperatures: Mapping[int, Tensor]
+    ) -> None:
+        self._maker, self._stage, self._teachers, self._temperatures = maker, stage, teachers, temperatures
+        self.grid = grid_of(stage.elastic, maker.width, maker.depth) if stage.elastic else None
+        for layer in self.grid.layers if self.grid else ():
+            if layer != maker.depth:
+                maker.check_layer(layer)
+
+    def prepare(self, batch: Batch) -> Prepared:
+        """Needs no model, so it may run beside the step before."""
+        rows = batch.share(*world())
+        pieces = self._maker.pieces(texts_of(batch, rows))
+        return Prepared(pieces, self._maker.parts(pieces), targets_of(batch, rows))
+
+    def backward(self, prepared: Prepared, number: int) -> Tensor:
+        """Adds the gradients of step `number` to the weights; the value of the loss."""
+        pieces, parts = prepared.pieces, prepared.parts
+        teacher_rows = {term: self._teacher_rows(maker, pieces) for term, maker in self._teachers.items()}
+        targets = replace(prepared.targets.to(self._maker.model.device), teacher_rows=teacher_rows)
+        objective = Objective(self._stage.loss, targets, self._temperatures)
+        layers, dims = self._cells(number)
+        order = torch.tensor([place for part in parts for place in part], device=self._maker.model.device)
+        back = torch.argsort(order)
+
+        def embed(part: list[int]) -> Rows:
+            return self._maker.rows([pieces[place] for place in part], layers)
+
+        def loss(rows: Rows) -> Tensor:
+            return self._elastic(objective, {n: [one[back]] for n, one in zip(layers, rows, strict=True)}, dims)
+
+        run = cached_backward if self._stage.batch.cached else plain_backward
+        return run(embed, parts, loss)
+
+    @torch.no_grad()
+    def _teacher_rows(self, maker: RowMaker, pieces: Sequence[Piece]) -> Tensor:
+        parts = maker.parts(pieces)
+        found = torch.cat([maker.rows([pieces[place] for place in part])[0] for part in parts])
+        rows = torch.empty_like(found)
+        rows[torch.tensor([place for part in parts for place in part], device=found.device)] = found
+        return normalize(rows, dim=-1)
+
+    def _cells(self, number: int) -> tuple[list[int], list[int]]:
+        """The layers whose rows the step needs, and its dims."""
+        maker, settings = self._maker, self._stage.elastic
+        if settings is None or self.grid is None:
+            return [maker.depth], [maker.width]
+        if settings.recipe == "embedkit":
+            cells = self.grid.cells(number, sampled=settings.layers_per_step)
+            return list(dict.fromkeys(layer for layer, _ in cells)), list(dict.fromkeys(dim for _, dim in cells))
+        if settings.recipe == "matryoshka":
+            return [maker.depth], list(self.grid.dims)
+        if settings.recipe == "ese":
+            return list(range(maker.depth + 1)), list(settings.dims)
+        # 2dmse draws a layer and a dim below the full ones
+        layers = [layer for layer in self.grid.layers if layer < maker.depth]
+        dims = [dim for dim in self.grid.dims if dim < maker.width]
+        return [_drawn(layers), maker.depth], [_drawn(dims)]
+
+    def _elastic(self, loss: Objective, states: Mapping[int, Columns], dims: Sequence[int]) -> Tensor:
+        settings, depth = self._stage.elastic, self._maker.depth
+        if settings is None:
+            return loss(cut(states[depth]))
+        if settings.recipe == "embedkit":
+            return elastic(loss, states, [(layer, dim) for layer in states for dim in dims])
+        if settings.recipe == "matryoshka":
+            return matryoshka(loss, states[depth], dims, self._weights(dims))
+        if settings.recipe == "ese":
+            return ese(loss, [states[layer] for layer in range(depth + 1)], dims[0])
+        (layer,) = (one for one in states if one != depth)
+        return two_dmse(
+            loss, states[layer], states[depth], layer, dims[0], weighted=settings.recipe == "2dmse_weighted"
+        )
+
+    def _weights(self, dims: Sequence[int]) -> list[float]:
+        """Of the dims; 1 where the recipe gives none, as for the full width that it need not name."""
+        assert self._stage.elastic is not None
+        given = dict(zip(self._stage.elastic.dims, self._stage.elastic.weights, strict=False))
+        return [given.get(dim, 1.0) for dim in dims]
+
+
+def _drawn(values: Sequence[int]) -> int:
+    return values[int(torch.randint(len(values), ()))]

@@ -1,0 +1,403 @@
+"""Runs a recipe: stages, steps, log, checkpoints, evaluation, and the model folder at the end.
+
+The loop is plain torch. sentence-transformers brings the model and opens the result; its trainer pads every column to its
+longest text, and goes on after a stop with other batches and other dropout. Here step k of a stage depends on the recipe,
+the data and the weights before it, and on nothing else: its batch follows from the seed, and its random numbers begin anew
+from (seed, stage, step, process). A run that was stopped and resumed is therefore the same, to the bit on a CPU with as many
+threads.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import yaml
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from embedkit.encoders.layers import GRID
+from embedkit.encoders.loading import open_for_training
+from embedkit.encoders.sentence_transformer import quiet
+from embedkit.encoders.torch_backend import versions
+from embedkit.errors import UsageError
+from embedkit.storage import (
+    PositionalFile,
+    atomic_file,
+    atomic_folder,
+    locked_file,
+    make_folder,
+    remove,
+    remove_folder,
+    write_json,
+)
+from embedkit.train.batches import BatchStream
+from embedkit.train.checkpoint import (
+    RECORD,
+    Progress,
+    named_weights,
+    read_record,
+    read_weights,
+    remove_checkpoints,
+    write_checkpoint,
+    write_weights,
+)
+from embedkit.train.data import Task, read_task
+from embedkit.train.gather import average_gradients, world
+from embedkit.train.leaks import without_leaks
+from embedkit.train.objectives import check_data
+from embedkit.train.rows import RowMaker
+from embedkit.train.settings import Evaluation, Optimizer, Stage, TrainingRecipe, grid_of
+from embedkit.train.step import Prepared, Step
+
+MODEL, LOG, BEST, CANDIDATE = "model", "log.jsonl", "best-{stage}.safetensors", "candidate"
+TOKENS = {"cpu": 512, "cuda": 16384}  # a pass; on a CPU few enough that a layer's states stay in its cache
+Evaluate = Callable[[Path, Evaluation], float]  # a model folder -> the score that the recipe names
+logger = logging.getLogger(__name__)
+
+
+def train(
+    recipe: TrainingRecipe,
+    output: Path,
+    *,
+    resume: bool = False,
+    evaluate: Evaluate | None = None,
+    device: str = "auto",
+    progress: bool = False,
+) -> Path:
+    """Trains, and returns the model's folder, `output`/model.
+
+    `output` also holds log.jsonl (one line a step), training.json and, until the run ends, the last checkpoint. resume: go on with what is
+    there. evaluate: scores a model folder, where the recipe asks for it. In a group of processes (torchrun) all of them call this; the
+    first one writes. Raises UsageError where `output` holds a run already, or another one than is to be resumed, Stopped where
+    another process trains into it, DataError and ModelError for data and models that cannot be used.
+    """
+    check_output(output, resume)
+    if is_finished(output):
+        return output / MODEL
+    if any(stage.evaluation for stage in recipe.stages) and evaluate is None:
+        raise UsageError("The recipe evaluates on the way, and no function to evaluate with was given.")
+    if world()[0] != 0:
+        return Run(recipe, output, None, evaluate, device, progress=False).run(resume)
+    make_folder(output)
+    with locked_file(output / LOG, output) as log:
+        return Run(recipe, output, log, evaluate, device, progress).run(resume)
+
+
+def check_output(output: Path, resume: bool) -> None:
+    if not resume and ((output / RECORD).exists() or (output / MODEL).exists()):
+        raise UsageError(f"{output} holds a run already; go on with it by --resume, or choose another folder.")
+
+
+def is_finished(output: Path) -> bool:
+    """Whether a run ended there, and its model is published."""
+    record = read_record(output)
+    return record is not None and record[0].finished and (output / MODEL).is_dir()
+
+
+def open_model(recipe: TrainingRecipe, device: str, name: str | None = None) -> Any:
+    """The SentenceTransformer to train, or another: float32 weights, on the device."""
+    return open_for_training(name or recipe.model, device)
+
+
+def read_stage(stage: Stage, seed: int) -> list[Task]:
+    """The data of a stage, without what leaks."""
+    tasks = [read_task(data, seed) for data in stage.data]
+    tasks = without_leaks(tasks, stage.leaks) if stage.leaks else tasks
+    check_data(stage.loss, tasks, stage.batch.negatives)
+    return tasks
+
+
+def row_maker(recipe: TrainingRecipe, stage: Stage, model: Any) -> RowMaker:
+    budget = stage.batch.tokens or TOKENS.get(model.device.type, TOKENS["cuda"])
+    return RowMaker(model, budget=budget, precision=recipe.precision, max_tokens=stage.max_tokens)
+
+
+def teachers_of(recipe: TrainingRecipe, stage: Stage, device: str) -> dict[int, RowMaker]:
+    """term -> what makes the rows of its teacher, which is never trained."""
+    found: dict[int, RowMaker] = {}
+    for place, term in enumerate(stage.loss):
+        if term.name == "in_batch_distillation":
+            found[place] = row_maker(
+                recipe, stage, open_model(recipe, device, term.teacher).eval().requires_grad_(False)
+            )
+    return found
+
+
+def temperatures_of(stage: Stage, device: torch.device) -> dict[int, nn.Parameter]:
+    """term -> the logarithm of its temperature, where it is learned."""
+    return {
+        place: nn.Parameter(torch.tensor(math.log(term.temperature), device=device))
+        for place, term in enumerate(stage.loss)
+        if term.learn_temperature
+    }
+
+
+def adamw(weights: Mapping[str, Tensor], settings: Optimizer) -> torch.optim.AdamW:
+    decayed = [weight for weight in weights.values() if weight.ndim > 1]
+    others = [weight for weight in weights.values() if weight.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    on_cpu = all(weight.device.type == "cpu" for weight in weights.values())
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=True if on_cpu else None)  # torch's own choice on a GPU
+
+
+def learning_rate(settings: Optimizer, step: int, steps: int) -> float:
+    """Of step 0 ... steps - 1: up in a line over the share `warmup`, then down to nothing, or constant."""
+    warm = math.ceil(settings.warmup * steps)
+    if step < warm:
+        return settings.lr * (step + 1) / warm
+    share = (step - warm) / max(steps - warm, 1)
+    falls = {"linear": 1 - share, "cosine": (1 + math.cos(math.pi * share)) / 2, "constant": 1.0}
+    return settings.lr * falls[settings.schedule]
+
+
+def seed_step(seed: int, stage: int, step: int) -> None:
+    """The random numbers of one step of one process."""
+    state = np.random.SeedSequence([seed, stage, step, world()[0]]).generate_state(2)
+    torch.manual_seed(int(state[0]) << 32 | int(state[1]))
+
+
+class Run:
+    """One run of a recipe in one process. log: the locked file of the process that writes, None in the others."""
+
+    def __init__(
+        self,
+        recipe: TrainingRecipe,
+        output: Path,
+        log: PositionalFile | None,
+        evaluate: Evaluate | None,
+        device: str,
+        progress: bool,
+    ) -> None:
+        self.recipe, self.output, self.log, self.score = recipe, output, log, evaluate
+        self.device, self.bar_wanted = device, progress
+        self.model: Any = open_model(recipe, device)
+        self.at = Progress()
+
+    def run(self, resume: bool) -> Path:
+        record = read_record(self.output) if resume else None
+        self.at = record[0] if record else Progress()
+        if self.log is not None:
+            self.log.truncate(self.at.log_bytes)
+        for number in range(self.at.stage, len(self.recipe.stages)):
+            stage = self.recipe.stages[number]
+            self._stage(number, stage, record if record and number == record[0].stage else None)
+            record = None
+        return self._publish()
+
+    def _stage(self, number: int, stage: Stage, record: tuple[Progress, dict[str, Any], Path | None] | None) -> None:
+        tasks = read_stage(stage, self.recipe.seed)
+        maker = row_maker(self.recipe, stage, self.model)
+        temperatures = temperatures_of(stage, self.model.device)
+        weights = named_weights(self.model, {f"temperature {place}": one for place, one in temperatures.items()})
+        optimizer = adamw(weights, stage.optimizer)
+        step = Step(maker, stage, teachers_of(self.recipe, stage, self.device), temperatures)
+        facts = self._facts(tasks)
+        if record:
+            self._check_facts(record[1], facts)
+            if record[2] is not None:
+                read_weights(record[2], weights, optimizer)
+        else:
+            self.at = Progress(stage=number, log_bytes=self.at.log_bytes)
+        self.model.train(stage.dropout)
+        prepared = self._prepared(BatchStream(tasks, stage.batch, self.recipe.seed + number), step, self.at.step)
+        shown = tqdm(total=stage.steps, initial=self.at.step, desc=stage.name, disable=not self.bar_wanted)
+        with shown as bar:
+            while self.at.step < stage.steps and not self._gave_up(stage):
+                started = time.monotonic()
+                ready = next(prepared)
+                done = self._step(number, stage, step, ready, weights, optimizer)
+                self.at = replace(self.at, step=self.at.step + 1)
+                self._log(stage, done, ready, time.monotonic() - started)
+                bar.update()
+                bar.set_postfix(loss=f"{done['loss']:.4f}", refresh=False)
+                self._evaluate(stage, weights)
+                ends = self.at.step == stage.steps or self._gave_up(stage)
+                followed = number + 1 < len(self.recipe.stages)  # the last stage ends in the published model
+                if self.at.step % stage.checkpoint_every == 0 or (ends and followed):
+                    self._checkpoint(weights, optimizer, facts)
+        prepared.close()
+        if self.at.best_step is not None:
+            _barrier()
+            read_weights(self._best, weights)
+
+    @property
+    def _best(self) -> Path:
+        """The best weights of the stage."""
+        return self.output / BEST.format(stage=self.at.stage)
+
+    def _prepared(self, stream: BatchStream, step: Step, first: int) -> Generator[Prepared, None, None]:
+        """Batches from step `first` on, each prepared while the step before it runs."""
+        batches = iter(stream)
+        for _ in range(first):
+            next(batches)
+        with ThreadPoolExecutor(1) as pool:
+
+            def ready() -> Prepared:
+                return step.prepare(next(batches))
+
+            coming = pool.submit(ready)
+            while True:
+                now = coming.result()
+                coming = pool.submit(ready)
+                yield now
+
+    def _step(
+        self,
+        number: int,
+        stage: Stage,
+        step: Step,
+        prepared: Prepared,
+        weights: Mapping[str, Tensor],
+        optimizer: torch.optim.Optimizer,
+    ) -> dict[str, float]:
+        seed_step(self.recipe.seed, number, self.at.step)
+        optimizer.zero_grad()
+        loss = step.backward(prepared, self.at.step)
+        if world()[1] > 1:
+            dist.all_reduce(loss)
+            loss /= world()[1]
+        if not math.isfinite(value := float(loss)):
+            raise UsageError(
+                f"The loss is {value} at step {self.at.step} of {stage.name}; lower optimizer.lr, or raise the temperature."
+            )
+        trained = list(weights.values())
+        average_gradients(trained)
+        norm = nn.utils.clip_grad_norm_(trained, stage.optimizer.clip)
+        rate = learning_rate(stage.optimizer, self.at.step, stage.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        return {"loss": value, "lr": rate, "gradient_norm": float(norm)}
+
+    def _log(self, stage: Stage, done: Mapping[str, float], prepared: Prepared, seconds: float) -> None:
+        tokens, padded = prepared.tokens
+        self._write(
+            {
+                "stage": stage.name,
+                "step": self.at.step,
+                **done,
+                "tokens": tokens,
+                "padded": padded,
+                "seconds": round(seconds, 4),
+            }
+        )
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        if self.log is None:
+            return
+        self.log.write(self.log.size, json.dumps(line).encode() + b"\n")
+        self.at = replace(self.at, log_bytes=self.log.size)
+
+    def _gave_up(self, stage: Stage) -> bool:
+        """Whether too many evaluations have passed without a better score."""
+        patience = stage.evaluation.patience if stage.evaluation else None
+        return patience is not None and self.at.since_best >= patience
+
+    def _evaluate(self, stage: Stage, weights: Mapping[str, Tensor]) -> None:
+        """Scores the model where it is time to, and keeps the weights of the best."""
+        asked = stage.evaluation
+        if asked is None or (self.at.step % asked.every and self.at.step != stage.steps):
+            return
+        score = 0.0
+        if self.log is not None and self.score is not None:
+            folder = self.output / CANDIDATE
+            self._save_model(folder)
+            score = self.score(folder, asked)
+            remove_folder(folder)
+        score = _from_first(score)
+        better = self.at.best is None or score > self.at.best
+        if better:
+            self.at = replace(self.at, best=score, best_step=self.at.step, since_best=0)
+            if self.log is not None:
+                write_weights(self._best, weights)
+        else:
+            self.at = replace(self.at, since_best=self.at.since_best + 1)
+        self._write(
+            {"stage": stage.name, "step": self.at.step, "task": asked.task, asked.metric: score, "best": better}
+        )
+
+    def _facts(self, tasks: list[Task]) -> dict[str, Any]:
+        return {
+            "recipe": self.recipe.hash,
+            "data": data_digest(tasks),
+            "processes": world()[1],
+            "threads": torch.get_num_threads(),
+            "device": self.model.device.type,
+            **versions(),
+        }
+
+    def _check_facts(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        for name in ("recipe", "data", "processes"):
+            if before[name] != now[name]:
+                raise UsageError(
+                    f"{self.output} holds a run with another {name}; resume it as it was begun, or choose another folder."
+                )
+        if other := [name for name in now if before.get(name) != now[name]]:
+            logger.warning("Resumed with other %s than before: the run goes on, not bit for bit.", ", ".join(other))
+
+    def _checkpoint(
+        self, weights: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, facts: Mapping[str, Any]
+    ) -> None:
+        if self.log is not None:
+            self.log.sync()
+            write_checkpoint(self.output, self.at, weights, optimizer, facts)
+
+    def _save_model(self, folder: Path) -> None:
+        """A folder that SentenceTransformer and embedkit.load open, with the recipe that made it."""
+        text = yaml.safe_dump(json.loads(json.dumps(self.recipe.resolved)), sort_keys=False, allow_unicode=True)
+        with atomic_folder(folder) as partial, quiet():
+            self.model.save_pretrained(str(partial), create_model_card=False)
+            with atomic_file(partial / "recipe.yaml") as stream:
+                stream.write(f"# hash: {self.recipe.hash}\n{text}".encode())
+            if elastic := self.recipe.stages[self.at.stage].elastic:
+                maker = row_maker(self.recipe, self.recipe.stages[self.at.stage], self.model)
+                write_json(partial / GRID, asdict(grid_of(elastic, maker.width, maker.depth)))
+
+    def _publish(self) -> Path:
+        folder = self.output / MODEL
+        if self.log is not None:
+            self._save_model(folder)
+            ended = asdict(replace(self.at, finished=True))
+            write_json(
+                self.output / RECORD, {"progress": ended, "weights": None, "facts": {"recipe": self.recipe.hash}}
+            )
+            remove_checkpoints(self.output)
+            for best in self.output.glob(BEST.format(stage="*")):
+                remove(best)
+        _barrier()
+        return folder
+
+
+def data_digest(tasks: list[Task]) -> str:
+    """Of all texts, in their order."""
+    hashed = blake2b(digest_size=16)
+    for task in tasks:
+        for example in task.examples:
+            hashed.update("\0".join(example.texts).encode() + b"\n")
+    return hashed.hexdigest()
+
+
+def _from_first(value: float) -> float:
+    """What the first process has."""
+    if world()[1] == 1:
+        return value
+    shared = torch.tensor(value, dtype=torch.float64, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.broadcast(shared, 0)
+    return float(shared)
+
+
+def _barrier() -> None:
+    if world()[1] > 1:
+        dist.barrier()

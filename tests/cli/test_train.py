@@ -1,0 +1,71 @@
+"""embedkit train: a model folder, a plan, and sentences for what cannot be run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def recipe(tiny_model: Path, tmp_path: Path) -> Path:
+    rows = [
+        {"sentence1": f"cat {word}", "sentence2": f"dog {word}", "score": i / 6} for i, word in enumerate("abcdefg")
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = f"data:\n  - {{path: {tmp_path}/pairs.jsonl, query_prompt: 'query : '}}\n"
+    evaluation = f"evaluation: {{task: {tmp_path}/pairs.jsonl, metric: spearman, every: 1}}\n"
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"model: {tiny_model}\n{data}loss:\n  - name: cosent\nbatch: {{size: 4}}\nsteps: 2\n{evaluation}")
+    return path
+
+
+def test_a_recipe_is_run_evaluated_and_not_run_twice(run: Run, recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    done = run("train", recipe, "optimizer.lr=1e-4", "-o", folder, "--threads", "1")
+    assert (done.code, done.out) == (0, f"The model is in {folder / 'model'}\n")
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [set(line) >= {"spearman"} for line in lines] == [False, True, False, True]
+    assert "lr: 0.0001" in (folder / "model" / "recipe.yaml").read_text()
+    assert f"{folder} holds a run already" in run("train", recipe, "-o", folder).sentence(2)
+    again = run("train", recipe, "optimizer.lr=1e-4", "-o", folder, "--resume", "--json")
+    assert again.facts["model"] == str(folder / "model")
+
+
+def test_a_plan_shows_the_literal_inputs_and_writes_nothing(run: Run, recipe: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    done = run("train", recipe, "--plan")
+    assert done.code == 0
+    assert "Stage train: 2 steps, 1.14 epochs" in done.out
+    assert "anchor     query : cat " in done.out
+    assert "positive   dog " in done.out
+    (stage,) = run("train", recipe, "--plan", "--json").facts["stages"]
+    assert stage["examples"] == {"pairs": 7}
+    assert len(stage["batches"]) == 3
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["stesp=3"], 2, "Error: stesp is no setting (did you mean 'steps'?)"),
+        (["loss.0.name=info_nse"], 2, "Error: loss.0.name is 'info_nse' (did you mean 'info_nce'?)"),
+        (["steps=0"], 2, "steps is 0"),
+        (["loss.0.name=triplet"], 3, "The loss triplet needs negatives"),
+        (["evaluation.metric=ndcg@10"], 2, "evaluation.metric is 'ndcg@10'; "),
+    ],
+)
+def test_what_cannot_be_run_is_one_sentence(
+    run: Run, recipe: Path, tmp_path: Path, arguments: list[str], code: int, sentence: str
+) -> None:
+    assert sentence in run("train", recipe, *arguments, "-o", tmp_path / "run").sentence(code)
+
+
+def test_a_folder_and_a_recipe_are_asked_for(run: Run, recipe: Path) -> None:
+    assert "No folder came for the model" in run("train", recipe).sentence(2)
+    assert "no recipe 'elastik' (did you mean 'elastic'?)" in run("train", "elastik", "-o", "x").sentence(2)

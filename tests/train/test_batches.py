@@ -1,0 +1,118 @@
+"""What meets in a batch, and what the masks hide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import pytest
+
+from embedkit.train import settings
+from embedkit.train.batches import Batch, BatchStream, masks
+from embedkit.train.data import Example, Task, known_positives
+from embedkit.train.settings import Data
+
+
+def task(name: str, examples: Sequence[Example], **data: Any) -> Task:
+    return Task(name, Data(path=name, **data), examples, known_positives(examples))
+
+
+def many(name: str, count: int = 50) -> list[Example]:
+    return [Example(f"{name}{i}", f"{name}+{i}", tuple(f"{name}-{i}{j}" for j in range(3))) for i in range(count)]
+
+
+def stream(tasks: Sequence[Task], **batch: Any) -> BatchStream:
+    return BatchStream(tasks, settings.Batch(**batch), seed=7)
+
+
+def take(tasks: Sequence[Task], count: int, **batch: Any) -> list[Batch]:
+    return list(islice(stream(tasks, **batch), count))
+
+
+TASKS = [task("a", many("a")), task("b", many("b"), weight=150.0)]
+
+
+def test_homogeneous_batches_are_of_one_task_drawn_by_weight() -> None:
+    batches = take(TASKS, 200, size=8, negatives=2)
+    assert all(len({one.name for one in batch.tasks}) == 1 for batch in batches)
+    share = sum(batch.tasks[0].name == "b" for batch in batches) / 200
+    assert 0.65 < share < 0.85  # 150 of 50 + 150
+    assert all(len(example.negatives) == 2 for batch in batches for example in batch.examples)
+    drawn = {example.negatives for batch in batches for example in batch.examples if example.anchor == "b1"}
+    assert len(drawn) > 1
+
+
+def test_every_example_is_used_before_any_is_used_again() -> None:
+    anchors = [example.anchor for batch in take(TASKS[:1], 10, size=10) for example in batch.examples]
+    assert sorted(anchors[:50]) == sorted(anchors[50:]) == sorted(example.anchor for example in TASKS[0].examples)
+    assert anchors[:50] != anchors[50:]
+
+
+def test_blended_batches_draw_the_task_of_each_row() -> None:
+    batches = take(TASKS, 50, size=16, kind="blended")
+    names = [one.name for batch in batches for one in batch.tasks]
+    assert 0.7 < names.count("b") / len(names) < 0.8
+    assert sum(len({one.name for one in batch.tasks}) == 2 for batch in batches) > 40
+
+
+def test_semi_homogeneous_batches_keep_a_share_of_their_task() -> None:
+    batches = take(TASKS, 32, size=8, kind="semi_homogeneous", ratio=0.75)
+    assert all(len({one.name for one in batch.tasks[:6]}) == 1 for batch in batches)
+    assert any(len({one.name for one in batch.tasks}) == 2 for batch in batches)
+    plain = take(TASKS, 32, size=8)
+    used = sorted(example.anchor for batch in batches for example in batch.examples)
+    assert len(used) == 256 == sum(len(batch.examples) for batch in plain)
+
+
+def test_the_same_seed_gives_the_same_batches() -> None:
+    for kind in ("homogeneous", "blended", "semi_homogeneous"):
+        assert take(TASKS, 20, size=8, negatives=1, kind=kind) == take(TASKS, 20, size=8, negatives=1, kind=kind)
+
+
+def test_no_anchor_meets_itself_or_its_positives_as_a_negative() -> None:
+    """Thirty anchors with four positives each, which are negatives of others."""
+    examples = [
+        Example(f"q{i}", f"p{i}{j}", (f"p{(i + 1) % 30}{j}", f"q{(i + 2) % 30}")) for i in range(30) for j in range(4)
+    ]
+    known = known_positives(examples)
+    for batch in take([task("t", examples)], 30, size=3, negatives=2):
+        anchors = [example.anchor for example in batch.examples]
+        assert len(set(anchors)) == 3
+        for i, example in enumerate(batch.examples):
+            others = {text for j, other in enumerate(batch.examples) if j != i for text in other.texts[1:]}
+            assert others.isdisjoint(known[example.anchor] | {example.anchor})
+        assert masks(batch, slice(0, 3)) == (None, None)
+
+
+def test_masks_hide_what_the_batch_could_not_avoid() -> None:
+    examples = [Example("q", "p", ("n", "m")), Example("q", "r", ("p",)), Example("s", "t", ("q", "u"))]
+    one = task("t", examples)
+    known, negatives = masks(Batch(examples, [one] * 3), slice(0, 3))
+    assert known is not None
+    assert negatives is not None
+    assert known.tolist() == [[False, True, False], [True, False, False], [False, False, False]]
+    assert negatives[0].tolist() == [[False, False], [True, True], [True, False]]  # its positive, none, itself
+    assert negatives[2].tolist() == [[False, False], [False, True], [False, False]]
+    part, _ = masks(Batch(examples, [one] * 3), slice(1, 2))
+    assert part is not None
+    assert part.tolist() == known[1:2].tolist()
+
+
+def test_tasks_without_in_batch_negatives_see_their_own_alone() -> None:
+    examples = [Example("a", "b", ("c",)), Example("d", "e", ("f",))]
+    tasks = [task("x", examples[:1], in_batch=False), task("y", examples[1:])]
+    known, negatives = masks(Batch(examples, tasks), slice(0, 2))
+    assert known is not None
+    assert negatives is not None
+    assert known.tolist() == [[False, True], [False, False]]
+    assert negatives.tolist() == [[[False], [True]], [[False], [False]]]
+
+
+@pytest.mark.parametrize("size", [2, 8])
+def test_few_examples_that_contradict_each_other_still_fill_a_batch(size: int) -> None:
+    (batch,) = take([task("t", [Example("q", f"p{i}") for i in range(3)])], 1, size=size)
+    assert len(batch.examples) == size
+    known, _ = masks(batch, slice(0, size))
+    assert known is not None
+    assert known.sum() == size * (size - 1)

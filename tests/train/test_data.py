@@ -1,0 +1,165 @@
+"""The dialects, and what they say of each example; leaks."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedkit.errors import DataError, UsageError
+from embedkit.train.data import Example, Task, example_pairs, read_task
+from embedkit.train.leaks import Leaks, plain, without_leaks
+from embedkit.train.settings import Data
+
+
+def read(folder: Path, *rows: dict[str, Any], **settings: Any) -> Task:
+    path = folder / "data.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return read_task(Data(path=str(path), **settings))
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"anchor": "a", "positive": "p"}, [Example("a", "p")]),
+        ({"query": "a", "answer": "p"}, [Example("a", "p")]),
+        ({"anchor": "a", "positive": "p", "negative_1": "n", "negative_2": "m"}, [Example("a", "p", ("n", "m"))]),
+        ({"sentence1": "a", "sentence2": "p", "score": "0.5"}, [Example("a", "p", score=0.5)]),
+        ({"query": "a", "pos": ["p", "q"], "neg": ["n"]}, [Example("a", "p", ("n",)), Example("a", "q", ("n",))]),
+        (
+            {"query": "a", "pos": ["p"], "neg": ["n", "m"], "pos_scores": [3], "neg_scores": [1, 2]},
+            [Example("a", "p", ("n", "m"), teacher=(3.0, 1.0, 2.0))],
+        ),
+        (
+            {
+                "query_id": "1",
+                "query_text": "a",
+                "positive_passages": [{"docid": "7", "title": "T", "text": "p"}],
+                "negative_passages": [{"docid": "8", "text": "n"}],
+            },
+            [Example("a", "T p", ("n",))],
+        ),
+    ],
+)
+def test_each_dialect(tmp_path: Path, row: dict[str, Any], expected: list[Example]) -> None:
+    assert list(read(tmp_path, row).examples) == expected
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "a"}, "line 1: the keys question are of no dialect"),
+        ({"anchor": "a", "positive": " "}, "line 1: positive is ' '; expected a text"),
+        ({"query": "a", "pos": ["p"], "neg": ["n"], "pos_scores": [1]}, "1 pos_scores and 0 neg_scores"),
+        ({"query": "a", "positive_passages": ["p"]}, "no list of passages"),
+        ({"sentence1": "a", "sentence2": "b", "score": "high"}, "score is 'high'; expected a number"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, row)
+
+
+def test_negatives_that_are_positives_elsewhere_are_left_out(tmp_path: Path) -> None:
+    task = read(
+        tmp_path,
+        {"query": "a", "pos": ["p"], "neg": ["q", "n", "a"], "pos_scores": [9], "neg_scores": [8, 1, 7]},
+        {"query": "a", "pos": ["q"], "neg": ["m"], "pos_scores": [8], "neg_scores": [2]},
+    )
+    assert task.examples[0] == Example("a", "p", ("n",), teacher=(9.0, 1.0))
+    assert task.known == {"a": {"p", "q"}}
+
+
+def test_labelled_texts_give_pairs_of_a_label(tmp_path: Path) -> None:
+    task = read(tmp_path, *({"text": f"{label}{i}", "label": label} for label in "xyz" for i in range(5)))
+    assert len(task.examples) == 15
+    for example in task.examples:
+        assert example.positive[0] == example.anchor[0]
+        assert example.positive != example.anchor
+        assert {text[0] for text in example.negatives} == set("xyz") - {example.anchor[0]}
+        assert task.known[example.anchor] == {f"{example.anchor[0]}{i}" for i in range(5)}
+    again = list(example_pairs([("a", "1"), ("b", "1"), ("c", "2")], np.random.default_rng(0)))
+    assert [(one.anchor, one.positive, one.negatives) for one in again] == [("a", "b", ("c",)), ("b", "a", ("c",))]
+    with pytest.raises(DataError, match="at least two"):
+        read(tmp_path, {"text": "a", "label": "x"})
+
+
+def test_splits_texts_limits_and_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"captions": ["a", "b"], "split": "train"}, {"captions": ["b", "c"], "split": "train"}, {"captions": ["d"]}]
+    task = read(tmp_path, *rows, split="train", texts=("captions",))
+    assert [example.anchor for example in task.examples] == ["a", "b", "c"]
+    monkeypatch.setenv("SOME_DATA", str(tmp_path))
+    assert len(read_task(Data("$SOME_DATA/data.jsonl", texts=("captions",), limit=2)).examples) == 2
+    with pytest.raises(UsageError, match=r"\$NO_DATA is not set"):
+        read_task(Data("$NO_DATA/data.jsonl"))
+    with pytest.raises(DataError, match="no example of the split 'dev'"):
+        read(tmp_path, *rows, split="dev", texts=("captions",))
+
+
+def test_a_beir_folder_gives_its_judged_pairs(tmp_path: Path) -> None:
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "1", "title": "T", "text": "p"}\n{"_id": "2", "text": "n"}\n')
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "a"}\n')
+    (tmp_path / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t2\nq\t2\t0\n")
+    assert list(read_task(Data(str(tmp_path))).examples) == [Example("a", "T p")]
+
+
+SENTENCE = "a man is playing a small guitar on the stage"
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        (SENTENCE, "exact"),
+        ("A man is playing a small guitar, on the stage.", "exact"),
+        ("a man is playing a guitar on the stage", "near"),
+        ("a man is playing a small guitar on the big stage", "near"),
+        ("a woman is playing a large guitar on a street", None),
+        ("the stage", None),
+        ("yes", "exact"),
+    ],
+)
+def test_leaks_are_found(text: str, verdict: str | None) -> None:
+    assert Leaks([SENTENCE, "Yes!", "something else entirely, of other words"]).holds(text) == verdict
+
+
+def test_leaks_are_those_of_the_slow_join() -> None:
+    generator = np.random.default_rng(0)
+    words = list("abcdefghijkl")
+
+    def text() -> str:
+        return " ".join(generator.choice(words, size=int(generator.integers(4, 9)), replace=False))
+
+    known, asked = [text() for _ in range(200)], [text() for _ in range(300)]
+    leaks = Leaks(known, nearness=0.75)
+    found = 0
+    for one in asked:
+        near = any(
+            len(a & b) >= 0.75 * len(a | b) for b in (set(other.split()) for other in known) if (a := set(one.split()))
+        )
+        assert (leaks.holds(one) is not None) == near
+        found += near
+    assert 20 < found < 280
+
+
+def test_leaking_examples_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    test_set = tmp_path / "stsb" / "data.tsv"
+    test_set.parent.mkdir()
+    test_set.write_text(f"sentence1\tsentence2\tscore\n{SENTENCE}\tSomething else.\t3\n")
+    task = read(
+        tmp_path,
+        {"anchor": "one thing", "positive": SENTENCE},
+        {"anchor": "another", "positive": "a small guitar"},
+        {"anchor": f"{SENTENCE} now", "positive": "a guitar"},
+    )
+    with caplog.at_level(logging.INFO, "embedkit"):
+        (kept,) = without_leaks([task], [str(test_set.parent)])
+    assert [example.anchor for example in kept.examples] == ["another"]
+    assert "of 3 examples 1 hold a text of an evaluation set and 1 one that is nearly so" in caplog.text
+    assert plain("It's so, TWICE.") == plain("it 's so twice")
+    with pytest.raises(UsageError, match="no evaluation set is there"):
+        without_leaks([task], [str(tmp_path / "none")])

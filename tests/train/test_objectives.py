@@ -1,0 +1,137 @@
+"""Each loss of a recipe on rows of a batch, against the function it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from embedkit.errors import DataError
+from embedkit.train import losses
+from embedkit.train.batches import Batch
+from embedkit.train.contrastive import info_nce
+from embedkit.train.data import Example, Task, known_positives
+from embedkit.train.objectives import LOSSES, Objective, Targets, check_data, targets_of, texts_of
+from embedkit.train.settings import Data, Loss
+from tests.train.test_contrastive import unit
+
+EXAMPLES = [
+    Example("a", "b", ("c", "d"), score=0.2, teacher=(3.0, 1.0, 2.0)),
+    Example("e", "f", ("g", "h"), score=0.9, teacher=(2.0, 1.5, 0.0)),
+    Example("i", "j", ("k", "l"), score=0.5, teacher=(5.0, 4.0, 1.0)),
+]
+SHORT = [*EXAMPLES[:2], replace(EXAMPLES[2], negatives=("k",), teacher=(5.0, 4.0))]
+
+
+def batch_of(examples: list[Example]) -> Batch:
+    task = Task("t", Data("t", query_prompt="q: ", document_prompt="d: "), examples, known_positives(examples))
+    return Batch(examples, [task] * len(examples))
+
+
+def value(name: Any, examples: list[Example], rows: Tensor, **settings: Any) -> Tensor:
+    targets = replace(targets_of(batch_of(examples), slice(0, 3)), teacher_rows={0: unit(len(rows), 4, seed=9)})
+    return Objective([Loss(name, **settings)], targets, {})([rows])
+
+
+ANCHORS, POSITIVES, NEGATIVES = unit(3, 6), unit(3, 6, seed=1), unit(3, 2, 6, seed=2)
+ROWS = torch.cat((ANCHORS, POSITIVES, NEGATIVES.flatten(0, 1)))
+SCORES = torch.cat(((ANCHORS * POSITIVES).sum(1)[:, None], torch.einsum("bd,bmd->bm", ANCHORS, NEGATIVES)), 1)
+TEACHER = torch.tensor([example.teacher for example in EXAMPLES])
+LABELS = torch.tensor([0.2, 0.9, 0.5])
+EXPECTED: dict[str, Callable[[], Tensor]] = {
+    "info_nce": lambda: info_nce(ANCHORS, POSITIVES, NEGATIVES, temperature=0.1),
+    "triplet": lambda: losses.triplet(ANCHORS, POSITIVES, NEGATIVES),
+    "cosent": lambda: losses.cosent(SCORES[:, 0], LABELS),
+    "angle": lambda: losses.angle(ANCHORS, POSITIVES, LABELS),
+    "margin_mse": lambda: losses.margin_mse(SCORES, TEACHER),
+    "kl": lambda: losses.kl_distillation(SCORES, TEACHER, temperature=0.1),
+    "list_net": lambda: losses.list_net(SCORES, TEACHER, temperature=0.1),
+    "in_batch_distillation": lambda: losses.in_batch_distillation(ROWS, unit(12, 4, seed=9), temperature=0.1),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_each_loss_of_a_recipe(name: str) -> None:
+    torch.testing.assert_close(
+        value(name, EXAMPLES, ROWS, temperature=0.1, weight=2.0), 2 * EXPECTED[name](), check_dtype=False
+    )
+
+
+@pytest.mark.parametrize("name", ["info_nce", "triplet", "kl", "margin_mse"])
+def test_what_is_not_there_counts_nothing(name: str) -> None:
+    """The last example has one negative: the loss, and its gradient, are those of the others' lists."""
+    rows = torch.cat((ANCHORS, POSITIVES, NEGATIVES.flatten(0, 1)[:5])).requires_grad_()
+    got = value(name, SHORT, rows, temperature=0.1)
+    got.backward()
+    assert torch.isfinite(rows.grad).all()
+    if name == "info_nce":
+        hidden = torch.zeros(3, 3, 2, dtype=torch.bool)
+        hidden[:, 2, 1] = True
+        expected = info_nce(ANCHORS, POSITIVES, NEGATIVES, temperature=0.1, known_negatives=hidden)
+    elif name == "triplet":
+        gaps = (SCORES[:, :1] - SCORES[:, 1:]).flatten()[:5]
+        expected = torch.relu(0.3 - gaps).mean()
+    elif name == "margin_mse":
+        gaps = (SCORES[:, :1] - SCORES[:, 1:] - TEACHER[:, :1] + TEACHER[:, 1:]).flatten()[:5]
+        expected = gaps.pow(2).mean()
+    else:
+        each = [
+            losses.kl_distillation(SCORES[i : i + 1, :n], TEACHER[i : i + 1, :n], temperature=0.1)
+            for i, n in enumerate((3, 3, 2))
+        ]
+        expected = torch.stack(each).mean()
+    torch.testing.assert_close(got.detach(), expected.detach(), check_dtype=False)
+
+
+def test_terms_are_summed_and_mixing_adds_negatives() -> None:
+    targets = targets_of(batch_of(EXAMPLES), slice(0, 3))
+    both = Objective([Loss("info_nce"), Loss("cosent", weight=0.5)], targets, {})([ROWS])
+    torch.testing.assert_close(both, value("info_nce", EXAMPLES, ROWS) + 0.5 * value("cosent", EXAMPLES, ROWS))
+    found = []
+    for mixing in ("none", "pair", "both"):
+        torch.manual_seed(0)
+        found.append(float(value("info_nce", EXAMPLES, ROWS, mixing=mixing)))
+    assert found == sorted(set(found))
+    mixed = Objective([Loss("info_nce", mixing="both")], targets, {})
+    torch.testing.assert_close(mixed([ROWS]), mixed([ROWS]))  # one draw a batch
+
+
+def test_a_learned_temperature_gets_a_gradient() -> None:
+    logarithm = torch.tensor(-2.0, requires_grad=True)
+    targets = targets_of(batch_of(EXAMPLES), slice(0, 3))
+    got = Objective([Loss("info_nce", learn_temperature=True)], targets, {0: logarithm})([ROWS])
+    torch.testing.assert_close(got, info_nce(ANCHORS, POSITIVES, NEGATIVES, temperature=logarithm.detach().exp()))
+    got.backward()
+    assert logarithm.grad is not None
+
+
+def test_texts_stand_in_the_order_of_their_rows() -> None:
+    texts = texts_of(batch_of(SHORT), slice(1, 3))
+    assert texts == [("q: ", "e"), ("q: ", "i"), ("d: ", "f"), ("d: ", "j"), *(("d: ", one) for one in "ghk")]
+    targets: Targets = targets_of(batch_of(SHORT), slice(1, 3))
+    assert targets.places.tolist() == [0, 1, 2]
+    assert targets.present.tolist() == [[True, True], [True, False]]
+
+
+@pytest.mark.parametrize(
+    ("name", "examples", "negatives", "message"),
+    [
+        ("info_nce", [Example("a")], 0, "needs positives"),
+        ("triplet", EXAMPLES, 0, "needs negatives.*; set batch.negatives"),
+        ("cosent", [Example("a", "b")], 0, "needs scores"),
+        ("kl", [Example("a", "b", ("c",))], 1, "needs a teacher's scores"),
+        ("list_net", SHORT, 2, "as many negatives with every example; there are 1 to 2"),
+        ("in_batch_distillation", [Example("a"), Example("b", "c")], 0, "mixes pairs and texts alone"),
+    ],
+)
+def test_data_that_a_loss_cannot_use_are_refused(
+    name: Any, examples: list[Example], negatives: int, message: str
+) -> None:
+    task = batch_of(examples).tasks[0]
+    with pytest.raises(DataError, match=message):
+        check_data([Loss(name)], [task], negatives)
+    check_data([Loss("info_nce")], [batch_of(EXAMPLES).tasks[0]], negatives)

@@ -1,0 +1,71 @@
+"""Rows that are trained are the rows that the model gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from embedkit.encoders.loading import open_for_training
+from embedkit.train.rows import RowMaker
+from tests.conftest import make_family
+
+TEXTS = ["cat", "dog fish bird red blue", "one two run swim cat dog fish one two", "bird red", "query : cat"]
+
+
+def maker_of(folder: Path, **settings: Any) -> RowMaker:
+    model = open_for_training(str(folder), "cpu").eval()
+    return RowMaker(model, **{"budget": 1000, **settings})
+
+
+@pytest.mark.parametrize("family", ["Bert", "XLMRoberta", "ModernBert"])
+def test_rows_and_gradients_are_those_of_sentence_transformers(family: str, plain_model: Path, tmp_path: Path) -> None:
+    maker = maker_of(make_family(family, plain_model, tmp_path / family))
+    assert maker._packs == (family != "ModernBert")
+    model = maker.model
+
+    def gradients(rows: torch.Tensor) -> list[torch.Tensor]:
+        model.zero_grad()
+        rows.pow(3).sum().backward()
+        return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+    ours = maker.rows(maker.pieces([("", text) for text in TEXTS]))[0]
+    theirs = model(model.preprocess(TEXTS))["sentence_embedding"]
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(gradients(ours), gradients(theirs), atol=1e-5, rtol=1e-3)
+    assert model[0].auto_model.config._attn_implementation != "embedkit_packed"
+
+
+def test_prompts_are_left_out_of_pooling_where_the_model_says_so(make_model: Callable[..., Path]) -> None:
+    folder = make_model()
+    maker = maker_of(folder)
+    maker.model[1].include_prompt = False
+    maker = RowMaker(maker.model, budget=1000)
+    prompted = maker.rows(maker.pieces([("query : ", "cat dog")]))[0]
+    expected = maker.model.encode(["cat dog"], prompt="query : ", convert_to_tensor=True)
+    torch.testing.assert_close(prompted, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_dropout_is_there_without_padding(tiny_model: Path) -> None:
+    maker = maker_of(tiny_model)
+    pieces = maker.pieces([("", "cat dog fish"), ("", "cat")])
+    still = maker.rows(pieces)[0]
+    maker.model.train()
+    torch.manual_seed(0)
+    one, other = maker.rows(pieces)[0], maker.rows(pieces)[0]
+    torch.manual_seed(0)
+    torch.testing.assert_close(maker.rows(pieces)[0], one, rtol=0, atol=0)
+    assert not torch.allclose(one, other, atol=1e-4)
+    assert not torch.allclose(one, still, atol=1e-4)
+
+
+def test_parts_keep_to_the_budget_and_long_texts_are_cut(tiny_model: Path) -> None:
+    maker = maker_of(tiny_model, budget=20, max_tokens=8)
+    pieces = maker.pieces([("", text) for text in [*TEXTS, "cat " * 50]])
+    parts = maker.parts(pieces)
+    assert sorted(place for part in parts for place in part) == list(range(6))
+    assert all(len(part) * max(pieces[i].length for i in part) <= 20 for part in parts)
+    assert pieces[-1].length == 8

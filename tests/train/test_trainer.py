@@ -1,0 +1,208 @@
+"""Runs of the trainer on a tiny BERT."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from embedkit.errors import IntegrityError, UsageError
+from embedkit.recipe import fill
+from embedkit.train.settings import Evaluation, TrainingRecipe
+from embedkit.train.trainer import learning_rate, train
+from tests.conftest import WORDS
+
+
+def rows(count: int = 40) -> list[dict[str, str]]:
+    generator = np.random.default_rng(0)
+
+    def text() -> str:
+        return " ".join(generator.choice(WORDS[:9], size=int(generator.integers(2, 9))))
+
+    anchors = list(dict.fromkeys(text() for _ in range(count)))
+    return [
+        {"anchor": one, "positive": " ".join(reversed(one.split())), "negative": f"query {text()}"} for one in anchors
+    ]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows())))
+    return path
+
+
+@pytest.fixture
+def recipe(tiny_model: Path, pairs: Path) -> Callable[..., TrainingRecipe]:
+    def make(precision: str = "float32", **stage: Any) -> TrainingRecipe:
+        plain = {
+            "data": [{"path": str(pairs)}],
+            "loss": [{"name": "info_nce", "temperature": 0.1}],
+            "batch": {"size": 8, "negatives": 1, "tokens": 64},
+            "optimizer": {"lr": 1e-3},
+            "steps": 6,
+            "checkpoint_every": 3,
+        }
+        return fill(TrainingRecipe, {"model": str(tiny_model), "precision": precision, "stages": [{**plain, **stage}]})
+
+    return make
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def weights_of(folder: Path) -> bytes:
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+class Killed(Exception):
+    pass
+
+
+def test_the_loss_falls_and_the_folder_opens(recipe: Any, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    import embedkit
+
+    folder = train(recipe(steps=30), tmp_path / "run")
+    losses = [line["loss"] for line in log_of(tmp_path / "run")]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    texts = [row["anchor"] for row in rows(5)]
+    ours = embedkit.load(folder, dtype="float32", backend="torch").encode(texts)
+    theirs = SentenceTransformer(str(folder), device="cpu").encode(texts)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert (folder / "recipe.yaml").read_text().startswith("# hash: ")
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+    assert train(recipe(steps=30), tmp_path / "run", resume=True) == folder
+    with pytest.raises(UsageError, match="holds a run already"):
+        train(recipe(steps=30), tmp_path / "run")
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_stopped_and_resumed_is_never_stopped(
+    recipe: Any, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropout is on. Killed at step 5, after the checkpoint of step 3."""
+    from embedkit.train.trainer import Run
+
+    chosen = recipe(
+        precision, loss=[{"name": "info_nce", "temperature": 0.1, "learn_temperature": True, "mixing": "both"}]
+    )
+    train(chosen, tmp_path / "whole")
+    step = Run._step
+
+    def dying(self: Run, *arguments: Any) -> Any:
+        if self.at.step == 5:
+            raise Killed
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Run, "_step", dying)
+    with pytest.raises(Killed):
+        train(chosen, tmp_path / "stopped")
+    monkeypatch.undo()
+    assert len(log_of(tmp_path / "stopped")) == 5
+    train(chosen, tmp_path / "stopped", resume=True)
+    assert log_of(tmp_path / "stopped") == log_of(tmp_path / "whole")
+    assert weights_of(tmp_path / "stopped") == weights_of(tmp_path / "whole")
+
+
+def test_the_best_of_several_evaluations_is_published(recipe: Any, tmp_path: Path) -> None:
+    """A score that falls from the second evaluation on: stopped after two without a better one, with the second's weights."""
+    import embedkit
+
+    scores, kept = iter([0.1, 0.5, 0.4, 0.3, 0.9]), []
+
+    def evaluate(folder: Path, asked: Evaluation) -> float:
+        assert asked.metric == "spearman"
+        assert len(embedkit.load(folder, backend="torch", dtype="float32").encode(["cat"])) == 1
+        kept.append((folder / "model.safetensors").read_bytes())
+        return next(scores)
+
+    chosen = recipe(evaluation={"task": "t", "metric": "spearman", "every": 1, "patience": 2}, steps=9)
+    folder = train(chosen, tmp_path / "run", evaluate=evaluate)
+    assert len(kept) == 4
+    assert (folder / "model.safetensors").read_bytes() == kept[1]
+    assert [line.get("spearman") for line in log_of(tmp_path / "run") if "spearman" in line] == [0.1, 0.5, 0.4, 0.3]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["log.jsonl", "model", "training.json"]
+    with pytest.raises(UsageError, match="no function to evaluate with"):
+        train(chosen, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "elastic",
+    [
+        {"dims": [8, 16], "layers": [1]},
+        {"recipe": "matryoshka", "dims": [8, 16], "weights": [1, 0.5]},
+        {"recipe": "2dmse", "dims": [8], "layers": [1]},
+        {"recipe": "2dmse_weighted", "dims": [8], "layers": [1]},
+        {"recipe": "ese", "dims": [8]},
+    ],
+    ids=lambda elastic: elastic.get("recipe", "embedkit"),
+)
+def test_elastic_recipes_run_cached_or_not_and_the_model_carries_its_grid(
+    recipe: Any, tmp_path: Path, elastic: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    import embedkit
+
+    stage = {"elastic": elastic, "dropout": False, "steps": 2}
+    for cached in (False, True):
+        chosen = recipe(batch={"size": 8, "negatives": 1, "tokens": 64, "cached": cached}, **stage)
+        folder = train(chosen, tmp_path / str(cached))
+    plain, cached = (log_of(tmp_path / name) for name in ("False", "True"))
+    np.testing.assert_allclose([one["loss"] for one in plain], [one["loss"] for one in cached], rtol=1e-5)
+    np.testing.assert_allclose(
+        [one["gradient_norm"] for one in plain], [one["gradient_norm"] for one in cached], rtol=1e-4
+    )
+    with caplog.at_level("WARNING", "embedkit"):
+        embedkit.load(folder, dim=8, layers=1 if "layers" in elastic else None, backend="torch")
+        assert "trained for" not in caplog.text
+        embedkit.load(folder, dim=9, backend="torch")
+    assert f"dim=9 came; the model was trained for 8, {'16, ' if 16 in elastic['dims'] else ''}32" in caplog.text
+
+
+def test_stages_run_in_order_and_distil_from_the_untouched_model(recipe: Any, pairs: Path, tmp_path: Path) -> None:
+    """The second stage, at a learning rate of almost nothing, finds the first one's model away from its teacher."""
+    plain = recipe().stages[0]
+    texts = {"path": str(pairs), "texts": ["anchor"]}
+    second = recipe(
+        data=[texts], loss=[{"name": "in_batch_distillation"}], optimizer={"lr": 1e-9}, steps=2, name="second"
+    ).stages[0]
+    still = replace(recipe(), stages=(replace(second, dropout=False),))
+    train(still, tmp_path / "still")
+    assert log_of(tmp_path / "still")[0]["loss"] == pytest.approx(0, abs=1e-6)
+    chosen = replace(recipe(), stages=(plain, replace(second, dropout=False)))
+    train(chosen, tmp_path / "both")
+    lines = log_of(tmp_path / "both")
+    assert [line["stage"] for line in lines] == ["train"] * 6 + ["second"] * 2
+    assert lines[6]["loss"] > 1e-4
+
+
+def test_another_run_is_not_resumed(recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from embedkit.train.trainer import Run
+
+    monkeypatch.setattr(Run, "_publish", lambda self: None)  # as if it was killed just before
+    train(recipe(), tmp_path / "run")
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="a run with another recipe"):
+        train(recipe(optimizer={"lr": 2e-3}), tmp_path / "run", resume=True)
+    weights = next((tmp_path / "run").glob("checkpoint-*"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(IntegrityError, match="has changed"):
+        train(recipe(), tmp_path / "run", resume=True)
+
+
+def test_learning_rates() -> None:
+    from embedkit.train.settings import Optimizer
+
+    rates = [learning_rate(Optimizer(lr=1.0, warmup=0.2), step, 10) for step in range(10)]
+    np.testing.assert_allclose(rates, [0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
+    assert learning_rate(Optimizer(lr=1.0, warmup=0, schedule="cosine"), 5, 10) == pytest.approx(0.5)
+    assert torch.get_default_dtype() == torch.float32
