@@ -85,7 +85,7 @@ def _precisions(_: click.Context, __: click.Parameter, text: str | None) -> list
     "--type",
     "type_asked",
     type=click.Choice(
-        ["retrieval", "reranking", "sts", "pair-classification", "bitext", "classification", "clustering"]
+        ["retrieval", "reranking", "sts", "pair-classification", "bitext", "classification", "clustering", "image-text"]
     ),
     help="Of the folders, where their columns fit several.",
 )
@@ -173,7 +173,7 @@ def eval_command(
     DIR is a BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv), a folder of such, or a file, or folder with a
     data.tsv, .csv, .jsonl or .parquet, whose columns tell what it is: sentence1, sentence2 and score (STS) or label (pair
     classification) or neither (bitext); text and label (classification, or clustering); query, positive and negative
-    (reranking). Each also as .gz. mteb runs the protocol. --run FILE --qrels FILE scores what another system found: the
+    (reranking); image and captions. Each also as .gz. mteb runs the protocol. --run FILE --qrels FILE scores what another system found: the
     report has the name of the run's file on the screen, and of the data in RESULTS (RESULTS/RUN for several runs), so that
     `embedkit compare` puts both side by side. Writes report.json and report.md into RESULTS, with 95 %
     intervals over queries or pairs, or the repetitions of the protocol; and mteb's result files beside.

@@ -76,6 +76,12 @@ class TextEncoder:
         other.fingerprint = fingerprint({**self._description, **other._space()})
         return other
 
+    @property
+    def reads_images(self) -> bool:
+        """Whether it takes images beside texts."""
+        reading = self._opened.reading
+        return reading is not None and reading.images
+
     def encode_query(self, inputs: Any, **options: Any) -> Vectors:
         """`encode` with kind="query"."""
         return self.encode(inputs, kind="query", **options)

@@ -23,7 +23,7 @@ from embedkit.encoder import Encoded, Encoder, OnLong
 from embedkit.engine.run import encode_windows
 from embedkit.errors import Stopped
 from embedkit.storage import locked_file, make_folder, write_json
-from embedkit.types import Kind, Rows, Vectors
+from embedkit.types import Content, Kind, Picture, Rows, Vectors
 
 LIMIT = 2 * 10**9  # bytes of all spaces in one folder; rows beyond are computed and not kept
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class RowStore:
         for place, text in enumerate(self._records["text"][known:].tolist(), start=known):
             self._places[text] = place
 
-    def get(self, texts: Sequence[str]) -> tuple[Vectors, Rows]:
+    def get(self, texts: Sequence[Content]) -> tuple[Vectors, Rows]:
         """(rows (n, dim), the positions of the texts whose rows are not there)."""
         names = [_name(text) for text in texts]
         places = np.array([self._places.get(name, -1) for name in names], dtype=np.int64)
@@ -65,7 +65,7 @@ class RowStore:
                 places[position] = -1
         return rows, np.flatnonzero(places < 0)
 
-    def put(self, texts: Sequence[str], rows: Vectors) -> None:
+    def put(self, texts: Sequence[Content], rows: Vectors) -> None:
         """Appends them, durably. Nothing is kept while another process appends, or beyond LIMIT."""
         records = np.zeros(len(texts), self._record)
         for record, text, row in zip(records, texts, np.asarray(rows, dtype=np.float32), strict=True):
@@ -90,8 +90,24 @@ class RowStore:
         return kept + more > LIMIT
 
 
-def _name(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+def _name(content: Content) -> bytes:
+    """The hash of a text, or of an image file with the text that is read with it."""
+    if isinstance(content, str):
+        return hashlib.blake2b(content.encode(), digest_size=16).digest()
+    image: bytes = content.image.read_bytes() if isinstance(content.image, Path) else content.image
+    words = json.dumps([content.text, content.text_first]).encode()
+    return hashlib.blake2b(len(words).to_bytes(8, "big") + words + image, digest_size=16, person=b"image").digest()
+
+
+def _has_name(content: Any) -> bool:
+    """Whether it is a text, or an image whose file is at hand."""
+    if not isinstance(content, Picture):
+        return isinstance(content, str)
+    return (
+        bool(content.image)
+        if isinstance(content.image, bytes)
+        else isinstance(content.image, Path) and content.image.is_file()
+    )
 
 
 def _check(name: bytes, row: Any) -> bytes:
@@ -101,7 +117,7 @@ def _check(name: bytes, row: Any) -> bytes:
 class CachedEncoder:
     """An Encoder whose rows are taken from a folder where they are there, and kept there where they are not.
 
-    taken: how many rows were not computed. Inputs that are no texts are always computed.
+    taken: how many rows were not computed. Images that are decoded already are always computed.
     """
 
     def __init__(self, encoder: Encoder, folder: Path) -> None:
@@ -148,7 +164,7 @@ class CachedEncoder:
     def encode(self, inputs: Sequence[Any], *, kind: Kind = "document", prompt: str | None = None) -> Vectors:
         """See `Encoder`. prompt: the literal one, of an encoder that takes it."""
         options: dict[str, Any] = {"kind": kind, **({} if prompt is None else {"prompt": prompt})}
-        if not all(isinstance(text, str) for text in inputs):
+        if not all(map(_has_name, inputs)):
             return self._encoder.encode(inputs, **options)
         store = self._store(kind, prompt)
         rows, missing = store.get(inputs)
@@ -174,24 +190,27 @@ class CachedEncoder:
             yield from encode_windows(self._encoder, windows, kind, on_long, on_batch)
             return
         store = self._store(kind, None)
-        held: deque[tuple[Sequence[str], Vectors, Rows]] = deque()
+        held: deque[tuple[Sequence[Content], bool, Vectors, Rows]] = deque()
 
-        def missing() -> Iterator[list[str]]:
+        def missing() -> Iterator[list[Content]]:
             for texts in windows:
-                held.append((texts, *store.get(texts)))
-                yield [texts[position] for position in held[-1][2]]
+                kept = all(map(_has_name, texts))
+                nothing = np.zeros((len(texts), self.dim), dtype=np.float32), np.arange(len(texts))
+                held.append((texts, kept, *(store.get(texts) if kept else nothing)))
+                yield [texts[position] for position in held[-1][3]]
 
         with closing(encode_windows(self._encoder, missing(), kind)) as encoded:
             for found in encoded:
-                texts, rows, positions = held.popleft()
+                texts, kept, rows, positions = held.popleft()
                 self.taken += len(texts) - len(positions)
                 computed = positions[found.inputs]
                 rows[computed] = found.rows
-                store.put([texts[position] for position in computed], found.rows)
+                if kept:
+                    store.put([texts[position] for position in computed], found.rows)
                 failed = {int(positions[one]): reason for one, reason in found.failed.items()}
-                kept = np.setdiff1d(np.arange(len(texts)), list(failed)) if failed else np.arange(len(texts))
+                left = np.setdiff1d(np.arange(len(texts)), list(failed)) if failed else np.arange(len(texts))
                 truncated = [int(positions[one]) for one in found.truncated]
-                yield Encoded(rows[kept], kept, failed=failed, truncated=truncated, halvings=found.halvings)
+                yield Encoded(rows[left], left, failed=failed, truncated=truncated, halvings=found.halvings)
 
     def first_input(self, text: str, kind: Kind) -> str:
         """The literal input that the model reads for this text, its prompt in front."""

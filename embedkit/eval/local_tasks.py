@@ -8,6 +8,7 @@
 | classification      | text, label, split (train and another)              | the same                         |
 | clustering          | text, label                                         | the same                         |
 | reranking           | query, positive [...], negative [...], none empty   | SPLIT.jsonl                      |
+| image-text          | image, and captions [...], caption or name          | data.parquet, .jsonl             |
 
 Each also as .gz. A column `split` divides the rows; without one all rows are of the split that is asked for.
 """
@@ -21,6 +22,7 @@ from typing import Any
 
 from embedkit.corpus.formats import file_rows
 from embedkit.errors import DataError, UsageError
+from embedkit.eval.image_tasks import DIRECTIONS, image_text_data, with_captions
 from embedkit.eval.task_file import TaskFile
 from embedkit.storage import file_record
 
@@ -33,6 +35,7 @@ SUBJECTS = {  # type -> the columns that it needs
     "bitext": {"sentence1", "sentence2"},
     "classification": {"text", "label"},
     "clustering": {"text", "label"},
+    "image-text": {"image", "captions"},
 }
 TRAIN, ALL = "train", "all"
 LANGUAGE = "und-Zyyy"  # what mteb is told of the language: undetermined
@@ -44,7 +47,7 @@ class LocalTask:
 
     name: str  # "stsb", "tatoeba/deu"
     path: Path
-    type: str  # a key of SUBJECTS
+    type: str  # a key of SUBJECTS; of images one of DIRECTIONS
     task: Any  # mteb's, its data loaded
     rows: Sequence[Row]  # what is evaluated
     data: Mapping[str, Any]  # name, split, sha256
@@ -57,7 +60,7 @@ def is_beir(path: Path) -> bool:
 
 
 def read_local(path: Path, split: str = "test", type_asked: str | None = None) -> list[LocalTask]:
-    """The tasks of a file or folder: one, or one a language of a bitext collection.
+    """The tasks of a file or folder: one, or one a language of a bitext collection, or one a direction of images and captions.
 
     split: "all" joins them. type_asked: where the columns fit several types. Raises UsageError for a folder or type that is
     none, or a split that is not there; DataError for rows that the type cannot use.
@@ -65,7 +68,7 @@ def read_local(path: Path, split: str = "test", type_asked: str | None = None) -
     if type_asked is not None and type_asked not in SUBJECTS:
         raise UsageError(f"type={type_asked!r} came; expected {', '.join(SUBJECTS)}.")
     file = _file_of(path, split)
-    rows = [row for _, row in file_rows(file)]
+    rows = [with_captions(row, file.parent) for _, row in file_rows(file)]
     if not rows:
         raise DataError(f"{file} holds no rows; expected at least one.")
     kind = _type_of(rows, type_asked, file)
@@ -77,6 +80,8 @@ def read_local(path: Path, split: str = "test", type_asked: str | None = None) -
         for row in chosen:
             languages.setdefault(str(row["lang"]), []).append(row)
         return [_local(f"{name}/{lang}", kind, some, [], split, data, file) for lang, some in languages.items()]
+    if kind == "image-text":
+        return [_local(f"{name}/{way}", DIRECTIONS[way], chosen, [], split, data, file) for way in DIRECTIONS]
     known = [row for row in rows if row.get("split") == TRAIN]
     return [_local(name, kind, chosen, known, split, data, file)]
 
@@ -149,13 +154,17 @@ def _mteb_task(base: Any, name: str, kind: str, split: str, dataset: Any, attrib
         "bitext": ("BitextMining", "f1"),
         "classification": ("Classification", "accuracy"),
         "clustering": ("Clustering", "v_measure"),
+        "text-to-image": ("Any2AnyRetrieval", "ndcg_at_10"),
+        "image-to-text": ("Any2AnyRetrieval", "ndcg_at_10"),
     }
     mteb_type, main = kinds[kind]
+    way = next((way for way, its in DIRECTIONS.items() if its == kind), None)
     metadata = TaskMetadata(
         name=name.replace("/", "-"),
         description=f"{name}, a collection of the user's own",
         type=mteb_type,
-        category="t2t",
+        category=way or "t2t",
+        modalities=["image", "text"] if way else ["text"],
         eval_splits=[split],
         eval_langs=[LANGUAGE],
         main_score=main,
@@ -244,6 +253,18 @@ def _reranking(rows: Sequence[Row], _: Sequence[Row], split: str) -> Made:
     return AbsTaskRetrieval, {"default": {split: whole}}, {}
 
 
+def _text_to_image(rows: Sequence[Row], _: Sequence[Row], split: str) -> Made:
+    from mteb.abstasks import AbsTaskRetrieval
+
+    return AbsTaskRetrieval, {"default": {split: image_text_data(rows, "t2i")}}, {}
+
+
+def _image_to_text(rows: Sequence[Row], _: Sequence[Row], split: str) -> Made:
+    from mteb.abstasks import AbsTaskRetrieval
+
+    return AbsTaskRetrieval, {"default": {split: image_text_data(rows, "i2t")}}, {}
+
+
 _MAKERS: dict[str, Callable[[Sequence[Row], Sequence[Row], str], Made]] = {
     "reranking": _reranking,
     "sts": _sts,
@@ -251,6 +272,8 @@ _MAKERS: dict[str, Callable[[Sequence[Row], Sequence[Row], str], Made]] = {
     "bitext": _bitext,
     "classification": _classification,
     "clustering": _clustering,
+    "text-to-image": _text_to_image,
+    "image-to-text": _image_to_text,
 }
 
 

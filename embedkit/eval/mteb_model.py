@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from embedkit.encoder import Encoder
-from embedkit.types import Kind, Vectors
+from embedkit.types import Kind, Picture, Vectors
 from embedkit.vectors import unit_rows
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class MtebModel:
                 "name": f"{owner.rsplit('/', 1)[-1] or 'embedkit'}/{short}",
                 "revision": encoder.fingerprint[:16],
                 "embed_dim": encoder.dim,
+                "modalities": ["text", "image"] if getattr(encoder, "reads_images", False) else ["text"],
                 "experiment_kwargs": dict(experiment or {}) or None,
                 "similarity_fn_name": ScoringFunction.DOT_PRODUCT
                 if encoder.similarity == "dot"
@@ -49,15 +51,15 @@ class MtebModel:
         )
 
     def encode(self, inputs: Any, *, task_metadata: Any = None, prompt_type: Any = None, **_: Any) -> Vectors:
-        """inputs: batches {"text": [...]}; prompt_type: mteb's "query" or "document", or None where texts have no role, as in
-        STS. The prompt is the one that mteb takes for sentence-transformers: see `prompt_for`."""
-        texts = [text for batch in inputs for text in batch["text"]]
+        """inputs: batches {"text": [...]}, {"image": [...]} or both; prompt_type: mteb's "query" or "document", or None where
+        texts have no role, as in STS. The prompt is the one that mteb takes for sentence-transformers: see `prompt_for`."""
+        texts = [item for batch in inputs for item in _items(batch)]
         role = getattr(prompt_type, "value", prompt_type)
         kind: Kind = "query" if role == "query" else "document"
         prompt = self.prompt_for(task_metadata, prompt_type)
         if texts:
             literal = getattr(self.encoder, "prompts", {}).get(kind, "") if prompt is None else prompt
-            self.first_inputs.setdefault(role or "text", literal + texts[0])
+            self.first_inputs.setdefault(role or "text", literal + str(texts[0]))
         if prompt is None:
             return self.encoder.encode(texts, kind=kind)
         return self.encoder.encode(texts, kind=kind, prompt=prompt)  # type: ignore[call-arg]
@@ -94,6 +96,21 @@ class MtebModel:
     def _comparable(self, rows: Any) -> Vectors:
         array = np.atleast_2d(np.asarray(rows, dtype=np.float32))
         return array if self.encoder.similarity == "dot" else unit_rows(array)
+
+
+def _items(batch: Mapping[str, Sequence[Any]]) -> list[Any]:
+    """The inputs of a batch: texts, images as datasets stores or decodes them, or both together."""
+    if "image" not in batch:
+        return list(batch["text"])
+    texts = batch.get("text") or [None] * len(batch["image"])
+    return [_picture(image, text) for image, text in zip(batch["image"], texts, strict=True)]
+
+
+def _picture(image: Any, text: str | None) -> Picture:
+    if not isinstance(image, Mapping):
+        return Picture(image, text)
+    path = image.get("path") or ""
+    return Picture(image.get("bytes") or Path(path), text, Path(path).name)
 
 
 def _as_tensor(values: Any) -> Any:

@@ -100,6 +100,8 @@ COLLECTIONS = {
     "cosqa": (None, None, 1, "retrieval"),
     "cranfield": (None, None, 1, "retrieval"),
     "debian_packages": (None, None, 1, "retrieval"),
+    "emoji_images": (None, None, 2, "text-to-image image-to-text"),
+    "flickr8k_1k": ("all", None, 2, "text-to-image image-to-text"),
     "medline": (None, None, 1, "retrieval"),
     "medquad": (None, None, 1, "retrieval"),
     "mini_newsgroups": (None, None, 1, "classification"),
@@ -125,7 +127,7 @@ def test_every_collection_is_a_task_as_it_lies(name: str, data: Path, no_network
     split, kind, count, expected = COLLECTIONS[name]
     tasks = read_tasks(data / name, split, kind)
     assert len(tasks) == count
-    assert {task.type if isinstance(task, LocalTask) else "retrieval" for task in tasks} == {expected}
+    assert {task.type if isinstance(task, LocalTask) else "retrieval" for task in tasks} == set(expected.split())
 
 
 @pytest.mark.data
