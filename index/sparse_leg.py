@@ -4,7 +4,7 @@
 
 FOLDER holds SciFact, Cranfield and MedQuAD in BEIR layout, and WordNet's synsets. bm25s (pip install bm25s) has the same settings:
 k1 0.9, b 0.4, the same stop words and stemmer; its tokenizer is its own. Speed is of 10 hits a query from texts to ids,
-tokenization inside both clocks, one thread each, in turns; the medians of ROUNDS rounds count. On 10^5 definitions of WordNet 2,000
+tokenization inside both clocks, one thread each, in turns; the medians of ROUNDS rounds count. On 10^5 definitions of WordNet 500
 others are the queries. The dense rows beside are random, for nothing here looks at them. Rows are written to sparse_leg.jsonl at
 once; what stands there is not repeated. Costs about two minutes.
 """
@@ -37,7 +37,7 @@ from embedkit.types import Document, Hits
 HERE = Path(__file__).parent
 ROWS = HERE / "sparse_leg.jsonl"
 COLLECTIONS = ("scifact", "cranfield", "medquad")
-WORDNET, ASKED = 100_000, 2_000  # documents and queries
+WORDNET, ASKED = 100_000, 500  # documents and queries
 ROUNDS, K, PARTS = 7, 10, 10
 Search = Callable[[int], Any]  # k -> the hits of all queries
 
