@@ -11,6 +11,7 @@ import hashlib
 import json
 import types
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -158,10 +159,8 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if is_dataclass(hint):
         return fill(hint, value, where)  # type: ignore[arg-type]
     if hint is float and isinstance(value, str):  # YAML reads 1e-5, without a dot, as a text
-        try:
+        with suppress(ValueError):
             return float(value)
-        except ValueError:
-            pass
     accepted = {float: (float, int)}.get(hint, (hint,))
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         raise UsageError(f"{where} is {value!r}; expected {NAMES[hint]}.")

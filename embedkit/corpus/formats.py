@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import math
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,6 +33,15 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
             yield stream  # type: ignore[misc]
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file ({error}); fetch or pack it again.") from None
+
+
+def finite_number(text: str) -> float | None:
+    """The number that a text is; None where it is none, or no finite one."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def decoded_lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:

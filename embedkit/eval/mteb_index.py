@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from embedkit.encoder import Encoder
-from embedkit.errors import DataError, UsageError
+from embedkit.errors import DataError
 from embedkit.eval.mteb_model import MtebModel
 from embedkit.index import Index
 from embedkit.jobs import build_index, metric_of
+from embedkit.recipe import fill, find_recipe, read_recipe
 from embedkit.types import Vectors
 
 
@@ -32,16 +33,11 @@ class IndexRecipe:
         """ "auto", "none", a faiss factory string, or a YAML file of these settings. Raises UsageError for other settings."""
         if not text.endswith((".yaml", ".yml")):
             return cls(coarse=text)
-        import yaml
-
+        given = read_recipe(find_recipe(text, "index"))
         try:
-            given = yaml.safe_load(Path(text).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UsageError(f"{text} cannot be read as YAML: {str(error).splitlines()[0]}.") from None
-        known = [field.name for field in fields(cls)]
-        if not isinstance(given, dict) or not set(given) <= set(known):
-            raise UsageError(f"{text} holds {given!r:.60}; expected some of {', '.join(known)}, each with a value.")
-        return cls(**given)
+            return fill(cls, given)
+        except UsageError as error:
+            raise UsageError(f"{text}: {error}") from None
 
     @property
     def settings(self) -> dict[str, Any]:

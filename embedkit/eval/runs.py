@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from embedkit.corpus.beir import find, qrels_of, read_queries
-from embedkit.corpus.formats import decoded_lines, open_bytes
+from embedkit.corpus.formats import decoded_lines, finite_number, open_bytes
 from embedkit.errors import DataError, UsageError
 from embedkit.eval.metrics import METRICS, Run, without_themselves
 from embedkit.eval.retrieval import Retrieval, judged_of, score_run
@@ -37,7 +36,7 @@ def read_run(path: Path) -> Run:
             if len(columns) != 6:
                 raise DataError(f"{path}, line {number}: {len(columns)} columns came; a TREC run has six: {COLUMNS}.")
             query, _, document, _, score, _ = columns
-            if (value := _number(score)) is None:
+            if (value := finite_number(score)) is None:
                 raise DataError(
                     f"{path}, line {number}: the score is {score!r}; expected a finite number in the fifth column."
                 )
@@ -50,14 +49,6 @@ def read_run(path: Path) -> Run:
     if not run:
         raise DataError(f"{path} is empty; expected a TREC run: {COLUMNS}.")
     return run
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def read_judged(path: Path, metrics: Sequence[str] = METRICS) -> Retrieval:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from embedkit.corpus.beir import find
+from embedkit.corpus.formats import finite_number
 from embedkit.errors import UsageError
 from embedkit.eval.data_check.findings import Findings
 from embedkit.eval.data_check.reading import Source, key_of
@@ -52,7 +52,7 @@ class Judgements:
                 findings.add("carriage-return", where)
                 bare = bare[:-1]
             columns = bare.split("\t")
-            grade = _number(columns[2]) if len(columns) == 3 else None
+            grade = finite_number(columns[2]) if len(columns) == 3 else None
             if line == 1:
                 if grade is None:
                     continue
@@ -82,14 +82,6 @@ def pair_keys(queries: Keys, documents: Keys) -> Keys:
     with np.errstate(over="ignore"):
         keys: Keys = (queries * MIX) ^ documents
     return keys
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def check_beir(folder: Path, prefix: str, findings: Findings) -> None:
