@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from embedkit.encoder import Encoder
-from embedkit.errors import DataError
+from embedkit.errors import DataError, UsageError
 from embedkit.eval.mteb_model import MtebModel
 from embedkit.index import Index
 from embedkit.jobs import build_index, metric_of
