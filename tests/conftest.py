@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,23 @@ def no_handler_stays() -> Iterator[None]:
     """The command line hangs its handlers on the logger of a process that ends with it; here it does not."""
     yield
     logging.getLogger("embedkit").handlers.clear()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="every variant of the long suites, and their longest tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without --long, a fixed third of the variants of a test that is marked `long`; none of one that has no variants."""
+    if config.getoption("--long"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("long") and not _in_the_sample(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _in_the_sample(item: pytest.Item) -> bool:
+    return hasattr(item, "callspec") and zlib.crc32(item.nodeid.encode()) % 3 == 0
 
 
 WORDS = ["cat", "dog", "fish", "bird", "red", "blue", "one", "two", "run", "swim", "query", ":"]

@@ -88,6 +88,7 @@ def test_an_image_that_changed_since_it_was_embedded_ends_the_resumption(
     assert embed_to_file(documents, tmp_path / "x.npy", clip, resume=True)["count"] == 28
 
 
+@pytest.mark.long
 def test_two_workers_give_the_bytes_of_one(clip_model: Path, photos: Path, tmp_path: Path) -> None:
     clip = embedkit.load(clip_model, dtype="float32", threads=2)
     jobs.embed_corpus(photos, tmp_path / "two.npy", clip, workers=2)

@@ -346,6 +346,7 @@ def test_two_workers_give_the_rows_of_one(
     assert (tmp_path / "z.npy").read_bytes() == (tmp_path / "x.npy").read_bytes()
 
 
+@pytest.mark.long
 def test_several_devices_are_for_embed(run: Run, corpus: Path, tiny_model: Path, tmp_path: Path) -> None:
     done = run("index", "build", corpus, "-o", tmp_path / "x.index", "--model", tiny_model, "--device", "cuda:0,cuda:1")
     assert "a model is opened on one" in done.sentence(2)

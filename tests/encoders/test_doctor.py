@@ -38,6 +38,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", patients.HEALTHY)
 def test_a_healthy_model_gives_no_finding(name: str, tmp_path: Path) -> None:
     options = {} if name in AS_LOADED else {"backend": "torch"}

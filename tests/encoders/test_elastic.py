@@ -45,6 +45,7 @@ def rows_at(folder: Path, layers: int, norm: str | None = None, *, last: bool = 
     return np.stack(rows)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["Bert", "Roberta", "MPNet", "DistilBert", "ModernBert", "Llama", "Qwen3", "T5"])
 @pytest.mark.filterwarnings("ignore")
 def test_the_rows_are_those_of_the_whole_models_states_at_that_layer(

@@ -362,6 +362,7 @@ def test_a_full_disk_is_not_a_bad_model(tiny_model: Path, monkeypatch: pytest.Mo
         load(tiny_model, backend="torch")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["Bert", "Roberta", "MPNet", "DistilBert", "ModernBert", "Llama", "T5"])
 @pytest.mark.filterwarnings("ignore")
 def test_families_give_the_rows_of_sentence_transformers(family: str, plain_model: Path, tmp_path: Path) -> None:

@@ -262,6 +262,7 @@ def test_the_default_model_agrees_with_sentence_transformers(default_encoder: Te
     assert (load(dtype="bfloat16", backend=backend).encode(texts) * expected).sum(axis=1).min() > 0.999
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max", "lasttoken", "weightedmean", "mean_sqrt_len_tokens"])
 def test_poolings_give_the_rows_of_sentence_transformers(make_model: Callable[..., Path], pooling: str) -> None:
     from sentence_transformers import SentenceTransformer

@@ -95,6 +95,7 @@ def test_the_layer_sees_every_kind_of_operation(case: Case) -> None:
     assert case.operations > 40
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
 def test_an_operation_that_fails_is_a_clean_error_and_the_job_goes_on(case: Case, code: int) -> None:
     for k in range(case.operations):
@@ -108,6 +109,7 @@ def test_an_operation_that_fails_is_a_clean_error_and_the_job_goes_on(case: Case
         case.end_well()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(2))
 def test_a_crash_in_any_operation_costs_nothing_but_time(case: Case, seed: int) -> None:
     for k in range(case.operations):
@@ -119,6 +121,7 @@ def test_a_crash_in_any_operation_costs_nothing_but_time(case: Case, seed: int) 
         case.end_well()
 
 
+@pytest.mark.long
 def test_a_crash_in_any_operation_of_a_resumed_run_and_of_the_one_after(case: Case) -> None:
     draw = random.Random(0)
     for k in range(case.operations):

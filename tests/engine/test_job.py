@@ -561,6 +561,7 @@ def test_a_half_published_output_says_how_to_finish(tmp_path: Path) -> None:
     np.testing.assert_array_equal(open_vectors(tmp_path / "x.npy").rows, rows(d.full_text for d in documents(4, "new")))
 
 
+@pytest.mark.long
 def test_memory_grows_by_sixteen_bytes_a_row_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "WINDOW", 256)
 

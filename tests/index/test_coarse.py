@@ -63,6 +63,7 @@ def neighbours(queries: np.ndarray, rows: np.ndarray, k: int) -> np.ndarray:
 # --- factories ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_any_factory_offers_the_neighbours_and_the_rows_rank_them(
     factory: str, rows: np.ndarray, codes_of: Callable[[str], Codes]
@@ -76,6 +77,7 @@ def test_any_factory_offers_the_neighbours_and_the_rows_rank_them(
     np.testing.assert_allclose(scores, products, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_the_candidates_are_those_of_faiss_itself(
     factory: str, rows: np.ndarray, codes_of: Callable[[str], Codes]
@@ -213,6 +215,7 @@ def test_what_faiss_cannot_read_is_refused(rows: np.ndarray, tmp_path: Path) -> 
 # --- searching ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("share", [0.02, 0.3, 1.0])
 @pytest.mark.parametrize("factory", [*FACTORIES, "PQ8x4fs", "PCA16,HNSW16,Flat", "RR32,PQ16x4fs"])
 def test_a_mask_leaves_only_its_rows(
@@ -296,6 +299,7 @@ def recall_of(
     return np.array(kept)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("target", [0.5, 0.9, 0.97])
 @pytest.mark.parametrize("factory", ["IVF64,PQ16x4fs", "PCA28,IVF16,SQ8", "PQ8x4fs", "HNSW16"])
 def test_the_cheapest_settings_that_reach_the_target_are_chosen(

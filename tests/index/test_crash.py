@@ -297,6 +297,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Case:
     return Case(tmp_path, request.param)
 
 
+@pytest.mark.long
 def test_an_operation_that_fails_is_a_clean_error_and_the_same_again_ends_well(case: Case) -> None:
     draw = random.Random(1)
     found = Counter(case.fail(k, draw.choice([*FAILURES.values()])) for k in case.sample(2, draw))
@@ -304,11 +305,13 @@ def test_an_operation_that_fails_is_a_clean_error_and_the_same_again_ends_well(c
     assert {name.split()[0] for name in case.log} >= {"create", "write", "fsync", "truncate", "rename", "unlink"}
 
 
+@pytest.mark.long
 def test_a_disk_that_stays_broken_costs_nothing_that_was_there(case: Case) -> None:
     outcomes = [case.fail(k, errno.EIO, upto=10_000) for k in case.sample(0, random.Random(2))[::2]]
     assert set(outcomes) <= {"OSError", "returned"} and "OSError" in outcomes  # the contents are compared in `fail`
 
 
+@pytest.mark.long
 def test_a_failed_fsync_is_not_taken_for_a_good_one(case: Case) -> None:
     draw = random.Random(3)
     fsyncs = [k for k, what in enumerate(case.log) if what == "fsync" and k <= case.commit + 1]
@@ -316,12 +319,14 @@ def test_a_failed_fsync_is_not_taken_for_a_good_one(case: Case) -> None:
         assert "returned" not in case.crash(k, draw, fsync_fails=True)
 
 
+@pytest.mark.long
 def test_a_crash_in_any_operation_leaves_the_old_version_or_the_new_one(case: Case) -> None:
     draw = random.Random(4)
     outcomes = {case.crash(k, draw) for k in case.sample(3, draw)}  # which compares the contents with both
     assert outcomes <= {"crashed, old", "crashed, new", "returned, new"} and outcomes != {"returned, new"}
 
 
+@pytest.mark.long
 def test_what_has_returned_outlives_any_crash(case: Case) -> None:
     for seed in range(2):
         assert case.crash(case.operations, random.Random(seed)) == "returned, new"
@@ -338,6 +343,7 @@ def test_an_index_that_is_changed_by_a_process_that_is_killed_has_lost_nothing(t
     assert not [name for name in found if "WRONG" in name]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_build_that_is_killed_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path: Path, shape: str) -> None:
     with Zygote() as parent:

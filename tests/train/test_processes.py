@@ -14,6 +14,7 @@ from tests.train.test_trainer import rows
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_two_processes_train_as_one_does(tiny_model: Path, tmp_path: Path) -> None:
     """Losses of ten steps, gathered rows of every denominator and their gradients."""
     pairs = tmp_path / "pairs.jsonl"
