@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: threads of their own would wait for each other
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy, faiss and torch read it
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    # a process a core: threads of their own would wait for each other. Before numpy, faiss and torch count the cores
+    CORES = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {CORES[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(CORES)]})
 
 import numpy as np
 import pytest
