@@ -46,9 +46,9 @@ def train_command(
     embedkit train my-recipe.yaml -o my-run --resume
 
     RECIPE is a YAML file, or the name of one that embedkit brings; KEY=VALUE changes a setting of it. Writes DIR/model, a folder
-    that SentenceTransformer opens too, DIR/log.jsonl, one line a step, and its picture, DIR/loss.svg. However a run ends, the same command with
-    --resume goes on with it, and gives the same model as one that was not stopped. On several GPUs of a machine:
-    torchrun --nproc-per-node 4 --no-python embedkit train my-recipe.yaml -o my-run.
+    that SentenceTransformer opens too, and DIR/log.jsonl, one line a step, with its picture, DIR/loss.svg. However a run ends,
+    the same command with --resume goes on with it, and gives the same model as one that was not stopped. On several GPUs of
+    a machine: torchrun --nproc-per-node 4 --no-python embedkit train my-recipe.yaml -o my-run.
     """
     set_up_output(quiet, log)
     from embedkit.train.settings import read_training_recipe

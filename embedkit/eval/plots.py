@@ -100,7 +100,8 @@ def curves(series: Sequence[Line], x_label: str, y_label: str, said: str) -> Mar
     """Values on the way of something, as of a training: lines over a plain x. A line's first point gives its colour, and its
     name stands at its last one where there are several lines."""
     points = [point for line in series for point in line.points]
-    frame = _Frame.around(points, x_label, y_label, log=False, width=560, height=300, right=90 if len(series) > 1 else 20)
+    right = 90 if len(series) > 1 else 20
+    frame = _Frame.around(points, x_label, y_label, log=False, width=560, height=300, right=right)
     marks = frame.axes()
     for line in series:
         spots = " ".join(f"{frame.x(p.x):.1f},{frame.y(p.y):.1f}" for p in line.points)

@@ -375,7 +375,8 @@ class Run:
         if stage.elastic is None or stage.evaluation is None or self.score is None:
             return None
         maker = row_maker(self.recipe, stage, self.model)
-        grid, asked, folder = grid_of(stage.elastic, maker.width, maker.depth), stage.evaluation, self.output / CANDIDATE
+        grid, asked = grid_of(stage.elastic, maker.width, maker.depth), stage.evaluation
+        folder = self.output / CANDIDATE
         self._save_model(folder)
         scores = {}
         for layers, dim in itertools.product(grid.layers, grid.dims):
