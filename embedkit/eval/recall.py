@@ -19,7 +19,7 @@ import numpy as np
 from embedkit.errors import DataError, UsageError
 from embedkit.eval.cost import median_seconds
 from embedkit.index import Index
-from embedkit.index.calibration import Settings
+from embedkit.index.calibration import Settings, interval
 from embedkit.index.faiss_import import faiss_threads
 from embedkit.index.snapshot import Asked, Way
 from embedkit.index.tuning import Front, exact_neighbours, recalls, stored_ways
@@ -190,9 +190,8 @@ def _curve(
 
 
 def _point(ways: tuple[Way, ...], kept: Array, queries_per_second: float) -> Point:
-    interval = bootstrap_interval(kept)
-    lower, _ = bootstrap_interval(kept, level=0.9)
-    return Point(ways, float(kept.mean()), interval, float(f"{queries_per_second:.4g}"), lower)
+    speed = float(f"{queries_per_second:.4g}")
+    return Point(ways, float(kept.mean()), bootstrap_interval(kept), speed, interval(kept)[1])
 
 
 def _rebuilt_curve(index: Index, size: int, choosing: Vectors, measuring: Vectors, goal: float, k: int) -> Curve:

@@ -16,7 +16,7 @@ def import_figure() -> Any:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingDependency(
-            'matplotlib is not installed; from the project\'s folder, run pip install -e ".[plots]", or leave -o out: the table says the same.'
+            'matplotlib is not installed; from the project\'s folder, run pip install -e ".[plots]"; or leave -o out.'
         ) from None
     return Figure
 

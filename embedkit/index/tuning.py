@@ -7,6 +7,7 @@ exact neighbours of the queries.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -72,8 +73,8 @@ def shortlists(k: int) -> list[int]:
     """The lengths that are tried, each 1.19 times the one before. A search verifies twice as many rows as it looks at, of which
     one is beyond k."""
     least = 2 * (k + 1)
-    steps = np.arange(1 + 4 * np.log2(max(LONGEST, LONGEST_SHARE * least) / least))
-    return sorted({round(least * 2 ** (step / 4)) for step in steps})
+    steps = int(4 * math.log2(max(LONGEST, LONGEST_SHARE * least) / least))
+    return sorted({round(least * 2 ** (step / 4)) for step in range(steps + 1)})
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,12 @@ import pytest
 
 from embedkit.errors import DataError, UsageError
 from embedkit.eval.recall import K, distinct, halves, tune_recall
-from embedkit.eval.recall_figure import draw
 from embedkit.index import Index
 from embedkit.jobs import build_index
 
 from ..conftest import bent_rows
 
-ROWS, QUERIES = bent_rows(3000), bent_rows(400, seed=1)
+ROWS, QUERIES = bent_rows(3000), bent_rows(240, seed=1)
 
 
 @pytest.fixture
@@ -33,8 +32,8 @@ def called_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_reported_recall_is_that_of_searches_on_the_other_half(index: Index) -> None:
     tuned = tune_recall(index, QUERIES, 0.9)
     first, second = halves(np.arange(len(QUERIES)), 0.9, 0)
-    assert set(first) | set(second) == set(range(400)) and not set(first) & set(second)
-    assert (tuned.chosen_on, tuned.measured_on) == (200, 200)
+    assert set(first) | set(second) == set(range(240)) and not set(first) & set(second)
+    assert (tuned.chosen_on, tuned.measured_on) == (120, 120)
     assert tuned.chosen is not None
     index.set_settings(tuned.settings([1]))
     found = index.search(QUERIES[second], K, documents=False).ids
@@ -43,7 +42,7 @@ def test_the_reported_recall_is_that_of_searches_on_the_other_half(index: Index)
     assert tuned.chosen.recall == pytest.approx(np.mean(shares), abs=1e-3)
     low, high = tuned.chosen.interval
     assert low < tuned.chosen.recall < high and low <= tuned.chosen.lower <= tuned.chosen.recall
-    error = np.std(shares, ddof=1) / np.sqrt(200)
+    error = np.std(shares, ddof=1) / np.sqrt(120)
     assert (low, high) == pytest.approx(
         (np.mean(shares) - 1.96 * error, np.mean(shares) + 1.96 * error), abs=0.2 * error
     )
@@ -66,13 +65,13 @@ def test_the_front_is_told_with_what_was_chosen_and_what_was_stored(index: Index
         "probes": tuned.chosen.ways[0].probes,
         "shortlist": tuned.chosen.ways[0].shortlist,
     }
-    assert "on 200 queries that the choice was not made on" in tuned.sentence()
+    assert "on 120 queries that the choice was not made on" in tuned.sentence()
 
 
 def test_a_goal_that_codes_cannot_meet_is_infeasible(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_normal((3000, 16)).astype(np.float32)
     queries = np.random.default_rng(1).standard_normal((300, 16)).astype(np.float32)
-    with build_index(rows, tmp_path / "x", coarse="PQ2x4fs") as built:
+    with build_index(rows, tmp_path / "x", coarse="PQ1x4fs") as built:
         tuned = tune_recall(built, queries, 0.97)
         best = max(tuned.curves[0].points, key=lambda point: point.recall)
         assert tuned.chosen is None and best.interval[1] < 0.97 and tuned.facts()["feasible"] is False
@@ -92,13 +91,10 @@ def test_codes_of_other_sizes_are_measured_beside(tmp_path: Path, monkeypatch: p
     with build_index(ROWS, tmp_path / "x", recall=0.8) as built:
         tuned = tune_recall(built, QUERIES, 0.9, bytes_per_vector=[12])
         own, other = tuned.curves
-        assert other.coarse == "PCAR16,IVF64,PQ8x4fs" and own.coarse == "RR32,IVF64,PQ32x4fs"
+        assert other.coarse == "PCAR16,IVF64,PQ8x4fs" and own.coarse == "IVF64,SQ8"
         assert other.bytes_per_vector < own.bytes_per_vector
         assert max(point.recall for point in other.points) > 0.8
         assert built.manifest.number == 1
-        draw(tuned, tmp_path / "front.png")
-        picture = (tmp_path / "front.png").read_bytes()
-        assert picture[:8] == b"\x89PNG\r\n\x1a\n" and int.from_bytes(picture[16:20], "big") == 1050
 
 
 @pytest.mark.parametrize(

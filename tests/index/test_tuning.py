@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,27 +22,32 @@ from embedkit.types import Array, Rows
 
 from ..conftest import bent_rows
 
-FIRST, SECOND, DIM, LISTS, CODE = 3000, 1400, 32, 32, 8
-SIZES = [22, 44, 88]
+FIRST, SECOND, DIM, LISTS, CODE = 2700, 1300, 32, 32, 5  # bytes of a code, as faiss counts them: with its list
+SIZES = [22, 44, 88, 176]
 WAYS = [Way(probes, size) for probes in (*(p for p in PROBES if p < LISTS), LISTS) for size in SIZES]
+NEAR = 5e-3  # of recall: a longer list may order codes of equal scores otherwise
 ROWS, QUERIES = bent_rows(FIRST + SECOND, DIM), bent_rows(150, DIM, seed=1)
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
     path = tmp_path_factory.mktemp("tuning") / "one"
-    with build_index(ROWS[:FIRST], path, coarse=f"IVF{LISTS},PQ16x4fs", fine="float32") as index:
+    with build_index(ROWS[:FIRST], path, coarse=f"IVF{LISTS},PQ8x4fs", fine="float32", recall=0.3) as index:
         yield index
 
 
-@pytest.fixture
-def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
     """Two segments with codes, of both of which some documents are deleted."""
-    monkeypatch.setattr(segment, "EXACT_WHERE_FEW_PASS", 0)
-    with build_index(ROWS[:FIRST], tmp_path / "two", coarse=f"IVF{LISTS},PQ16x4fs", fine="float32") as index:
+    path, coarse = tmp_path_factory.mktemp("tuning") / "two", f"IVF{LISTS},PQ8x4fs"
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        build_index(ROWS[:FIRST], path, coarse=coarse, fine="float32", recall=0.3) as index,
+    ):
+        patch.setattr(segment, "EXACT_WHERE_FEW_PASS", 0)
         index.add(ROWS[FIRST:], ids=[f"second{n}" for n in range(SECOND)])
         index.delete([*map(str, range(0, FIRST, 7)), *(f"second{n}" for n in range(0, SECOND, 5))])
-        assert [held.coarse for held in index.manifest.segments] == [f"IVF{LISTS},PQ16x4fs"] * 2
+        assert [held.coarse for held in index.manifest.segments] == [coarse] * 2
         yield index
 
 
@@ -78,46 +84,54 @@ def lower_end(kept: Array) -> float:
     return float(kept.mean() - 1.645 * kept.std(ddof=1) / math.sqrt(len(kept)))
 
 
+def between(searched: Sequence[tuple[float, float]], goal: float) -> tuple[float, float]:
+    """The cheapest of (cost, lower end) that comes NEAR the goal, and the cheapest that is clear of it."""
+    least, most = (min(price for price, lower in searched if lower >= goal + apart) for apart in (-NEAR, NEAR))
+    return least, most
+
+
 def fronted(index: Index, monkeypatch: pytest.MonkeyPatch, sizes: Sequence[int] = SIZES) -> Front:
     monkeypatch.setattr(tuning, "shortlists", lambda k: sizes)
     return Front.of(index.snapshot, QUERIES, exact_neighbours(index.snapshot, QUERIES, 10))
 
 
-@pytest.mark.parametrize("goal", [0.6, 0.8, 0.9, 0.95])
+@pytest.mark.parametrize("goal", [0.8, 0.9, 0.95])
 def test_the_cheapest_that_reaches_the_goal_is_that_of_all_searches(
     goal: float, one: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (kept,) = kept_by_searches(one, by_numpy(ROWS[:FIRST], alive_in(one)))
-    reaching = {way: cost(FIRST, way) for way, share in zip(WAYS, kept, strict=True) if lower_end(share) >= goal}
-    assert 0 < len(reaching) < len(WAYS), "all or no settings reach the goal; the test shows nothing"
+    searched = [(cost(FIRST, way), lower_end(share)) for way, share in zip(WAYS, kept, strict=True)]
+    least, most = between(searched, goal)
+    assert min(searched)[0] < least, "all settings reach the goal; the test shows nothing"
     front = fronted(one, monkeypatch)
     chosen = front.cheapest(goal)
-    assert chosen is not None and reaching[chosen[0]] == pytest.approx(min(reaching.values()))
+    assert chosen is not None and least <= cost(FIRST, chosen[0]) <= most
     place = front.ways.index(chosen)
-    assert front.kept[place] == pytest.approx(kept[WAYS.index(chosen[0])])
-    assert front.cost[place] == pytest.approx(reaching[chosen[0]])
+    assert front.kept[place].mean() == pytest.approx(kept[WAYS.index(chosen[0])].mean(), abs=NEAR)
+    assert front.cost[place] == pytest.approx(cost(FIRST, chosen[0]))
     assert front.lower[place] == pytest.approx(lower_end(front.kept[place]), abs=6e-5)
     assert front.cheapest(front.lower[-1] + 1e-4) is None
 
 
-@pytest.mark.parametrize("goal", [0.7, 0.9])
+@pytest.mark.parametrize("goal", [0.8, 0.95])
 def test_settings_of_two_segments_with_deletions_are_chosen_together(
     goal: float, two: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against all pairs. The front of the first segment is joined with the second, which may miss a pair by a little."""
     alive = alive_in(two)
     first, second = kept_by_searches(two, by_numpy(ROWS, alive))
-    reaching = {
-        (WAYS[a], WAYS[b]): cost(FIRST, WAYS[a]) + cost(SECOND, WAYS[b])
+    searched = [
+        (cost(FIRST, WAYS[a]) + cost(SECOND, WAYS[b]), lower_end(first[a] + second[b]))
         for a, b in itertools.product(range(len(WAYS)), repeat=2)
-        if lower_end(first[a] + second[b]) >= goal
-    }
+    ]
+    least, most = between(searched, goal)
     front = fronted(two, monkeypatch)
     chosen = front.cheapest(goal)
-    assert chosen is not None and min(reaching.values()) <= reaching[chosen] <= 1.02 * min(reaching.values())
+    assert chosen is not None and least <= cost(FIRST, chosen[0]) + cost(SECOND, chosen[1]) <= 1.02 * most
     assert len({*chosen}) == 2, "the same for both; the test shows nothing"
     truth = exact_neighbours(two.snapshot, QUERIES, 10)
-    assert recalls(two.snapshot, QUERIES, truth, chosen) == pytest.approx(front.kept[front.ways.index(chosen)])
+    again = recalls(two.snapshot, QUERIES, truth, chosen).mean()
+    assert again == pytest.approx(front.kept[front.ways.index(chosen)].mean(), abs=NEAR)
 
 
 def test_exact_neighbours_are_those_of_numpy(two: Index) -> None:
@@ -126,7 +140,7 @@ def test_exact_neighbours_are_those_of_numpy(two: Index) -> None:
     expected = by_numpy(ROWS, alive)
     assert truth.rows.tolist() == expected.tolist()
     np.testing.assert_allclose(truth.scores, np.take_along_axis(QUERIES @ ROWS.T, expected, axis=1), atol=1e-6)
-    with pytest.raises(UsageError, match="holds 3691 rows, 4000 neighbours were asked for"):
+    with pytest.raises(UsageError, match="holds 3354 rows, 4000 neighbours were asked for"):
         exact_neighbours(two.snapshot, QUERIES, 4000)
 
 
@@ -162,17 +176,19 @@ def test_shortlists_begin_where_a_search_does(k: int, first: int, longest: int) 
     assert all(1.05 < after / before < 1.5 for before, after in itertools.pairwise(sizes))
 
 
-def test_stored_settings_are_searched_with_and_survive_other_changes(two: Index) -> None:
-    numbers = [record.number for record in two.manifest.segments]
-    two.set_settings({numbers[0]: Settings(5, 60, (0.9, 0.8)), numbers[1]: Settings(3, 33, (0.9, 0.8))})
-    stored = [(record.probes, record.shortlist, record.recall) for record in two.manifest.segments]
-    assert stored == [(5, 60, (0.9, 0.8)), (3, 33, (0.9, 0.8))]
-    truth = exact_neighbours(two.snapshot, QUERIES, 10)
-    asked = recalls(two.snapshot, QUERIES, truth, [Way(5, 60), Way(3, 33)])
-    assert recalls(two.snapshot, QUERIES, truth).tolist() == asked.tolist()
-    two.delete(["1"])
-    with Index(two.path) as again:
-        assert [(record.probes, record.shortlist) for record in again.manifest.segments] == [(5, 60), (3, 33)]
+def test_stored_settings_are_searched_with_and_survive_other_changes(two: Index, tmp_path: Path) -> None:
+    shutil.copytree(two.path, tmp_path / "copy")
+    with Index(tmp_path / "copy") as index:
+        first, second = (record.number for record in index.manifest.segments)
+        index.set_settings({first: Settings(5, 60, (0.9, 0.8)), second: Settings(3, 33, (0.9, 0.8))})
+        stored = [(record.probes, record.shortlist, record.recall) for record in index.manifest.segments]
+        assert stored == [(5, 60, (0.9, 0.8)), (3, 33, (0.9, 0.8))]
+        truth = exact_neighbours(index.snapshot, QUERIES, 10)
+        asked = recalls(index.snapshot, QUERIES, truth, [Way(5, 60), Way(3, 33)])
+        assert recalls(index.snapshot, QUERIES, truth).tolist() == asked.tolist()
+        index.delete(["1"])
+        with Index(index.path) as again:
+            assert [(record.probes, record.shortlist) for record in again.manifest.segments] == [(5, 60), (3, 33)]
 
 
 def test_settings_of_a_segment_that_is_gone_are_refused(two: Index) -> None:
@@ -185,11 +201,12 @@ def test_settings_of_a_segment_that_is_gone_are_refused(two: Index) -> None:
 @pytest.mark.parametrize("fine", ["float16", "int8"])
 def test_the_same_rows_are_built_with_other_codes(fine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedkit.index.coarse.EXACT_UP_TO", 100)
-    with build_index(ROWS[:FIRST], tmp_path / "x", coarse="none", fine=fine) as index:
+    with build_index(ROWS[:FIRST], tmp_path / "x", coarse="none", fine=fine, recall=0.3) as index:
         index.delete(list(map(str, range(50))))
-        rebuilt(index.path, index.manifest, tmp_path, 12)
+        (tmp_path / "other").mkdir()
+        rebuilt(index.path, index.manifest, tmp_path / "other", 12)
         assert index.manifest.number == 2
-        with Index(tmp_path) as other:
+        with Index(tmp_path / "other") as other:
             other.verify()
             (record,) = other.manifest.segments
             assert record.coarse == "PCAR16,IVF64,PQ8x4fs" and record.rows == FIRST - 50
