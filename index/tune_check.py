@@ -30,12 +30,14 @@ import numpy as np
 
 import embedkit
 from embedkit.corpus import Fields
-from embedkit.eval.recall import tune_recall
+from embedkit.eval.recall import halves
 from embedkit.eval.report import replace_table
 from embedkit.eval.retrieval import read_retrieval
 from embedkit.index import Index
-from embedkit.index.tuning import exact_neighbours, recalls
+from embedkit.index.snapshot import Way
+from embedkit.index.tuning import Front, Truth, exact_neighbours, recalls
 from embedkit.jobs import embed_corpus
+from embedkit.statistics import bootstrap_interval
 
 HERE = Path(__file__).parent
 ROWS = HERE / "tune_check.jsonl"
@@ -82,23 +84,30 @@ def tuned(index: Path, queries: Path, goal: float) -> tuple[int, dict[str, Any]]
     """Exit code and facts of the command."""
     words = ["index", "tune", str(index), "--recall", str(goal), "--queries", str(queries), "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "embedkit.cli.main", *words], capture_output=True, text=True, env=os.environ, check=False
+        [sys.executable, "-c", "from embedkit.cli.main import main; main()", *words],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+        check=False,
     )
     return done.returncode, json.loads(done.stdout)
 
 
 def drawn(index: Index, collection: Collection) -> int:
-    """How often the second measurement lies in the interval of the first, queries drawn anew."""
+    """How often the second measurement lies in the interval of the first, queries drawn anew: `tune_recall` without its clock."""
     pool, count = np.concatenate([collection.tuning, collection.others]), len(collection.tuning)
-    inside = 0
+    truth, inside = exact_neighbours(index.snapshot, pool, K), 0
+
+    def kept(places: np.ndarray, ways: tuple[Way, ...] | None) -> np.ndarray:
+        return recalls(index.snapshot, pool[places], Truth(truth.scores[places], truth.rows[places]), ways)
+
     for draw in range(DRAWS):
         order = np.random.default_rng(draw + 1).permutation(len(pool))
-        found = tune_recall(index, pool[order[:count]], GOAL, K, seed=draw)
-        assert found.chosen is not None
-        others = pool[order[count:]]
-        low, high = found.chosen.interval
-        again = recalls(index.snapshot, others, exact_neighbours(index.snapshot, others, K), found.chosen.ways).mean()
-        inside += bool(low <= again <= high)
+        first, second = halves(order[:count], GOAL, seed=draw)
+        front = Front.of(index.snapshot, pool[first], Truth(truth.scores[first], truth.rows[first]))
+        ways = front.cheapest(GOAL)
+        low, high = bootstrap_interval(kept(second, ways))
+        inside += bool(low <= kept(order[count:], ways).mean() <= high)
     return inside
 
 
@@ -110,9 +119,8 @@ def row(name: str, collection: Collection) -> dict[str, Any]:
         np.save(queries, collection.tuning)
         code, facts = tuned(path, queries, GOAL)
         with embedkit.open_index(path) as index:
-            again = recalls(
-                index.snapshot, collection.others, exact_neighbours(index.snapshot, collection.others, K)
-            ).mean()
+            truth = exact_neighbours(index.snapshot, collection.others, K)
+            again = recalls(index.snapshot, collection.others, truth).mean()
             inside = drawn(index, collection)
             coarse = index.manifest.segments[0].coarse
         impossible, frontier = tuned(tiny, queries, IMPOSSIBLE)

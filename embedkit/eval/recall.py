@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from embedkit.errors import DataError, UsageError
-from embedkit.eval.cost import median_seconds
+from embedkit.eval.cost import medians_in_turn
 from embedkit.index import Index
 from embedkit.index.calibration import Settings, interval
 from embedkit.index.faiss_import import faiss_threads
@@ -178,11 +178,11 @@ def _curve(
     shown = [front.cheapest(level) for level in SHOWN]
     wanted = dict.fromkeys(way for way in (*shown, chosen, front.ways[-1], stored_ways(snapshot, k)) if way is not None)
     truth = exact_neighbours(snapshot, measuring, k)
-    points = []
-    for ways in wanted:
-        kept = recalls(snapshot, measuring, truth, ways)
-        seconds = median_seconds(functools.partial(snapshot.search, measuring, k, Asked(group=None, ways=ways)))
-        points.append(_point(ways, kept, len(measuring) / seconds))
+    searches = [functools.partial(snapshot.search, measuring, k, Asked(group=None, ways=ways)) for ways in wanted]
+    points = [
+        _point(ways, recalls(snapshot, measuring, truth, ways), len(measuring) / seconds)
+        for ways, seconds in zip(wanted, medians_in_turn(searches), strict=True)
+    ]
     ram = index.bytes_in_ram() / int(snapshot.row_bases[-1])
     largest = max(snapshot.segments, key=lambda segment: segment.record.rows)
     points.sort(key=lambda point: (point.recall, -point.queries_per_second))
