@@ -1,6 +1,6 @@
 """Does `index tune --recall` keep its word? Regenerates the table of index/README.md.
 
-    python index/tune_check.py --data FOLDER [--limit N] [--vectors NAME=VECTORS.npy]
+    python index/tune_check.py --data FOLDER [--limit N] [--coarse FACTORY] [--vectors NAME=VECTORS.npy] [--only NAME]
 
 FOLDER holds WordNet (`wordnet/synsets.jsonl.gz`, definitions) and Debian's packages (`debian_packages` in BEIR
 layout). The rows are embedded once by the default model into NAME.npy beside this file (ignored by git), or taken
@@ -111,10 +111,10 @@ def drawn(index: Index, collection: Collection) -> int:
     return inside
 
 
-def row(name: str, collection: Collection) -> dict[str, Any]:
+def row(name: str, collection: Collection, coarse: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         path, tiny, queries = Path(scratch) / "x.index", Path(scratch) / "tiny.index", Path(scratch) / "q.npy"
-        embedkit.build_index(collection.rows, path).close()
+        embedkit.build_index(collection.rows, path, coarse=coarse).close()
         embedkit.build_index(collection.rows, tiny, coarse=TINY).close()
         np.save(queries, collection.tuning)
         code, facts = tuned(path, queries, GOAL)
@@ -122,12 +122,12 @@ def row(name: str, collection: Collection) -> dict[str, Any]:
             truth = exact_neighbours(index.snapshot, collection.others, K)
             again = recalls(index.snapshot, collection.others, truth).mean()
             inside = drawn(index, collection)
-            coarse = index.manifest.segments[0].coarse
+            factory = index.manifest.segments[0].coarse
         impossible, frontier = tuned(tiny, queries, IMPOSSIBLE)
     return {
         "data": name,
         "rows": len(collection.rows),
-        "coarse": coarse,
+        "coarse": factory,
         "exit": code,
         "tuned": facts["chosen"],
         "stored": facts["stored"],
@@ -171,6 +171,7 @@ def main() -> None:
     arguments.add_argument("--limit", type=int, help="documents of each collection")
     arguments.add_argument("--vectors", action="append", default=[], metavar="NAME=VECTORS.npy")
     arguments.add_argument("--only", choices=COLLECTIONS, action="append")
+    arguments.add_argument("--coarse", default="auto", help="of fewer rows than `auto` gives codes to")
     asked = arguments.parse_args()
     if asked.data is None or not all((Path(asked.data) / name).is_dir() for name in COLLECTIONS):
         raise SystemExit("Skipped: give the folder of the collections with --data or EMBEDKIT_DATA.")
@@ -178,7 +179,7 @@ def main() -> None:
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
     for name in asked.only or COLLECTIONS:
         if name not in {row["data"] for row in rows}:
-            rows.append(row(name, COLLECTIONS[name](Path(asked.data), given, asked.limit)))
+            rows.append(row(name, COLLECTIONS[name](Path(asked.data), given, asked.limit), asked.coarse))
             with ROWS.open("a") as stream:
                 stream.write(json.dumps(rows[-1]) + "\n")
             print(json.dumps(rows[-1]), flush=True)
