@@ -64,6 +64,7 @@ HEAVY: dict[str, set[str]] = {
     "pyarrow": set(),
     "pandas": set(),
     "PIL": set(),
+    "matplotlib": set(),
 }
 WRITERS = {"save", "savez", "savez_compressed", "savetxt", "tofile", "write_text", "write_bytes", "symlink_to"}
 MOVERS = {"move", "copy", "copy2", "copyfile", "copytree", "rename", "renames", "replace"}  # of shutil, os and Path
