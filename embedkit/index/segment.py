@@ -126,6 +126,10 @@ class Segment:
             scores[short, : some_rows.shape[1]], rows[short, : some_rows.shape[1]] = some_scores, some_rows
         return scores, rows
 
+    def nearest(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
+        """Scores and rows (q, <= k) of the exact nearest rows that are not deleted."""
+        return self.fine.search(queries, k, self._alive_mask)
+
     def shortlist_size(self, k: int, wanted: int | None = None) -> int:
         """How many candidates are verified for k hits."""
         return max(wanted or self.record.shortlist, 2 * k)
