@@ -71,11 +71,12 @@ HEAVY: dict[str, set[str]] = {
 WRITERS = {"save", "savez", "savez_compressed", "savetxt", "tofile", "write_text", "write_bytes", "symlink_to"}
 MOVERS = {"move", "copy", "copy2", "copyfile", "copytree", "rename", "renames", "replace"}  # of shutil, os and Path
 # (file, call) of the writes outside storage.py that are known: a log, a database that counts once storage has published the
-# manifest that names it, and the null device
+# manifest that names it, the null device, and a store that fills a folder which storage publishes whole
 KNOWN_WRITES = {
     ("cli/options.py", "FileHandler"),
     ("index/documents.py", "connect"),
     ("cli/main.py", "os.open"),
+    ("export/lance_table.py", "lancedb.connect"),
 }
 
 

@@ -21,7 +21,7 @@ VECTORS, TABLE = "vectors.npy", "rows.parquet"
 AT_ONCE = 65_536  # rows scored at once
 
 
-def write(folder: Path, stream: Stream) -> None:
+def write_arrays(folder: Path, stream: Stream) -> None:
     """float16 where the index holds that, else float32."""
     names, manifest = Names(folder / VECTORS), stream.snapshot.manifest
     dtype = np.dtype("<f2" if manifest.fine == "float16" else "<f4")
@@ -79,7 +79,7 @@ def read_ids(folder: Path, rows: Rows) -> list[list[str]]:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[Opened]:
+def opened_arrays(folder: Path) -> Iterator[Opened]:
     vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
 
     def search(queries: Vectors, k: int) -> tuple[Rows, list[list[str]]]:

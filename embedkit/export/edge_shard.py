@@ -22,7 +22,7 @@ from embedkit.types import Rows, Vectors
 SHARD = "shard"
 
 
-def write(folder: Path, stream: Stream) -> None:
+def write_edge_shard(folder: Path, stream: Stream) -> None:
     edge = _edge()
     make_folder(folder / SHARD)
     vectors = edge.EdgeVectorParams(size=stream.dim, distance=edge.Distance.Dot)
@@ -51,7 +51,7 @@ def _payload(block: Block, place: int, stream: Stream) -> dict[str, Any]:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[Opened]:
+def opened_edge_shard(folder: Path) -> Iterator[Opened]:
     edge = _edge()
     shard = edge.EdgeShard.load(str(folder / SHARD))
 

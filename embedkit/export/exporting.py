@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from embedkit.errors import UsageError
-from embedkit.export import arrays, edge_shard, faiss_file, lance_table
+from embedkit.export.arrays import opened_arrays, write_arrays
 from embedkit.export.blocks import Stream
+from embedkit.export.edge_shard import opened_edge_shard, write_edge_shard
+from embedkit.export.faiss_file import opened_faiss_file, write_faiss_file
+from embedkit.export.lance_table import opened_lance_table, write_lance_table
 from embedkit.export.parity import Opened, check_parity
 from embedkit.index.snapshot import Snapshot
 from embedkit.storage import atomic_folder, check_absent, locked_file, make_folder, remove, write_json
@@ -18,14 +21,14 @@ from embedkit.version import __version__
 
 class Format(NamedTuple):
     write: Callable[[Path, Stream], None]  # into an empty folder
-    open: Callable[[Path], AbstractContextManager[Opened]]
+    opened: Callable[[Path], AbstractContextManager[Opened]]
 
 
 FORMATS = {
-    "numpy": Format(arrays.write, arrays.opened),
-    "faiss": Format(faiss_file.write, faiss_file.opened),
-    "lancedb": Format(lance_table.write, lance_table.opened),
-    "qdrant": Format(edge_shard.write, edge_shard.opened),
+    "numpy": Format(write_arrays, opened_arrays),
+    "faiss": Format(write_faiss_file, opened_faiss_file),
+    "lancedb": Format(write_lance_table, opened_lance_table),
+    "qdrant": Format(write_edge_shard, opened_edge_shard),
 }
 RECORD = "export.json"
 
@@ -64,7 +67,7 @@ def _written(stream: Stream, target: Path, format: str) -> dict[str, Any]:
     manifest = stream.snapshot.manifest
     with atomic_folder(target) as folder:
         FORMATS[format].write(folder, stream)
-        with FORMATS[format].open(folder) as opened:
+        with FORMATS[format].opened(folder) as opened:
             parity = check_parity(stream, opened, f"The export to {format}")
         facts = {
             "format": format,

@@ -22,7 +22,7 @@ from embedkit.types import Rows, Vectors
 INDEX, GROWING = "index.faiss", "rows.f32"
 
 
-def write(folder: Path, stream: Stream) -> None:
+def write_faiss_file(folder: Path, stream: Stream) -> None:
     """IndexFlatIP."""
     faiss = import_faiss()
     with sealed_partial(folder / GROWING) as vectors:
@@ -39,7 +39,7 @@ def write(folder: Path, stream: Stream) -> None:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[Opened]:
+def opened_faiss_file(folder: Path) -> Iterator[Opened]:
     faiss = import_faiss()
     index = faiss.read_index(str(folder / INDEX), faiss.IO_FLAG_MMAP_IFC)
 

@@ -17,7 +17,7 @@ from embedkit.types import Rows, Vectors
 TABLE, VECTOR = "documents", "vector"
 
 
-def write(folder: Path, stream: Stream) -> None:
+def write_lance_table(folder: Path, stream: Stream) -> None:
     import pyarrow as pa
 
     database = _database(folder)
@@ -26,7 +26,7 @@ def write(folder: Path, stream: Stream) -> None:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[Opened]:
+def opened_lance_table(folder: Path) -> Iterator[Opened]:
     table = _database(folder).open_table(TABLE)
 
     def search(queries: Vectors, k: int) -> tuple[Rows, list[list[str]]]:

@@ -259,7 +259,7 @@ def test_an_export_that_answers_otherwise_is_not_kept(
         numpy.write(folder, stream)
         damage(folder)
 
-    monkeypatch.setitem(FORMATS, "numpy", Format(write, numpy.open))
+    monkeypatch.setitem(FORMATS, "numpy", Format(write, numpy.opened))
     build(tmp_path / "an.index")
     with pytest.raises(IntegrityError, match=sentence):
         export_index(tmp_path / "an.index", tmp_path / "out", "numpy")
