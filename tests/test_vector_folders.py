@@ -129,7 +129,7 @@ def test_outputs_of_two_models_are_refused_and_added_ones_checked(tmp_path: Path
     assert add_to_index(tmp_path / "an.index", tmp_path / "out").documents == 3
     embed_corpus(documents(3), tmp_path / "out/b.npy", Another())
     with pytest.raises(
-        DataError, match=r"b.npy holds rows of width 5 by aaaaaaaaaaaa, .*a.npy of width 5 by ffffffffffff"
+        DataError, match=r"b.npy holds rows of width 5 by aaaaaaaaaaaa .*a.npy of width 5 by ffffffffffff"
     ):
         build_index(tmp_path / "out", tmp_path / "another.index")
 

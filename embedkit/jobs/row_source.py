@@ -82,12 +82,12 @@ class RowSource:
         parts = parts_of(folder)
         made = [cls._of_file(path) for path in parts.vectors]
         parts.check_lengths([len(part.rows) for part in made])
-        for path, part in zip(parts.vectors, made, strict=True):
-            if (part.dim, part.source.fingerprint) != (made[0].dim, made[0].source.fingerprint):
-                raise DataError(
-                    f"{path} holds rows of width {part.dim} by {str(part.source.fingerprint)[:12]}, {parts.vectors[0]} of width "
-                    f"{made[0].dim} by {str(made[0].source.fingerprint)[:12]}; give a folder of one model's vectors."
-                )
+        kinds = [f"width {part.dim} by {str(part.source.fingerprint)[:12]} ({part.source.on_long})" for part in made]
+        if odd := [place for place, kind in enumerate(kinds) if kind != kinds[0]]:
+            raise DataError(
+                f"{parts.vectors[odd[0]]} holds rows of {kinds[odd[0]]}, {parts.vectors[0]} of {kinds[0]}; give a folder of one "
+                f"model's vectors."
+            )
         named = [path.suffix == ".parquet" or Names(path).ids.exists() for path in parts.vectors]
         if any(named) != all(named):
             raise DataError(
