@@ -142,7 +142,8 @@ class Index:
         ready = self._ready(snapshot, mode, queries, sparse_queries, like)
         # for one query, several threads would wait for each other
         with faiss_threads(self.threads if ready.queries > 1 else 1):
-            ranked, explained = found(snapshot, ready, k, asked, self._fusion(snapshot.manifest, fusion, weight))
+            fused_by = self._fusion(snapshot.manifest, fusion, weight) if mode == "hybrid" else Fusion()
+            ranked, explained = found(snapshot, ready, k, asked, fused_by)
             if min_score is not None:
                 ranked = ranked.where(ranked.scores >= min_score)
             explanations = explained(ranked) if explain else None
@@ -266,7 +267,7 @@ class Index:
 
     def _vectors(self, queries: Any) -> Vectors:
         if isinstance(queries, np.ndarray):
-            vectors = np.asarray(np.atleast_2d(queries), dtype=np.float32)
+            vectors = np.asarray(queries if queries.ndim > 1 else queries[None], dtype=np.float32)
         else:
             vectors = self.encoder().encode(contents(queries), kind="query", **self.query_options)
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
@@ -408,10 +409,11 @@ def _add_vectors(change: Change, rows: Array, ids: Sequence[str] | None) -> int:
 
 def _compared(vectors: Vectors, metric: Metric) -> Vectors:
     """The rows as they are compared: for cosine of length 1. Raises UsageError for one that is not finite."""
-    lengths = np.einsum("ij,ij->i", vectors, vectors)
-    # one query has a hundred microseconds in all; NaN is not less than anything
-    deviation = abs(float(lengths[0]) - 1) if len(lengths) == 1 else np.abs(lengths - 1).max(initial=0)
-    if deviation < UNIT_WITHIN:
+    if len(vectors) == 1:  # it has a hundred microseconds in all
+        deviation = abs(float(vectors[0] @ vectors[0]) - 1)
+    else:
+        deviation = np.abs(np.einsum("ij,ij->i", vectors, vectors) - 1).max(initial=0)
+    if deviation < UNIT_WITHIN:  # NaN is not less than anything
         return vectors
     if not np.isfinite(vectors).all():
         raise UsageError("A query vector holds NaN or infinity; expected finite numbers.")
