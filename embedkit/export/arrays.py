@@ -18,7 +18,7 @@ from embedkit.storage import file_record, npy_header, sealed_json, sealed_partia
 from embedkit.types import Rows, Vectors
 
 VECTORS, TABLE = "vectors.npy", "rows.parquet"
-AT_ONCE = 65_536  # rows scored at once
+AT_ONCE = 16_384  # rows scored at once
 
 
 def write_arrays(folder: Path, stream: Stream) -> None:

@@ -40,13 +40,14 @@ def export_index(path: str | Path, output: str | Path, format: str) -> dict[str,
     with the table `documents`) or "qdrant" (a shard of Qdrant Edge). The rows are those that verify hits, decoded to float32;
     of a cosine index they have length 1 and are compared by their inner products. Deleted documents stay behind. Before the folder
     appears, it is opened by its own library, and 100 stored rows must find there the 10 nearest that an exact search of the index
-    finds. Raises UsageError for a path that is taken, MissingDependency, and IntegrityError where the answers differ.
+    finds. Raises UsageError for a path that is taken, MissingDependency, and IntegrityError where a byte of the index has changed
+    or the answers differ.
     """
     if format not in FORMATS:
         raise UsageError(f"format={format!r} came; expected {', '.join(FORMATS)}.")
     target = Path(output).absolute()
     check_absent(target)
-    snapshot = Snapshot(Path(path), check=False)
+    snapshot = Snapshot(Path(path), check=True)  # a changed byte would be handed on as the truth
     try:
         stream = Stream(snapshot)
         if not len(stream):

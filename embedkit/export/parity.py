@@ -35,7 +35,9 @@ class Parity(NamedTuple):
 def check_parity(stream: Stream, opened: Opened, name: str) -> Parity:
     """Raises IntegrityError where the export holds other rows than the index, or finds others."""
     if opened.rows != len(stream):
-        raise IntegrityError(f"{name} holds {opened.rows:,} rows, the index {len(stream):,}; nothing was kept of it.")
+        raise IntegrityError(
+            f"{name} holds {opened.rows:,} rows, the index {len(stream):,}; nothing was kept of it: try again, or choose another format."
+        )
     drawn = np.random.default_rng(SEED).choice(len(stream), min(QUERIES, len(stream)), replace=False)
     queries = _stored(stream, np.sort(drawn))
     if stream.snapshot.manifest.metric == "cosine":
@@ -50,7 +52,7 @@ def check_parity(stream: Stream, opened: Opened, name: str) -> Parity:
     if agreeing < len(queries) * k:
         raise IntegrityError(
             f"{name} finds {agreeing / (len(queries) * k):.1%} of what an exact search of the index finds ({k} nearest of "
-            f"{len(queries)} stored rows), all of it was expected; nothing was kept of it. Run embedkit index verify, then export again."
+            f"{len(queries)} stored rows), all of it was expected; nothing was kept of it: try again, or choose another format."
         )
     return Parity(len(queries), k)
 

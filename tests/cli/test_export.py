@@ -32,7 +32,9 @@ def test_an_index_is_exported_and_built_again(run: Run, vectors: Path, corpus: P
     assert (facts["rows"], facts["format"], facts["fingerprint"] is not None) == (7, "faiss", True)
 
 
-def test_a_damaged_export_is_not_built_and_wrong_uses_are_one_sentence(run: Run, vectors: Path, tmp_path: Path) -> None:
+def test_what_is_damaged_is_not_handed_on_and_wrong_uses_are_one_sentence(
+    run: Run, vectors: Path, tmp_path: Path
+) -> None:
     run("index", "build", vectors, "-o", tmp_path / "an.index")
     run("index", "export", tmp_path / "an.index", "-o", tmp_path / "out", "--format", "numpy")
     again = run("index", "export", tmp_path / "an.index", "-o", tmp_path / "out", "--format", "faiss")
@@ -42,3 +44,7 @@ def test_a_damaged_export_is_not_built_and_wrong_uses_are_one_sentence(run: Run,
     ).sentence(2)
     flip(tmp_path / "out/vectors.npy", 500)
     assert "vectors.npy has changed" in run("index", "build", tmp_path / "out", "-o", tmp_path / "b").sentence(5)
+    flip(next((tmp_path / "an.index").glob("*.fine.npy")), 500)
+    damaged = run("index", "export", tmp_path / "an.index", "-o", tmp_path / "x", "--format", "numpy")
+    assert "fine.npy has changed" in damaged.sentence(5)
+    assert not (tmp_path / "x").exists()
