@@ -2,7 +2,7 @@
 
     python train/matryoshka_2d.py [--data FOLDER] [--only METHOD ...]
 
-FOLDER (or EMBEDKIT_DATA) holds the collections. All methods start from the default model and see the same pairs (captions of one photograph,
+FOLDER (or EMBEDKIT_DATA) holds the collections. All methods start from the default model and see the same pairs (captions of one photo,
 premise and entailed sentence), without those that stand in an STS collection, in batches of BATCH for STEPS steps of AdamW:
 
   embedkit               every dim of the last layer and of another one at each step; the target is the untouched model

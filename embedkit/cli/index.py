@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,17 @@ def index_group() -> None:
     """
 
 
+def _recipe(context: click.Context, _: click.Parameter, name: str | None) -> Any:
+    """Makes its settings the defaults of the options, so that those given beat it; returns what the index keeps of it."""
+    if name is None:
+        return None
+    from embedkit.jobs import IndexRecipe
+
+    recipe = IndexRecipe.read(name)
+    context.default_map = asdict(recipe)
+    return recipe.record(name)
+
+
 @index_group.command("build")
 @click.argument("source", metavar="CORPUS|VECTORS")
 @click.option(
@@ -90,6 +102,13 @@ def index_group() -> None:
     help="A leg of terms beside the vectors: bm25, or bm25:k1=1.2,b=0.75,stem=german,stop=none; a sparse model; a jsonl file of "
     "ids and weights.  [default: none]",
 )
+@click.option(
+    "--recipe",
+    is_eager=True,
+    callback=_recipe,
+    metavar="NAME|FILE",
+    help="Settings of the options above, by name or from a YAML file; an option that is given beats it.",
+)
 @click.option("--metric", type=click.Choice(["cosine", "dot"]), help="[default: the model's own]")
 @click.option(
     "--on-long",
@@ -121,7 +140,7 @@ def build_command(
     \b
     embedkit index build corpus.jsonl -o my.index
     embedkit index build big.csv -o big.index --id sku --text name,description --coarse IVF1024,SQ8 --resume
-    embedkit index build corpus.npy --documents corpus.jsonl -o my.index --sparse bm25
+    embedkit index build corpus.npy --documents corpus.jsonl -o my.index --recipe hybrid
 
     --coarse auto searches exactly up to 20,000 rows, and above through inverted lists of 4-bit codes whose settings are held
     to a recall on documents held out; a query's shortlist is always scored again by the fine rows. However a run ends, the same

@@ -252,6 +252,7 @@ class Index:
                 for segment in manifest.segments
             ],
             "sparse": None if manifest.sparse is None else asdict(manifest.sparse),
+            "recipe": None if manifest.recipe is None else asdict(manifest.recipe),
             "texts": manifest.texts,
             "empty_texts": sum(segment.empty_texts for segment in manifest.segments),
             "fields": sorted({name for segment in self._snapshot.segments for name in segment.documents.fields()}),

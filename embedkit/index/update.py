@@ -118,6 +118,7 @@ class Change:
             next_segment=1,
             segments=(),
             sparse=sparse,
+            recipe=layout.recipe,
         )
         return cls(folder, nothing, ram)
 

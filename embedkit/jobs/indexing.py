@@ -28,6 +28,7 @@ from embedkit.index.manifest import (
     DOCUMENTS,
     Manifest,
     Metric,
+    Recipe,
     Source,
     Sparse,
     is_leftover,
@@ -67,6 +68,7 @@ def build_index(
     ram: int | None = None,
     progress: bool = False,
     sparse: str | Path | SparseEncoder | None = None,
+    recipe: Recipe | None = None,
 ) -> Index:
     """Builds an index folder and opens it: whole, or begun and to be gone on with `resume`.
 
@@ -79,7 +81,8 @@ def build_index(
     different from documents. fine: "float16", "float32" or "int8" rows on disk.
     on_long: "chunk" gives texts beyond the model's limit several passages. ram: bytes that training may take.
     sparse: a leg of terms beside the vectors: "bm25", or with settings "bm25:k1=1.2,b=0.75,stem=german,stop=none"; a sparse model;
-    or a jsonl file with a row {"id": ..., "weights": {term: weight}} for each document.
+    or a jsonl file with a row {"id": ..., "weights": {term: weight}} for each document. recipe: where the settings came from, for the
+    manifest to keep; it sets none of them.
     Raises UsageError for a path that is taken or a layout that cannot be, DataError for rows that cannot be used.
     """
     target = Path(path).absolute()
@@ -97,11 +100,11 @@ def build_index(
         raise UsageError(f"limit={limit} was asked for; expected at least 1.")
     if by_vectors:
         rows = RowSource.of(source, ids, limit, fields)
-        layout = Layout(metric or metric_of(rows.similarity), coarse, fine, bytes_per_vector, recall)
+        layout = Layout(metric or metric_of(rows.similarity), coarse, fine, bytes_per_vector, recall, recipe)
         documents = rows.documents if documents is None else documents
         return index_vectors(rows, target, layout, documents, fields, whole=limit is None, ram=ram, leg=leg)
     encoder = model if model is not None and not isinstance(model, (str, Path)) else load(model)
-    layout = Layout(metric or metric_of(encoder.similarity), coarse, fine, bytes_per_vector, recall)
+    layout = Layout(metric or metric_of(encoder.similarity), coarse, fine, bytes_per_vector, recall, recipe)
     corpus = read_corpus(source, fields, limit=limit)
     with _first_change(target, encoder.dim, layout, source_of(encoder, on_long), True, ram, leg) as change:
         _add_corpus(change, corpus, encoder, "build.npy", resume, progress)

@@ -41,8 +41,8 @@ CORPUS = "--id --text --title --limit"
 PROMISED = {  # what people's scripts hold on to
     "embed": "-o --output --kind --dim --layers --precision --ranges --on-long --resume --overwrite --shard --workers --profile "
     f"{CORPUS} {MODEL} {OUTPUT}",
-    "index build": "-o --output --coarse --bytes-per-vector --recall --fine --metric --sparse --on-long --documents --resume --ram "
-    f"--profile {CORPUS} {MODEL} {OUTPUT}",
+    "index build": "-o --output --coarse --bytes-per-vector --recall --fine --metric --sparse --recipe --on-long --documents "
+    f"--resume --ram --profile {CORPUS} {MODEL} {OUTPUT}",
     "index tune": f"--fusion --queries --qrels --sparse-queries --sparse-model {MODEL} {OUTPUT}",
     "index add": f"--sparse --documents --resume --ram {CORPUS} {MODEL} {OUTPUT}",
     "index delete": f"--ids --where {OUTPUT}",
