@@ -65,6 +65,7 @@ HEAVY: dict[str, set[str]] = {
     "pyarrow": set(),
     "pandas": set(),
     "PIL": set(),
+    "matplotlib": set(),
     "lancedb": set(),
     "qdrant_edge": set(),
 }

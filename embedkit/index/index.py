@@ -19,6 +19,7 @@ from embedkit.corpus import Fields, read_corpus
 from embedkit.corpus.documents import checked_id
 from embedkit.encoder import Encoder, OnLong, SparseEncoder, contents
 from embedkit.errors import DataError, ModelMismatch, UsageError
+from embedkit.index.calibration import Settings
 from embedkit.index.embedding import embedded
 from embedkit.index.faiss_import import faiss_threads
 from embedkit.index.fusion import Fusion
@@ -72,6 +73,11 @@ class Index:
     def manifest(self) -> Manifest:
         """Of the version that is open."""
         return self._snapshot.manifest
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The version that is open, for what measures it."""
+        return self._snapshot
 
     def close(self) -> None:
         """Lets its version go; a writer may remove it then."""
@@ -266,6 +272,10 @@ class Index:
 
     # --- queries ------------------------------------------------------------------------------------------------------
 
+    def vectors(self, queries: Any) -> Vectors:
+        """(n, dim) of texts, images or vectors, as they are compared. Raises what `search` raises."""
+        return _compared(self._vectors(queries), self.manifest.metric)
+
     def _vectors(self, queries: Any) -> Vectors:
         if isinstance(queries, np.ndarray):
             vectors = np.asarray(queries if queries.ndim > 1 else queries[None], dtype=np.float32)
@@ -366,6 +376,11 @@ class Index:
         self._snapshot.sparse()
         with self._changed(None) as change:
             change.set_fusion(method, weight)
+
+    def set_settings(self, settings: Mapping[int, Settings]) -> None:
+        """Stores how segments, by number, are searched, as a new version. Raises Stopped where they have changed meanwhile."""
+        with self._changed(None) as change:
+            change.set_settings(settings)
 
     def delete(self, ids: Sequence[str] | str | None = None, *, where: Filter | None = None) -> int:
         """Deletes documents by id or by a filter, with all their passages, in one commit; how many were there."""

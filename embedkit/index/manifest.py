@@ -117,7 +117,9 @@ class SegmentRecord:
     coarse: str | None  # faiss factory string; None: searched exactly
     probes: int | None  # inverted lists that a query visits
     shortlist: int  # candidates that the fine rows verify, at least
-    recall: tuple[float, float] | None  # of the shortlist at 10, on rows held out: mean, and lower end of its interval
+    # what a search keeps of the exact neighbours, mean and lower end of its interval: at 10 of rows held out, or of the queries
+    # that the index was tuned with
+    recall: tuple[float, float] | None
     files: Mapping[str, FileRecord]  # by PARTS
     deleted: int = 0  # documents
     deletion: int | None = None  # version whose file holds the bits

@@ -10,6 +10,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,14 @@ SPARE = 8  # rows beyond k that are looked at for ties; only one where a shortli
 MEAN_OF = 3  # times k documents, whose means are compared
 
 
+@dataclass(frozen=True)
+class Way:
+    """How a segment is searched; None: as is stored."""
+
+    probes: int | None
+    shortlist: int | None
+
+
 class Asked(NamedTuple):
     """How a search is done."""
 
@@ -36,6 +45,7 @@ class Asked(NamedTuple):
     group: Group | None = "best"
     shortlist: int | None = None  # instead of the one stored
     probes: int | None = None
+    ways: Sequence[Way] | None = None  # how each segment is searched, instead of these two
 
 
 class Snapshot:
@@ -117,8 +127,9 @@ class Snapshot:
     def _rows(self, vectors: Vectors, size: int, asked: Asked) -> tuple[Vectors, Rows]:
         """The best rows of all segments, (q, <= size), numbered through."""
         scores, rows = [], []
-        for segment, base in zip(self.segments, self.row_bases[:-1].tolist(), strict=True):
-            some_scores, some_rows = segment.search(vectors, size, asked.where, asked.shortlist, asked.probes)
+        ways = asked.ways or [Way(asked.probes, asked.shortlist)] * len(self.segments)
+        for segment, base, way in zip(self.segments, self.row_bases[:-1].tolist(), ways, strict=True):
+            some_scores, some_rows = segment.search(vectors, size, asked.where, way.shortlist, way.probes)
             scores.append(some_scores)
             rows.append(np.where(some_rows < 0, -1, some_rows + base) if base else some_rows)
         if not scores:

@@ -41,7 +41,7 @@ from embedkit.index.versions import remove_old, writing
 from embedkit.index.writer import Content, Entries
 from embedkit.jobs.row_source import RowSource, add_vectors, rows_a_document
 from embedkit.storage import make_folder, remove_folder
-from embedkit.types import Document
+from embedkit.types import Array, Document
 
 # of `load`, that an index may bring; above all not that the code of its model is to be trusted
 STORED_SETTINGS = frozenset({"model", "revision", "max_tokens", "dim", "layers", "prompts", "prompt_names", "profile"})
@@ -278,6 +278,14 @@ def _check_space(folder: Path, manifest: Manifest, rows: RowSource) -> None:
             f"{folder} was built by {str(ours.fingerprint)[:12]} ({ours.model}), these rows by {theirs.fingerprint[:12]} "
             f"({theirs.model}); embed them with the index's model, or build an index of their own."
         )
+
+
+def query_vectors(index: Index, path: Path) -> Array:
+    """(q, dim) the rows of a file of vectors, as queries. Raises ModelMismatch for those of another model, UsageError for those
+    of another width, and what `open_vectors` raises."""
+    rows = RowSource.of(path)
+    _check_space(index.path, index.manifest, rows)
+    return np.asarray(rows.rows, np.float32)
 
 
 def _add_corpus(
