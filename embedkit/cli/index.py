@@ -1,4 +1,4 @@
-"""embedkit index build | add | delete | compact | tune | info | verify"""
+"""embedkit index build | add | delete | compact | tune | info | verify | export"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from embedkit.cli.export import export_command
 from embedkit.cli.options import (
     Size,
     begun_with,
@@ -134,7 +135,7 @@ def build_command(
     log: Path | None,
     **options: Any,
 ) -> None:
-    """Build an index from documents, or from vectors that `embedkit embed` wrote.
+    """Build an index from documents, or from vectors: what `embedkit embed` wrote, .npy files, or a folder of clip-retrieval.
 
     \b
     embedkit index build corpus.jsonl -o my.index
@@ -410,4 +411,5 @@ def verify_command(folder: Path, as_json: bool, quiet: bool, log: Path | None) -
             click.echo(f"{folder} is intact: {len(index):,} documents, {index.bytes_on_disk():,} bytes.")
 
 
+index_group.add_command(export_command)
 index_group.add_command(tune_command)

@@ -86,6 +86,13 @@ class Snapshot:
         """The k best of each query: documents, or rows where they are not grouped."""
         return cut(self._ranked(vectors, k, asked), k, self.document_ids if asked.group else self.row_ids)
 
+    def nearest(self, vectors: Vectors, k: int) -> tuple[Vectors, Rows]:
+        """Scores and keys (q, <= k) of the exact nearest rows, whatever codes there are."""
+        found = [segment.nearest(vectors, k) for segment in self.segments]
+        bases = self.row_bases[:-1].tolist()
+        keys = [np.where(rows < 0, -1, rows + base) for (_, rows), base in zip(found, bases, strict=True)]
+        return best_of([scores for scores, _ in found], keys, k)
+
     def _ranked(self, vectors: Vectors, k: int, asked: Asked) -> Ranked:
         """At least k of each query where there are so many, best first, with what ties with the last one."""
         fetch = k + (SPARE if self.is_exact else 1)
@@ -316,6 +323,13 @@ class Snapshot:
             if identifier not in found:
                 raise UsageError(f"{self.folder} holds no document {identifier!r}; give an id that is there.")
         return {identifier: found[identifier] for identifier in ids}
+
+    def rows(self, keys: Rows) -> Vectors:
+        """(m, dim) the rows of keys (m,)."""
+        rows = np.empty((len(keys), self.manifest.dim), np.float32)
+        for base, segment, places in self._by_segment(self.row_bases, keys):
+            rows[places] = segment.fine.rows(keys[places] - base)
+        return rows
 
     def stored_vectors(self, ids: Sequence[str]) -> Vectors:
         """(n, dim) the rows of stored documents, the mean where one has several."""

@@ -73,7 +73,8 @@ def build_index(
     """Builds an index folder and opens it: whole, or begun and to be gone on with `resume`.
 
     source: a corpus (a path, rows, a DataFrame, a Dataset: see `read_corpus`), which `model` embeds; or vectors, an array
-    (n, dim) with `ids`, or a NAME.npy or NAME.parquet that `embedkit embed` wrote, with `documents`, a corpus in the same order, for texts.
+    (n, dim) with `ids`, a NAME.npy or NAME.parquet that `embedkit embed` wrote, or a folder of such files, of autofaiss's parts or of
+    clip-retrieval's, with `documents`, a corpus in the same order, for texts (by default the metadata that lies in the folder).
     metric: "cosine" or "dot", by default the model's own. coarse: "auto" (exact up to 20,000 rows), "none" (exact) or a
     faiss factory string; for "auto", bytes_per_vector is what a row may take in RAM. recall: the share of the 10 nearest
     neighbours that the shortlist is to keep, measured on rows held out; when left out, 0.97 and a margin for questions that look
@@ -98,8 +99,9 @@ def build_index(
     if limit is not None and limit < 1:
         raise UsageError(f"limit={limit} was asked for; expected at least 1.")
     if by_vectors:
-        rows = RowSource.of(source, ids, limit)
+        rows = RowSource.of(source, ids, limit, fields)
         layout = Layout(metric or metric_of(rows.similarity), coarse, fine, bytes_per_vector, recall, recipe)
+        documents = rows.documents if documents is None else documents
         return index_vectors(rows, target, layout, documents, fields, whole=limit is None, ram=ram, leg=leg)
     encoder = model if model is not None and not isinstance(model, (str, Path)) else load(model)
     layout = Layout(metric or metric_of(encoder.similarity), coarse, fine, bytes_per_vector, recall, recipe)
@@ -242,8 +244,9 @@ def add_to_index(
     if isinstance(source, np.ndarray) or (isinstance(source, (str, Path)) and holds_vectors(Path(source))):
         if model is not None or options:
             raise UsageError("Vectors and a model came; vectors are taken as they are: leave the model out.")
-        rows = RowSource.of(source, ids, limit)
+        rows = RowSource.of(source, ids, limit, fields)
         _check_space(folder, manifest, rows)
+        documents = rows.documents if documents is None else documents
         with changing(folder, ram) as change:
             change.entries = entries or change.entries
             count = add_vectors(change, rows, documents, fields, whole=limit is None)

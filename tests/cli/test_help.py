@@ -21,6 +21,7 @@ COMMANDS = [
     "embed",
     "index",
     *CHANGES,
+    "index export",
     "index info",
     "index verify",
     "search",
@@ -46,6 +47,7 @@ PROMISED = {  # what people's scripts hold on to
     "index add": f"--sparse --documents --resume --ram {CORPUS} {MODEL} {OUTPUT}",
     "index delete": f"--ids --where {OUTPUT}",
     "index compact": f"--ram {OUTPUT}",
+    "index export": f"-o --output --format {OUTPUT}",
     "index info": OUTPUT,
     "index verify": OUTPUT,
     "search": f"-k --queries -o --output --mode --fusion --weight --sparse-queries --sparse-model --like --where --group --min-score "
