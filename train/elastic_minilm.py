@@ -106,9 +106,11 @@ def write_tables(rows: Sequence[Row]) -> None:
     after = [row for row in rows if row["run"] in SEEDS]
     if not before or not after:
         return
+    lines: list[str] = []
     for collection in (*STS, *RETRIEVAL):
         grids = [row["grids"][collection] for row in after]
-        replace_table(readme, f"elastic {collection}", grid_table(before[0]["grids"][collection], grids))
+        lines += [f"{collection}:", "", *grid_table(before[0]["grids"][collection], grids), ""]
+    replace_table(readme, "elastic grids", lines[:-1])
     sts = [row["grids"]["STS-B"] for row in after]
     replace_table(readme, "elastic goals", goals_table(before[0]["grids"]["STS-B"], sts))
     draw({name: (before[0]["grids"][name], mean_grid(after, name)) for name in (*STS, *RETRIEVAL)})
