@@ -29,7 +29,20 @@ from embedkit.types import Array, Rows, Vectors
 
 LEAST, MOST = 20, 2048  # queries of a half; more than MOST only where the goal needs them
 RISK = 0.05  # of a half in which no query shows that the goal is missed
-SHOWN = (0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995)  # recalls whose cheapest settings are measured
+SHOWN = (
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.85,
+    0.9,
+    0.925,
+    0.95,
+    0.97,
+    0.98,
+    0.99,
+    0.995,
+)  # recalls whose cheapest settings are measured
 K = 10
 
 

@@ -86,6 +86,7 @@ def test_an_index_without_codes_meets_every_goal_as_it_is(tmp_path: Path) -> Non
         assert tuned.chosen.settings == "exact" and tuned.settings([1]) == {}
 
 
+@pytest.mark.long
 def test_codes_of_other_sizes_are_measured_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedkit.index.coarse.EXACT_UP_TO", 100)
     with build_index(ROWS, tmp_path / "x", recall=0.8) as built:
