@@ -57,6 +57,12 @@ class ModelMismatch(IntegrityError):
     """A query comes from another vector space than the rows of the index."""
 
 
+class Infeasible(EmbedkitError, RuntimeError):
+    """A goal that nothing here can meet; what comes nearest has been said."""
+
+    exit_code = 6
+
+
 class Stopped(EmbedkitError, RuntimeError):
     """Nothing is wrong that running the command again could not mend: another writer, a full disk."""
 

@@ -17,6 +17,7 @@ from embedkit import errors
         ("ModelError", 4, RuntimeError),
         ("IntegrityError", 5, RuntimeError),
         ("ModelMismatch", 5, errors.IntegrityError),
+        ("Infeasible", 6, RuntimeError),
         ("Stopped", 75, RuntimeError),
     ],
 )

@@ -1,4 +1,4 @@
-"""embedkit index build | add | delete | compact | tune | info | verify"""
+"""embedkit index build | add | delete | compact | plan | tune | info | verify"""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from embedkit.cli.options import (
     prompt_names,
     set_up_output,
 )
+from embedkit.cli.plan import plan_command
 from embedkit.cli.tune import tune_command
 from embedkit.encoder import OnLong
 from embedkit.errors import DataError, Stopped, UsageError
@@ -391,4 +392,5 @@ def verify_command(folder: Path, as_json: bool, quiet: bool, log: Path | None) -
             click.echo(f"{folder} is intact: {len(index):,} documents, {index.bytes_on_disk():,} bytes.")
 
 
+index_group.add_command(plan_command)
 index_group.add_command(tune_command)

@@ -37,7 +37,7 @@ def cli() -> None:
     embedkit eval --data BEIR-FOLDER                  measure a model on judged queries
 
     Exit codes: 0 done, 1 a defect of embedkit, 2 wrong use, 3 bad data, 4 bad model, 5 damaged or mismatched artefact,
-    75 stopped (run it again).
+    6 a goal that cannot be met, 75 stopped (run it again).
     """
 
 

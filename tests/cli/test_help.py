@@ -15,7 +15,7 @@ from embedkit.cli.main import cli
 from .conftest import Run
 
 ROOT = Path(__file__).parents[2]
-CHANGES = ["index build", "index add", "index delete", "index compact", "index tune"]
+CHANGES = ["index build", "index add", "index delete", "index compact", "index plan", "index tune"]
 COMMANDS = [
     "",
     "embed",
@@ -42,6 +42,7 @@ PROMISED = {  # what people's scripts hold on to
     f"{CORPUS} {MODEL} {OUTPUT}",
     "index build": "-o --output --coarse --bytes-per-vector --recall --fine --metric --sparse --on-long --documents --resume --ram "
     f"--profile {CORPUS} {MODEL} {OUTPUT}",
+    "index plan": f"--rows --dim --ram --recall --text-bytes --threads --calibration {OUTPUT}",
     "index tune": f"--fusion --queries --qrels --sparse-queries --sparse-model {MODEL} {OUTPUT}",
     "index add": f"--sparse --documents --resume --ram {CORPUS} {MODEL} {OUTPUT}",
     "index delete": f"--ids --where {OUTPUT}",
@@ -144,7 +145,7 @@ def test_commands_and_options_named_in_the_documents_are_there(path: Path) -> No
 
 def test_the_exit_codes_stand_in_the_first_help(run: Run) -> None:
     text = " ".join(run("--help").out.split())
-    assert all(f" {code} " in text.partition("Exit codes:")[2] for code in (0, 1, 2, 3, 4, 5, 75))
+    assert all(f" {code} " in text.partition("Exit codes:")[2] for code in (0, 1, 2, 3, 4, 5, 6, 75))
 
 
 def test_the_version_is_the_one_of_the_package(run: Run) -> None:

@@ -39,7 +39,7 @@ def test_an_index_of_a_corpus_holds_its_documents_and_rows(
     done = run("index", "build", corpus, "-o", folder, "--model", tiny_model, "--dtype", "float32")
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith(f"7 documents in {folder}; search them with: embedkit search {folder} ")
-    parts = {f"{FIRST}.{part}" for part in ("fine.npy", "documents.sqlite", "ids.npy", "ids.txt")}
+    parts = {f"{FIRST}.{part}" for part in ("fine.npy", "documents.sqlite", "ids.npy", "ids.txt", "built.json")}
     assert listing(folder) == {"manifest-000001.json", "lock", *parts}
     assert stored(folder) == DOCUMENTS
     fine = np.load(folder / f"{FIRST}.fine.npy")
