@@ -110,6 +110,29 @@ def measured(
     return {**facts, "layout": layout, "peak": peak, "process": before}
 
 
+def documents_memory(count: int = 400_000) -> int:
+    """Bytes that writing so many documents takes at most, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, "documents", str(count)], check=True, capture_output=True, text=True
+    )
+    return int(done.stdout)
+
+
+def write_documents(count: int) -> None:
+    """Says the peak."""
+    from embedkit.index.documents import DocumentWriter
+    from embedkit.index.meter import Meter
+    from embedkit.types import Document
+
+    with tempfile.TemporaryDirectory() as scratch:
+        meter = Meter()
+        with meter.phase("documents"):
+            writer = DocumentWriter(Path(scratch) / "documents")
+            writer.append((Document(str(row), "a text of some length " * 4) for row in range(count)), texts=True)
+            writer.close()
+    print(meter.peaks["documents"])
+
+
 def _go_on(process: Any) -> None:
     process.stdin.write(b"\n")
     process.stdin.flush()
@@ -124,4 +147,8 @@ def _line(process: Any) -> bytes | None:
 
 
 if __name__ == "__main__":
-    child(*sys.argv[1:3], int(sys.argv[3]), sys.argv[4], json.loads(sys.argv[5]), "--grid" in sys.argv)  # type: ignore[call-arg]
+    if sys.argv[1] == "documents":
+        write_documents(int(sys.argv[2]))
+    else:
+        rows, texts, count, folder, layout, *grid = sys.argv[1:]
+        child(rows, texts, int(count), folder, json.loads(layout), bool(grid))

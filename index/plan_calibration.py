@@ -21,21 +21,13 @@ from typing import Any
 
 import numpy as np
 from million import make_rows
-from plan_builds import measured
+from plan_builds import documents_memory, measured
 from scipy.optimize import nnls
 
 from embedkit.eval.cost import machine
-from embedkit.index.fine import BLOCK
-from embedkit.index.plan import (
-    SHIPPED,
-    Calibration,
-    Reach,
-    Task,
-    automatic_bytes,
-    code_work,
-    query_work,
-    trained_values,
-)
+from embedkit.index.costs import SHIPPED, Calibration, Reach, Task, code_work, query_work, trained_values
+from embedkit.index.fine import BLOCK, RANGE_SAMPLE
+from embedkit.index.plan import automatic_bytes
 from embedkit.index.sizes import FLOAT, anatomy
 
 HERE = Path(__file__).parent
@@ -54,13 +46,19 @@ BUILDS: tuple[tuple[int, dict[str, Any]], ...] = (
 )
 
 
-def calibrated(builds: list[dict[str, Any]], reach: tuple[Reach, ...]) -> Calibration:
+def calibrated(builds: list[dict[str, Any]], reach: tuple[Reach, ...], documents: int) -> Calibration:
     coded = [build for build in builds if build["coarse"] is not None]
     flop = _median(_phase(one, "train") / _work(one).train for one in coded if _family(one) == "fast")
     return Calibration(
         machine={**machine(), "threads": builds[0]["threads"], "rows": "synthetic, 384 dimensions"},
-        process=round(_median(one["process"] for one in builds)),
-        **_memory(builds, coded),
+        process=round(
+            _median(
+                one["peak"] - one["measured"]["build_peak"]
+                for one in builds
+                if "ranges" in one["measured"]["peaks"] or one["fine"] != "int8"
+            )
+        ),
+        **_memory(builds, coded, documents),
         document_s=_median((_phase(one, "documents") + _phase(one, "ids")) / one["rows"] for one in builds),
         value_s=_median(_phase(one, "rows") / (one["rows"] * one["dim"]) for one in builds),
         byte_s=_median((_phase(one, "seal") + _phase(one, "write")) / one["disk"] for one in builds),
@@ -79,12 +77,17 @@ def calibrated(builds: list[dict[str, Any]], reach: tuple[Reach, ...]) -> Calibr
     )
 
 
-def _memory(builds: list[dict[str, Any]], coded: list[dict[str, Any]]) -> dict[str, float]:
+def _memory(builds: list[dict[str, Any]], coded: list[dict[str, Any]], documents: int) -> dict[str, float]:
     """Each from the phase that it stands for."""
-    blocks = _median(_peak(one, "rows") / (FLOAT * BLOCK * one["dim"]) for one in builds)
+    blocks = max(_peak(one, "rows") / (FLOAT * BLOCK * one["dim"]) for one in builds)
     held = [(_peak(one, "code") - blocks * FLOAT * BLOCK * one["dim"], one) for one in coded]
     return {
-        "documents": round(max(one["peak"] - one["process"] for one in builds if one["coarse"] is None)),
+        "documents": documents,
+        "range_copies": _median(
+            _peak(one, "ranges") / (FLOAT * RANGE_SAMPLE * one["dim"])
+            for one in builds
+            if "ranges" in one["measured"]["peaks"]
+        ),
         "block_copies": blocks,
         "sample_copies": _median(
             _peak(one, "train") / (FLOAT * trained_values(_task(one), _parts(one))) for one in coded
@@ -138,7 +141,7 @@ def _median(values: Iterator[float]) -> float:
     return float(f"{np.median(list(values)):.4g}")
 
 
-def reach_of(vectors: Path, done: dict[str, Any]) -> tuple[Reach, ...]:
+def reach_of(done: dict[str, Any]) -> tuple[Reach, ...]:
     """What codes of each size need for each recall, as a build finds out; not those that do not reach it."""
     found = []
     for share in SHARES:
@@ -184,10 +187,9 @@ def main() -> None:
                 stream.write(json.dumps(done[key]) + "\n")
             print(key, f"{done[key]['wall_s']:.1f} s", flush=True)
     builds = [done[json.dumps([count, layout])] for count, layout in BUILDS]
-    found = asdict(calibrated(builds, reach_of(asked.vectors, done)))
-    asked.output.write_text(
-        json.dumps({**found, "reach": [entry._asdict() for entry in reach_of(asked.vectors, done)]}, indent=1) + "\n"
-    )
+    reach = reach_of(done)
+    found = asdict(calibrated(builds, reach, documents_memory()))
+    asked.output.write_text(json.dumps({**found, "reach": [entry._asdict() for entry in reach]}, indent=1) + "\n")
     print(asked.output.read_text())
 
 

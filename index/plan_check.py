@@ -22,8 +22,8 @@ from million import make_rows
 from plan_builds import measured
 
 from embedkit.eval.report import replace_table
+from embedkit.index.costs import Task, predict, read_calibration
 from embedkit.index.layout import Layout
-from embedkit.index.plan import Task, predict, read_calibration
 
 HERE = Path(__file__).parent
 ROWS = HERE / "plan_check.jsonl"

@@ -24,10 +24,10 @@ from plan_check import cell
 from embedkit.eval.report import replace_table
 from embedkit.index.calibration import PROBED_SHARE, VERIFIED_AT_LEAST
 from embedkit.index.coarse import Codes, automatic_factory, fill, inverted_lists, sample_size, train, write_codes
+from embedkit.index.costs import Task, predict, read_calibration
 from embedkit.index.faiss_import import import_faiss
 from embedkit.index.fine import FineRows, FineWriter
 from embedkit.index.meter import Meter
-from embedkit.index.plan import Task, predict, read_calibration
 from embedkit.index.sizes import anatomy, fine_bytes
 from embedkit.storage import positional_file, sealed_partial
 from embedkit.vectors import unit_rows
@@ -45,7 +45,9 @@ def write_rows(path: Path, count: int) -> None:
         writer = FineWriter(file, DIM, "float16")
         for start in range(0, count, BLOCK):
             size = min(BLOCK, count - start)
-            latent = centres[draw.integers(CLUSTERS, size=size)] + 0.7 * draw.standard_normal((size, LATENT), np.float32)
+            latent = centres[draw.integers(CLUSTERS, size=size)] + 0.7 * draw.standard_normal(
+                (size, LATENT), np.float32
+            )
             noise = draw.standard_normal((size, DIM), np.float32)
             writer.append(unit_rows(latent @ turn + NOISE * noise / np.float32(np.sqrt(DIM))))
         writer.finish()
@@ -100,7 +102,13 @@ def lines(found: dict[str, Any]) -> list[str]:
         ("coding, s", cell(said.phases["code"], found["seconds"]["code"], 1)),
         ("a query, core-ms", cell(said.query_seconds, found["query_s"], 1e3)),
     )
-    return [f"{count:,} rows, `{factory}`:", "", "| what | predicted for measured |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)]
+    return [
+        f"{count:,} rows, `{factory}`:",
+        "",
+        "| what | predicted for measured |",
+        "|---|---|",
+        *(f"| {a} | {b} |" for a, b in rows),
+    ]
 
 
 def main() -> None:

@@ -82,13 +82,14 @@ def plan_command(
     """
     set_up_output(quiet, log)
     from embedkit.errors import UsageError
+    from embedkit.index.costs import SHIPPED, read_calibration
     from embedkit.index.faiss_import import thread_count
-    from embedkit.index.plan import SHIPPED, best, options, read_calibration
+    from embedkit.index.plan import Goal, best, options
 
     if recall is not None and not 0 < recall < 1:
         raise UsageError(f"recall={recall} came; expected a share between 0 and 1, such as 0.95.")
     model = read_calibration(calibration or SHIPPED)
-    found = options(rows, dim, ram, recall, text_bytes, threads or thread_count(), model)
+    found = options(Goal(rows, dim, ram, threads or thread_count(), recall, text_bytes), model)
     chosen = best(found)
     facts = [{**option.facts(), "chosen": option is chosen} for option in found]
     if as_json:

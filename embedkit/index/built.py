@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from embedkit.errors import EmbedkitError
+from embedkit.index.costs import Prediction, Task, predict, read_calibration
 from embedkit.index.faiss_import import thread_count
 from embedkit.index.manifest import BUILT, DOCUMENTS, FINE, Manifest, SegmentRecord
 from embedkit.index.meter import Meter
-from embedkit.index.plan import Prediction, Task, predict, read_calibration
 from embedkit.storage import read_json, sealed_json, sealed_partial
 
 COMPARED = ("ram", "disk", "build_peak", "build_seconds", "query_seconds")

@@ -1,263 +1,31 @@
-"""What an index will take, before it is built: RAM, disk, time and memory of the build, time of a query, machines.
-
-Bytes follow from the formats (`sizes.py`). Times and the memory of a build are work, counted by the algorithm, times a cost that
-was measured: `index/plan_calibration.py` writes `plan.json` beside this file, or another that `read_calibration` reads. Core-seconds
-are wall seconds times threads: what faiss does is taken to spread over all of them, what Python and SQLite do is not. How many lists a
-query must visit depends on the vectors; the calibration holds what its own needed, and a build measures it anew.
-"""
+"""Ways to keep so many rows on machines of so much RAM, each with what it takes (`costs.py`), and the best of them."""
 
 from __future__ import annotations
 
 import bisect
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from embedkit.errors import DataError, UsageError
-from embedkit.index.calibration import (
-    HELD_OUT,
-    PROBED_AT_LEAST,
-    PROBED_SHARE,
-    PROBES,
-    SHORTLISTS,
-    USUAL_RECALL,
-    VERIFIED_AT_LEAST,
-)
-from embedkit.index.coarse import TURN_SAMPLE, automatic_factory, sample_size
-from embedkit.index.fine import BLOCK, STORED
-from embedkit.index.sizes import FLOAT, Anatomy, anatomy, document_bytes, fine_bytes, id_bytes
+from embedkit.index.coarse import ROW_NUMBER, automatic_factory
+from embedkit.index.costs import Calibration, Prediction, Task, predict
+from embedkit.index.fine import STORED
 
-SHIPPED = Path(__file__).with_name("plan.json")
-KMEANS_ROUNDS = 10  # of faiss, for inverted lists
-ID_COPIES = {True: 12, False: 20}  # bytes an id while they are written; True: whole numbers
-NUMBER_DIGITS = 7.0  # mean length of an id that is a whole number
 MOST_MACHINES = 10_000
 CODE_SHARES = (24, 12, 8, 6)  # a code takes dim / share bytes: the sizes of `auto` that a plan compares
 
 
-class Reach(NamedTuple):
-    """What the calibration's own rows needed to keep `recall` of the 10 nearest, with codes of so many bits a dimension."""
-
-    bits: float
-    recall: float
-    share: float  # of the lists that a query visits
-    shortlist: int
-
-
 @dataclass(frozen=True)
-class Calibration:
-    """What a unit of work costs on a machine. Times are core-seconds, memory is in bytes."""
-
-    machine: Mapping[str, Any]
-    # memory
-    process: int  # of a process that has imported what a build needs
-    documents: int  # of SQLite's caches while documents are written, at most
-    block_copies: float  # copies of a block of float32 rows, while they are written and coded
-    sample_copies: float  # of the training sample, while faiss trains
-    slack: float  # bytes held for each byte of codes, whose lists grow by doubling
-    # a build
-    document_s: float  # a document: its row, its id, its place in the table of ids
-    value_s: float  # a value of a fine row: made unit, checked, cast, written
-    byte_s: float  # a byte of a file: read again for its checksum
-    flop_s: float  # a floating point operation in matrix products: centroids, rotations
-    coded_s: Mapping[str, float]  # a value of a row that is coded, by family of codes
-    # a query, in a batch
-    query_s: float  # whatever it finds
-    list_s: float  # a list that is visited
-    scanned_s: Mapping[str, float]  # a byte of codes that is scanned, by family
-    verified_s: float  # a candidate that the fine rows verify: a row from the page cache
-    exact_s: Mapping[str, float]  # a value of an exact search, by the fine rows' dtype
-    reach: Sequence[Reach]
-
-
-def read_calibration(path: Path = SHIPPED) -> Calibration:
-    """Raises UsageError for a file that is not there, DataError for one that is no calibration."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Calibration(**{**found, "reach": tuple(Reach(**entry) for entry in found["reach"])})
-    except FileNotFoundError:
-        raise UsageError(f"{path} is not there; write it with: python index/plan_calibration.py -o {path}.") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path} is no calibration ({error}); write one with index/plan_calibration.py.") from None
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is to be built."""
+class Goal:
+    """What is to be kept, and on what."""
 
     rows: int
     dim: int
-    factory: str | None  # faiss factory string; None: exact
-    fine: str = "float16"
+    ram: int  # bytes of one machine
+    threads: int  # of one machine
     recall: float | None = None  # as `Layout.recall`
     text: float = 0.0  # mean bytes of title, text and metadata
-    identifier: float | None = None  # mean bytes of an id; None: whole numbers
-    sample_ram: int | None = None  # for training
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """None: of a kind of codes that the model does not know."""
-
-    ram: int | None  # bytes that a search must hold
-    disk: int | None
-    build_peak: int | None  # bytes above what the process holds before
-    build_seconds: float | None
-    query_seconds: float | None  # of one thread, in a batch
-    probes: int | None
-    shortlist: int
-    reached: bool  # the recall, by the calibration's own rows
-    phases: Mapping[str, float]  # seconds of the build
-
-    def facts(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def predict(task: Task, calibration: Calibration, threads: int) -> Prediction:
-    """Of one index on one machine."""
-    parts = None if task.factory is None else anatomy(task.factory, task.dim)
-    fine, ids = fine_bytes(task.rows, task.dim, task.fine), id_bytes(task.rows, task.identifier)
-    documents = document_bytes(task.rows, task.text, task.identifier or NUMBER_DIGITS)
-    if task.factory is None:
-        phases = _shared_phases(task, calibration, fine + documents + ids)
-        query = task.rows * task.dim * calibration.exact_s[task.fine]
-        peak = max(_before_codes(task, calibration))
-        return Prediction(
-            fine + ids, fine + documents + ids, peak, sum(phases.values()), query, None, SHORTLISTS[0], True, phases
-        )
-    if parts is None:
-        return Prediction(None, None, None, None, None, None, SHORTLISTS[0], False, {})
-    codes = parts.codes(task.rows)
-    probes, shortlist, reached = settings(task, parts, calibration)
-    phases = _shared_phases(task, calibration, fine + documents + ids + codes)
-    peak = max(*_before_codes(task, calibration), *_of_codes(task, parts, calibration))
-    query: float | None = None
-    seconds: float | None = None
-    if parts.family is not None:
-        query = _query(task, parts, calibration, probes, shortlist)
-        phases |= {name: work / threads for name, work in _code_phases(task, parts, calibration).items()}
-        seconds = sum(phases.values())
-    disk = fine + documents + ids + codes
-    return Prediction(codes + ids, disk, peak, seconds, query, probes, shortlist, reached, phases)
-
-
-def settings(task: Task, parts: Anatomy, calibration: Calibration) -> tuple[int | None, int, bool]:
-    """(lists visited, candidates verified, whether the recall is reached), as a build will choose on rows like the calibration's."""
-    reach = _reach(parts, task.recall or USUAL_RECALL, calibration)
-    share, shortlist = (1.0, SHORTLISTS[-1]) if reach is None else (reach.share, reach.shortlist)
-    probes = max(1, round(share * parts.lists))
-    if task.recall is None:
-        probes = max(probes, PROBED_AT_LEAST, round(PROBED_SHARE * parts.lists))
-        shortlist = max(shortlist, VERIFIED_AT_LEAST)
-    return (min(probes, parts.lists) if parts.lists else None), shortlist, reach is not None
-
-
-def _reach(parts: Anatomy, recall: float, calibration: Calibration) -> Reach | None:
-    """The nearest size of codes, the next recall above; None where it was not reached."""
-    bits = 8 * parts.code / parts.dim
-    nearest = min((entry.bits for entry in calibration.reach), key=lambda known: abs(math.log(known / bits)), default=0)
-    found = (entry for entry in calibration.reach if entry.bits == nearest and entry.recall >= recall)
-    return min(found, key=lambda entry: entry.recall, default=None)
-
-
-# --- memory -----------------------------------------------------------------------------------------------------------
-
-
-def _before_codes(task: Task, calibration: Calibration) -> Iterator[int]:
-    """Bytes in the phases that every build has: documents, ids, rows."""
-    yield calibration.documents
-    yield ID_COPIES[task.identifier is None] * task.rows
-    yield _block(task, calibration)
-
-
-def _of_codes(task: Task, parts: Anatomy, calibration: Calibration) -> Iterator[int]:
-    """Bytes while codes are trained and filled."""
-    yield round(calibration.sample_copies * FLOAT * trained_values(task, parts))
-    yield round(calibration.slack * parts.codes(task.rows)) + _block(task, calibration)
-
-
-def trained_values(task: Task, parts: Anatomy) -> int:
-    """Of the training sample, turned, or of the part of it that a PCA is trained on."""
-    sample = sample_size(str(task.factory), task.dim, task.rows, task.sample_ram)
-    return max(min(sample, TURN_SAMPLE) * task.dim, sample * parts.inner_dim)
-
-
-def _block(task: Task, calibration: Calibration) -> int:
-    return round(calibration.block_copies * FLOAT * min(task.rows, BLOCK) * task.dim)
-
-
-# --- time -------------------------------------------------------------------------------------------------------------
-
-
-def _shared_phases(task: Task, calibration: Calibration, disk: int) -> dict[str, float]:
-    """Seconds of what every build does, in one thread."""
-    return {
-        "documents": task.rows * calibration.document_s,
-        "rows": task.rows * task.dim * calibration.value_s,
-        "seal": disk * calibration.byte_s,
-    }
-
-
-def _code_phases(task: Task, parts: Anatomy, calibration: Calibration) -> dict[str, float]:
-    """Core-seconds of training, coding, and measuring the settings."""
-    work = code_work(task, parts)
-    target = _reach(parts, task.recall or USUAL_RECALL, calibration)
-    last = (1.0 if target is None else target.share) * parts.lists
-    tried = [probes for probes in PROBES if probes <= 2**0.25 * last and probes < parts.lists]
-    if target is None:
-        tried.append(parts.lists)
-    searched = sum(_query(task, parts, calibration, probes, 0) for probes in tried)
-    return {
-        "train": work.train * calibration.flop_s,
-        "code": work.assign * calibration.flop_s + work.coded * calibration.coded_s[str(parts.family)],
-        "measure": work.measure * calibration.flop_s + HELD_OUT * searched,
-    }
-
-
-class CodeWork(NamedTuple):
-    """Floating point operations in matrix products, and values that are coded."""
-
-    train: float
-    assign: float
-    coded: float
-    measure: float
-
-
-def code_work(task: Task, parts: Anatomy) -> CodeWork:
-    sample = sample_size(str(task.factory), task.dim, task.rows, task.sample_ram)
-    turn = 2 * task.dim * parts.inner_dim if parts.inner_dim != task.dim or "RR" in str(task.factory) else 0
-    nearest_list = 2 * parts.lists * parts.inner_dim
-    return CodeWork(
-        train=sample * (KMEANS_ROUNDS * nearest_list + turn) + 2 * min(sample, TURN_SAMPLE) * turn,
-        assign=task.rows * (nearest_list + turn),
-        coded=task.rows * parts.inner_dim,
-        measure=2 * HELD_OUT * task.rows * task.dim,
-    )
-
-
-def query_work(task: Task, parts: Anatomy, probes: int | None) -> tuple[float, float]:
-    """(floating point operations to find its lists, bytes of codes scanned) of one query."""
-    found = 2 * parts.inner_dim * (parts.lists + (task.dim if parts.inner_dim != task.dim else 0))
-    visited = 1.0 if probes is None else probes / parts.lists
-    return found, visited * task.rows * parts.code
-
-
-def _query(task: Task, parts: Anatomy, calibration: Calibration, probes: int | None, shortlist: int) -> float:
-    """Core-seconds of one query."""
-    found, scanned = query_work(task, parts, probes)
-    return (
-        calibration.query_s
-        + found * calibration.flop_s
-        + (probes or 0) * calibration.list_s
-        + scanned * calibration.scanned_s[str(parts.family)]
-        + shortlist * calibration.verified_s
-    )
-
-
-# --- options ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -295,50 +63,40 @@ class Option:
         }
 
 
-def options(
-    rows: int, dim: int, ram: int, recall: float | None, text: float, threads: int, calibration: Calibration
-) -> list[Option]:
-    """Codes of several sizes and none, over rows of every dtype, on as few machines of `ram` bytes as hold them.
+def options(goal: Goal, calibration: Calibration) -> list[Option]:
+    """Codes of several sizes and none, over rows of every dtype, on as few machines as hold them.
 
     What fits on no number of machines is left out."""
-    sizes = sorted({automatic_bytes(dim, share) for share in CODE_SHARES})
+    sizes = sorted({automatic_bytes(goal.dim, share) for share in CODE_SHARES})
     found = []
     for size in (*sizes, None):
         for fine in STORED:
-            option = _on_machines(rows, dim, ram, size, fine, recall, text, threads, calibration)
+            option = _on_machines(goal, size, fine, calibration)
             if option is not None and (option.coarse is None) == (size is None):  # few rows have no codes
                 found.append(option)
     return found
 
 
+def _on_machines(goal: Goal, size: int | None, fine: str, calibration: Calibration) -> Option | None:
+    def on(machines: int) -> tuple[bool, Option]:
+        part = math.ceil(goal.rows / machines)
+        factory = None if size is None else automatic_factory(part, goal.dim, size)
+        task = Task(part, goal.dim, factory, fine, goal.recall, goal.text)
+        said = predict(task, calibration, goal.threads)
+        needed = calibration.process + max(said.ram or 0, said.build_peak or 0)
+        return needed <= goal.ram, Option(factory, size, fine, machines, said, calibration.process, goal.threads)
+
+    most = min(goal.rows, MOST_MACHINES)
+    machines = bisect.bisect_left(range(1, most + 1), True, key=lambda count: on(count)[0]) + 1
+    return on(machines)[1] if machines <= most else None
+
+
 def automatic_bytes(dim: int, share: int) -> int:
     """`bytes_per_vector` for codes of dim / share bytes: a row number stands beside each."""
-    return max(1, dim // share) + 8
+    return max(1, dim // share) + ROW_NUMBER
 
 
 def best(found: Sequence[Option]) -> Option | None:
     """The fewest machines that reach the recall, then the most queries/s."""
     reaching = [option for option in found if option.prediction.reached]
     return min(reaching, key=lambda one: (one.machines, one.prediction.query_seconds or math.inf), default=None)
-
-
-def _on_machines(
-    rows: int,
-    dim: int,
-    ram: int,
-    size: int | None,
-    fine: str,
-    recall: float | None,
-    text: float,
-    threads: int,
-    calibration: Calibration,
-) -> Option | None:
-    def on(machines: int) -> tuple[bool, Option]:
-        part = math.ceil(rows / machines)
-        factory = None if size is None else automatic_factory(part, dim, size)
-        predicted = predict(Task(part, dim, factory, fine, recall, text), calibration, threads)
-        needed = calibration.process + max(predicted.ram or 0, predicted.build_peak or 0)
-        return needed <= ram, Option(factory, size, fine, machines, predicted, calibration.process, threads)
-
-    machines = bisect.bisect_left(range(1, MOST_MACHINES + 1), True, key=lambda count: on(count)[0]) + 1
-    return on(machines)[1] if machines <= min(rows, MOST_MACHINES) else None

@@ -156,7 +156,8 @@ class Change:
         reader = DocumentReader(files.path(DOCUMENTS), content.documents)
         name = _row_names(reader, content)
         if self.layout.fine == "int8" and self.ranges is None:
-            self.ranges, self._new_ranges = drawn_ranges(rows, self.layout, name), True
+            with files.meter.phase("ranges"):
+                self.ranges, self._new_ranges = drawn_ranges(rows, self.layout, name), True
         written = files.write_rows(rows, self.ranges, name)
         self.unit_rows = self.unit_rows and written.unit
         values = len(rows) * self.old.dim

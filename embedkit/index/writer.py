@@ -21,21 +21,20 @@ from embedkit.errors import DataError
 from embedkit.index.built import write_record
 from embedkit.index.calibration import HELD_OUT, NEIGHBOURS, SHORTLISTS, USUAL_RECALL, Settings, calibrated, widened
 from embedkit.index.coarse import Codes, fill, least_rows, sample_size, train, write_codes
+from embedkit.index.costs import Task
 from embedkit.index.documents import DocumentReader, DocumentWriter
 from embedkit.index.faiss_import import thread_count
-from embedkit.index.fine import BLOCK, FineRows, FineWriter
+from embedkit.index.fine import BLOCK, RANGE_SAMPLE, FineRows, FineWriter
 from embedkit.index.ids import write_ids, write_numbers
 from embedkit.index.layout import Layout
 from embedkit.index.manifest import BUILT, CODES, DOCUMENTS, FINE, ID_TEXTS, SPANS, STARTS, SegmentRecord, Sparse
 from embedkit.index.meter import Meter
-from embedkit.index.plan import Task
 from embedkit.index.postings import Block, write_postings
 from embedkit.storage import block_record, npy_header, positional_file, sealed_partial, sync_file
 from embedkit.types import Array, Rows, Vectors
 from embedkit.vectors import Ranges, unit_rows
 
 logger = logging.getLogger(__name__)
-RANGE_SAMPLE = 65_536  # rows that the ranges of int8 are taken from
 SEED = 0
 TIMED, EXACT_TIMED = 256, 32  # queries that are timed once an index is built, for its record
 Entries = Callable[[DocumentReader], Iterator[Block]]  # of the sparse leg, for the documents of a segment
@@ -74,7 +73,7 @@ class SegmentFiles:
     ) -> None:
         self.folder, self.number, self.dim, self.layout, self.ram = folder, number, dim, layout, ram
         self.first = first
-        self._meter, self._query_seconds = Meter(), None  # type: Meter, float | None
+        self.meter, self._query_seconds = Meter(), None  # type: Meter, float | None
 
     def path(self, part: str) -> Path:
         return self.folder / f"segment-{self.number:04}.{part}"
@@ -105,7 +104,7 @@ class SegmentFiles:
         self._write(blocks, ranges)
 
     def _write(self, blocks: Callable[[FineWriter], None], ranges: Ranges | None) -> FineWriter:
-        with self._meter.phase("rows"), positional_file(self.path(FINE)) as file:
+        with self.meter.phase("rows"), positional_file(self.path(FINE)) as file:
             writer = FineWriter(file, self.dim, self.layout.fine, ranges)
             blocks(writer)
             writer.finish()
@@ -133,7 +132,7 @@ class SegmentFiles:
             factory = None
             self._time(functools.partial(fine.search, k=NEIGHBOURS), fine, EXACT_TIMED)
         fine.close()
-        with self._meter.phase("seal"):
+        with self.meter.phase("seal"):
             files = {part: block_record(self.path(part)) for part in (*dense, *leg)}
         record = SegmentRecord(
             number=self.number,
@@ -152,7 +151,7 @@ class SegmentFiles:
 
     def _write_dense(self, content: Content) -> list[str]:
         """The ids, and which rows are whose; with what is there already, the parts that are no codes."""
-        with self._meter.phase("ids"):
+        with self.meter.phase("ids"):
             sync_file(self.path(DOCUMENTS))
             reader = DocumentReader(self.path(DOCUMENTS), content.documents)
             parts = [FINE, DOCUMENTS, *write_ids(self.path, reader.all_ids())]
@@ -160,7 +159,7 @@ class SegmentFiles:
             return parts + self._write_ranges_of_rows(content)
 
     def _write_sparse(self, content: Content, sparse: Sparse, entries: Entries) -> list[str]:
-        with self._meter.phase("sparse"):
+        with self.meter.phase("sparse"):
             reader = DocumentReader(self.path(DOCUMENTS), content.documents)
             parts = write_postings(self.path, content.documents, entries(reader), sparse)
             reader.close()
@@ -180,8 +179,8 @@ class SegmentFiles:
             identifier,
             self.ram,
         )
-        self._meter.seconds["documents"] = writer.seconds
-        write_record(self.path(BUILT), record, task, self._meter, dense, self._query_seconds)
+        self.meter.seconds["documents"] = writer.seconds
+        write_record(self.path(BUILT), record, task, self.meter, dense, self._query_seconds)
 
     def _time(self, search: Callable[[Vectors], Any], fine: FineRows, queries: int) -> None:
         """Core-seconds of a query, from one batch of the first rows; not a part of the build's own time."""
@@ -206,14 +205,14 @@ class SegmentFiles:
     def _write_codes(self, factory: str, fine: FineRows) -> Settings:
         sample, held_out = _sample(fine.count, sample_size(factory, self.dim, fine.count, self.ram))
         logger.debug("training %s on %d of %d rows", factory, len(sample), fine.count)
-        with self._meter.phase("train"):
+        with self.meter.phase("train"):
             index = train(factory, self.dim, fine.rows, sample)
-        with self._meter.phase("code"):
+        with self.meter.phase("code"):
             fill(index, factory, fine.blocks())
-        with self._meter.phase("write"), sealed_partial(self.path(CODES)) as stream:
+        with self.meter.phase("write"), sealed_partial(self.path(CODES)) as stream:
             write_codes(index, stream)
         codes = Codes(index, fine.kernel, None)
-        with self._meter.phase("measure"):
+        with self.meter.phase("measure"):
             found = _measured(codes, fine, held_out, self.layout.recall)
         search = functools.partial(codes.search, k=NEIGHBOURS, shortlist=found.shortlist, probes=found.probes)
         self._time(search, fine, TIMED)

@@ -9,17 +9,8 @@ from pathlib import Path
 import pytest
 
 from embedkit.errors import DataError, UsageError
-from embedkit.index.plan import (
-    Calibration,
-    Reach,
-    Task,
-    best,
-    code_work,
-    options,
-    predict,
-    query_work,
-    read_calibration,
-)
+from embedkit.index.costs import Calibration, Reach, Task, code_work, predict, query_work, read_calibration
+from embedkit.index.plan import Goal, best, options
 from embedkit.index.sizes import anatomy
 
 # every cost is 1 of something, so that sums can be told in the head
@@ -27,6 +18,7 @@ COSTS = Calibration(
     machine={"cpu": "none"},
     process=10**8,
     documents=10**8,
+    range_copies=3.0,
     block_copies=1.0,
     sample_copies=2.0,
     slack=1.5,
@@ -98,7 +90,7 @@ def test_threads_share_what_faiss_does_and_nothing_else() -> None:
 def test_less_memory_for_training_lowers_the_peak() -> None:
     task = Task(10**7, 384, "IVF1024,SQ8")
     costs = replace(COSTS, documents=0, slack=0.0, sample_copies=3.0)
-    limited = predict(replace(task, sample_ram=100_000_000, identifier=None), costs, 1)
+    limited = predict(replace(task, sample_ram=200_000_000), costs, 1)
     free = predict(task, costs, 1)
     assert limited.build_peak is not None and free.build_peak is not None and limited.build_peak < free.build_peak
 
@@ -111,7 +103,7 @@ def test_kinds_that_are_not_known_have_no_numbers() -> None:
 
 def test_every_option_fits_its_machines_and_one_machine_fewer_is_too_few() -> None:
     ram = 16 * 10**9
-    found = options(10**9, 384, ram, None, 0, 8, COSTS)
+    found = options(Goal(10**9, 384, ram, 8), COSTS)
     assert {option.fine for option in found} == {"float32", "float16", "int8"}
     assert {option.bytes_per_vector for option in found} == {24, 40, 56, 72, None}
     for option in found:
@@ -123,15 +115,15 @@ def test_every_option_fits_its_machines_and_one_machine_fewer_is_too_few() -> No
 
 
 def test_the_best_option_has_the_fewest_machines_that_reach_the_recall() -> None:
-    found = options(10**8, 384, 16 * 10**9, 0.95, 0, 2, COSTS)
+    found = options(Goal(10**8, 384, 16 * 10**9, 2, 0.95), COSTS)
     chosen = best(found)
     assert chosen is not None and chosen.bytes_per_vector in (56, 72)
     assert not any(one.prediction.reached for one in found if one.bytes_per_vector in (24, 40))
-    assert best(options(10**8, 384, 10**8, None, 0, 2, COSTS)) is None  # the process alone takes it
+    assert best(options(Goal(10**8, 384, 10**8, 2), COSTS)) is None  # the process alone takes it
 
 
 def test_few_rows_are_searched_exactly() -> None:
-    assert {option.coarse for option in options(20_000, 384, 10**9, None, 0, 2, COSTS)} == {None}
+    assert {option.coarse for option in options(Goal(20_000, 384, 10**9, 2), COSTS)} == {None}
 
 
 def test_a_calibration_is_read_as_it_was_written(tmp_path: Path) -> None:
