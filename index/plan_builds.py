@@ -110,16 +110,16 @@ def measured(
     return {**facts, "layout": layout, "peak": peak, "process": before}
 
 
-def documents_memory(count: int = 400_000) -> int:
-    """Bytes that writing so many documents takes at most, in a process of its own."""
+def document_costs(count: int = 400_000) -> dict[str, float]:
+    """Peak bytes and core-seconds of writing so many documents, in a process of its own."""
     done = subprocess.run(
         [sys.executable, __file__, "documents", str(count)], check=True, capture_output=True, text=True
     )
-    return int(done.stdout)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
 
 
 def write_documents(count: int) -> None:
-    """Says the peak."""
     from embedkit.index.documents import DocumentWriter
     from embedkit.index.meter import Meter
     from embedkit.types import Document
@@ -130,7 +130,8 @@ def write_documents(count: int) -> None:
             writer = DocumentWriter(Path(scratch) / "documents")
             writer.append((Document(str(row), "a text of some length " * 4) for row in range(count)), texts=True)
             writer.close()
-    print(meter.peaks["documents"])
+    facts = {"peak": meter.peaks["documents"], "core_seconds": meter.core_seconds["documents"], "count": count}
+    print(json.dumps(facts))
 
 
 def _go_on(process: Any) -> None:

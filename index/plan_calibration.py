@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 from million import make_rows
-from plan_builds import documents_memory, measured
+from plan_builds import document_costs, measured
 from scipy.optimize import nnls
 
 from embedkit.eval.cost import machine
-from embedkit.index.costs import SHIPPED, Calibration, Reach, Task, code_work, query_work, trained_values
+from embedkit.index.costs import SHIPPED, Calibration, Reach, Task, code_work, query_work, trained_bytes
 from embedkit.index.fine import BLOCK, RANGE_SAMPLE
 from embedkit.index.plan import automatic_bytes
 from embedkit.index.sizes import FLOAT, anatomy
@@ -46,20 +46,16 @@ BUILDS: tuple[tuple[int, dict[str, Any]], ...] = (
 )
 
 
-def calibrated(builds: list[dict[str, Any]], reach: tuple[Reach, ...], documents: int) -> Calibration:
+def calibrated(builds: list[dict[str, Any]], reach: tuple[Reach, ...], documents: dict[str, float]) -> Calibration:
     coded = [build for build in builds if build["coarse"] is not None]
     flop = _median(_phase(one, "train") / _work(one).train for one in coded if _family(one) == "fast")
     return Calibration(
         machine={**machine(), "threads": builds[0]["threads"], "rows": "synthetic, 384 dimensions"},
-        process=round(
-            _median(
-                one["peak"] - one["measured"]["build_peak"]
-                for one in builds
-                if "ranges" in one["measured"]["peaks"] or one["fine"] != "int8"
-            )
-        ),
-        **_memory(builds, coded, documents),
-        document_s=_median((_phase(one, "documents") + _phase(one, "ids")) / one["rows"] for one in builds),
+        process=round(_median(one["peak"] - one["measured"]["build_peak"] for one in builds)),
+        **_memory(builds, coded),
+        documents=round(documents["peak"]),
+        document_s=documents["core_seconds"] / documents["count"]
+        + _median(_phase(one, "ids") / one["rows"] for one in builds),
         value_s=_median(_phase(one, "rows") / (one["rows"] * one["dim"]) for one in builds),
         byte_s=_median((_phase(one, "seal") + _phase(one, "write")) / one["disk"] for one in builds),
         flop_s=flop,
@@ -77,22 +73,21 @@ def calibrated(builds: list[dict[str, Any]], reach: tuple[Reach, ...], documents
     )
 
 
-def _memory(builds: list[dict[str, Any]], coded: list[dict[str, Any]], documents: int) -> dict[str, float]:
+def _memory(builds: list[dict[str, Any]], coded: list[dict[str, Any]]) -> dict[str, float]:
     """Each from the phase that it stands for."""
-    blocks = max(_peak(one, "rows") / (FLOAT * BLOCK * one["dim"]) for one in builds)
-    held = [(_peak(one, "code") - blocks * FLOAT * BLOCK * one["dim"], one) for one in coded]
+    blocks = [FLOAT * BLOCK * one["dim"] for one in coded]
+    coding = np.array([[block, _parts(one).codes(one["rows"])] for block, one in zip(blocks, coded, strict=True)])
+    (copies, slack), _ = nnls(coding, np.array([_peak(one, "code") for one in coded]))
     return {
-        "documents": documents,
         "range_copies": _median(
             _peak(one, "ranges") / (FLOAT * RANGE_SAMPLE * one["dim"])
             for one in builds
             if "ranges" in one["measured"]["peaks"]
         ),
-        "block_copies": blocks,
-        "sample_copies": _median(
-            _peak(one, "train") / (FLOAT * trained_values(_task(one), _parts(one))) for one in coded
-        ),
-        "slack": _median(max(0.0, peak) / _parts(one).codes(one["rows"]) for peak, one in held),
+        "block_copies": max(_peak(one, "rows") / (FLOAT * BLOCK * one["dim"]) for one in builds),
+        "coded_copies": float(copies),
+        "sample_copies": _median(_peak(one, "train") / trained_bytes(_task(one), _parts(one)) for one in coded),
+        "slack": float(slack),
     }
 
 
@@ -128,9 +123,8 @@ def _family(one: dict[str, Any]) -> Any:
 
 
 def _phase(one: dict[str, Any], name: str) -> float:
-    """Core-seconds, 0 where it had no such phase. Of the documents, which are written as they come, there is the time alone."""
-    known = {**one["measured"]["phases"], **one["measured"]["core_seconds"]}
-    return float(known.get(name, 0.0))
+    """Core-seconds, 0 where it had no such phase."""
+    return float(one["measured"]["core_seconds"].get(name, 0.0))
 
 
 def _peak(one: dict[str, Any], name: str) -> float:
@@ -188,7 +182,7 @@ def main() -> None:
             print(key, f"{done[key]['wall_s']:.1f} s", flush=True)
     builds = [done[json.dumps([count, layout])] for count, layout in BUILDS]
     reach = reach_of(done)
-    found = asdict(calibrated(builds, reach, documents_memory()))
+    found = asdict(calibrated(builds, reach, document_costs()))
     asked.output.write_text(json.dumps({**found, "reach": [entry._asdict() for entry in reach]}, indent=1) + "\n")
     print(asked.output.read_text())
 

@@ -21,9 +21,11 @@ from typing import Any
 from million import make_rows
 from plan_builds import measured
 
+from embedkit.cli.plan import duration, size
 from embedkit.eval.report import replace_table
 from embedkit.index.costs import Task, predict, read_calibration
 from embedkit.index.layout import Layout
+from embedkit.index.plan import Goal, automatic_bytes, best, options
 
 HERE = Path(__file__).parent
 ROWS = HERE / "plan_check.jsonl"
@@ -46,6 +48,7 @@ LARGE_LAYOUTS: tuple[dict[str, Any], ...] = (
     {"coarse": "none", "fine": "int8"},
     {"coarse": "none"},
 )
+BILLION_MACHINES = ((16 * 10**9, 2), (128 * 10**9, 16))
 COMPARED = {"ram": 0.15, "disk": 0.15, "peak": 0.15, "build_s": None, "query_s": 0.5}  # the error that is allowed
 
 
@@ -107,6 +110,37 @@ def missed(rows: list[dict[str, Any]]) -> list[str]:
     return found
 
 
+def billion() -> list[str]:
+    """The lines of the guide: `auto`, the best, and exact search, on small and on large machines."""
+    calibration, lines = (
+        read_calibration(),
+        [
+            "| machines of | coarse | fine | machines | RAM of each | disk of each | build | its peak | queries/s |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ],
+    )
+    for ram, threads in BILLION_MACHINES:
+        found = options(Goal(10**9, DIM, ram, threads), calibration)
+        chosen = best(found)
+        for option in found:
+            usual = option.bytes_per_vector in (automatic_bytes(DIM, 8), None) and option.fine == "float16"
+            if option is chosen or usual:
+                facts = option.facts()
+                cells = [
+                    f"{size(ram)}, {threads} threads",
+                    f"`{facts['coarse']}`" + (" (best)" if option is chosen else ""),
+                    option.fine,
+                    str(option.machines),
+                    size(facts["ram"]),
+                    size(facts["disk"]),
+                    duration(facts["build_seconds"]),
+                    size(facts["build_peak"]),
+                    f"{facts['queries_per_second']:,.0f}",
+                ]
+                lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("vectors", type=Path)
@@ -133,7 +167,8 @@ def main() -> None:
     for row in rows:  # by the calibration that is there now
         row["predicted"] = predicted(row["rows"], row["layout"], row["text"], row["threads"])
     replace_table(HERE / "README.md", "plan-check", table(rows))
-    print("\n".join(table(rows)))
+    replace_table(HERE.parent / "docs" / "index.md", "plan-billion", billion())
+    print("\n".join([*table(rows), *billion()]))
     print("\n".join(missed(rows)) or "every prediction is as near as it must be")
 
 

@@ -53,7 +53,8 @@ class Calibration:
     process: int  # of a process that has imported what a build needs, and what it keeps when the documents are written
     documents: int  # of SQLite's caches while documents are written, at most
     range_copies: float  # copies of the float32 rows that the ranges of int8 are taken from
-    block_copies: float  # copies of a block of float32 rows, while they are written and coded
+    block_copies: float  # copies of a block of float32 rows, while they are written
+    coded_copies: float  # likewise, while they are coded
     sample_copies: float  # of the training sample, while faiss trains
     slack: float  # bytes held for each byte of codes, whose lists grow by doubling
     # a build
@@ -165,29 +166,32 @@ def _before_codes(task: Task, calibration: Calibration) -> Iterator[int]:
     """Bytes in the phases that every build has: documents, ids, rows."""
     yield calibration.documents
     yield ID_COPIES[task.identifier is None] * task.rows
-    yield _block(task, calibration)
+    yield round(calibration.block_copies * _block(task))
     if task.fine == "int8":
         yield round(calibration.range_copies * FLOAT * min(task.rows, RANGE_SAMPLE) * task.dim)
 
 
 def _of_codes(task: Task, parts: Anatomy, calibration: Calibration) -> Iterator[int]:
     """Bytes while codes are trained and filled."""
-    yield round(calibration.sample_copies * FLOAT * trained_values(task, parts))
-    yield round(calibration.slack * parts.codes(task.rows)) + _block(task, calibration)
+    yield round(calibration.sample_copies * trained_bytes(task, parts))
+    yield round(calibration.slack * parts.codes(task.rows) + calibration.coded_copies * _block(task))
 
 
 def _sample(task: Task, parts: Anatomy) -> int:
     return sample_for_lists(parts.lists, str(task.factory), task.dim, task.rows, task.sample_ram)
 
 
-def trained_values(task: Task, parts: Anatomy) -> int:
-    """Of the training sample, turned, or of the part of it that a PCA is trained on."""
+def trained_bytes(task: Task, parts: Anatomy) -> int:
+    """Of the rows that a rotation is trained on, twice; or of the sample, the residuals that the coder learns from, and a block."""
     sample = _sample(task, parts)
-    return max(min(sample, TURN_SAMPLE) * task.dim, sample * parts.inner_dim)
+    turned = 2 * min(sample, TURN_SAMPLE) * task.dim if parts.turned else 0
+    coded = (sample + min(sample, parts.learned_from)) * parts.inner_dim + min(task.rows, BLOCK) * task.dim
+    return FLOAT * max(turned, coded)
 
 
-def _block(task: Task, calibration: Calibration) -> int:
-    return round(calibration.block_copies * FLOAT * min(task.rows, BLOCK) * task.dim)
+def _block(task: Task) -> int:
+    """Bytes of the float32 rows that are written or coded at once."""
+    return FLOAT * min(task.rows, BLOCK) * task.dim
 
 
 # --- time -------------------------------------------------------------------------------------------------------------
@@ -229,7 +233,7 @@ class CodeWork(NamedTuple):
 
 def code_work(task: Task, parts: Anatomy) -> CodeWork:
     sample = _sample(task, parts)
-    turn = 2 * task.dim * parts.inner_dim if parts.inner_dim != task.dim or "RR" in str(task.factory) else 0
+    turn = 2 * task.dim * parts.inner_dim if parts.turned else 0
     nearest_list = 2 * parts.lists * parts.inner_dim
     return CodeWork(
         train=sample * (KMEANS_ROUNDS * nearest_list + turn) + 2 * min(sample, TURN_SAMPLE) * turn,
@@ -241,7 +245,7 @@ def code_work(task: Task, parts: Anatomy) -> CodeWork:
 
 def query_work(task: Task, parts: Anatomy, probes: int | None) -> tuple[float, float]:
     """(floating point operations to find its lists, bytes of codes scanned) of one query."""
-    found = 2 * parts.inner_dim * (parts.lists + (task.dim if parts.inner_dim != task.dim else 0))
+    found = 2 * parts.inner_dim * (parts.lists + task.dim * parts.turned)
     visited = 1.0 if probes is None else probes / parts.lists
     return found, visited * task.rows * parts.code
 

@@ -36,11 +36,13 @@ class Anatomy(NamedTuple):
 
     dim: int  # of the rows
     inner_dim: int  # of what is coded, after a PCA or a rotation
+    turned: bool  # whether there is one
     lists: int  # 0: none
     code: int  # bytes of the code of a row as it is held
     beside: float  # bytes that each row takes beside its code: row number, links of a graph
     fixed: int  # bytes that do not depend on the rows: centroids, rotations
     packed: bool  # fast scan: codes in blocks of 32 rows
+    learned_from: int  # residuals that faiss holds while it trains the coder, at most
     family: str | None  # "fast" (4-bit codes scanned in registers), "scalar", None: neither
 
     def codes(self, rows: int) -> int:
@@ -75,8 +77,18 @@ def anatomy(factory: str, dim: int) -> Anatomy | None:
     family, packed = kinds[kind]
     fixed += lists * (FLOAT * inside.d + LIST_HEADERS[packed]) + _trained_bytes(coder)
     code = coder.M2 // 2 if packed else int(coder.code_size)
-    beside = links + (ROW_NUMBER if lists else 0)
-    return Anatomy(dim, inside.d, lists, code, beside, fixed, packed, None if links else family)
+    return Anatomy(
+        dim=dim,
+        inner_dim=int(inside.d),
+        turned=inside is not index,
+        lists=lists,
+        code=code,
+        beside=links + (ROW_NUMBER if lists else 0),
+        fixed=fixed,
+        packed=packed,
+        learned_from=0 if ivf is None else int(ivf.train_encoder_num_vectors()),
+        family=None if links else family,
+    )
 
 
 def _kinds(faiss: Any) -> dict[type, tuple[str | None, bool]]:
