@@ -66,6 +66,7 @@ def child(rows: str, texts: str, count: int, folder: str, layout: dict[str, Any]
     exact = index.manifest.segments[0].coarse is None
     queries = np.array(vectors[draw.choice(count, EXACT_QUERIES if exact else QUERIES, replace=False)], np.float32)
     queries += NOISE * draw.standard_normal(queries.shape).astype(np.float32) / np.sqrt(queries.shape[1])
+    record = json.loads((Path(folder) / "segment-0001.built.json").read_text())
     facts = {
         "rows": count,
         "dim": index.dim,
@@ -75,7 +76,7 @@ def child(rows: str, texts: str, count: int, folder: str, layout: dict[str, Any]
         "disk": index.bytes_on_disk(),
         "wall_s": built,
         "query_s": seconds_of_a_query(index, queries),
-        **{name: value for name, value in index.info()["builds"][0].items() if name != "segment"},
+        **{name: record[name] for name in ("threads", "measured")},
     }
     if grid:
         lists = 0 if exact else int(facts["coarse"].split("IVF")[1].split(",")[0])

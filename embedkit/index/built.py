@@ -16,6 +16,7 @@ from embedkit.index.manifest import BUILT, DOCUMENTS, FINE, Manifest, SegmentRec
 from embedkit.index.meter import Meter
 from embedkit.storage import read_json, sealed_json, sealed_partial
 
+KINDS = ("predicted", "measured")
 COMPARED = ("ram", "disk", "build_peak", "build_seconds", "query_seconds")
 
 
@@ -63,12 +64,19 @@ def bytes_of(record: SegmentRecord, dense: frozenset[str]) -> tuple[int, int]:
 
 
 def build_facts(folder: Path, manifest: Manifest) -> list[dict[str, Any]]:
-    """Of each segment that has a record: what was predicted, and what was measured. Raises IntegrityError for a damaged one."""
+    """Of each segment that has a record, what was predicted beside what was measured; the phases stand in the file alone. Raises
+    IntegrityError for a damaged one."""
     found = []
     for segment in manifest.segments:
         path = folder / segment.name(BUILT)
         if path.is_file():
             said: Mapping[str, Any] = read_json(path)
-            kept = {name: said[name] for name in ("threads", "predicted", "measured")}
-            found.append({"segment": segment.number, **kept})
+            pairs = {name: {kind: _short(said, kind, name) for kind in KINDS} for name in COMPARED}
+            found.append({"segment": segment.number, "threads": said["threads"], **pairs})
     return found
+
+
+def _short(said: Mapping[str, Any], kind: str, name: str) -> int | float | None:
+    """As it was said, times with four digits."""
+    value = None if said[kind] is None else said[kind][name]
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -157,4 +157,4 @@ def document_bytes(documents: int, text: float, identifier: float) -> int:
         overflow, cell = math.ceil((cell - local) / rest), local
     inside = PAGE - PAGE_HEADER - cell / 2  # a row that does not fit begins the next page
     pages += documents * (overflow + 1 / max(1, inside / cell))
-    return round(PAGE * (pages + 4))
+    return round(PAGE * (pages + 6))

@@ -31,7 +31,7 @@ DIM = 32
         "IVF16,SQ8",
         "IVF16,Flat",
         "IVF16,RaBitQ",
-        "IVF16,PQ8x4",
+        "PQ8x4",
         "PCAR32,IVF16,PQ32x4fs",
         "PCAR24,IVF64,PQ12x4fs",
         "RR32,IVF16,PQ16x4fs",
