@@ -119,10 +119,10 @@ def predict(task: Task, calibration: Calibration, threads: int) -> Prediction:
     documents = document_bytes(task.rows, task.text, task.identifier or NUMBER_DIGITS)
     if task.factory is None:
         phases = _shared_phases(task, calibration, fine + documents + ids)
-        query = task.rows * task.dim * calibration.exact_s[task.fine]
+        exact = task.rows * task.dim * calibration.exact_s[task.fine]
         peak = max(_before_codes(task, calibration))
         return Prediction(
-            fine + ids, fine + documents + ids, peak, sum(phases.values()), query, None, SHORTLISTS[0], True, phases
+            fine + ids, fine + documents + ids, peak, sum(phases.values()), exact, None, SHORTLISTS[0], True, phases
         )
     if parts is None:
         return Prediction(None, None, None, None, None, None, SHORTLISTS[0], False, {})
