@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 INSTALLED := $(VENV)/.installed
-EXTRAS ?= cpu,offline,eval,images,train,dev
+EXTRAS ?= cpu,offline,eval,plots,images,train,stores,dev
 
 .PHONY: demo test lint
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from embedkit.encoders.doctor.parity import parity
     from embedkit.errors import EmbedkitError
     from embedkit.eval import evaluate
+    from embedkit.export import export_index
     from embedkit.index import Index
     from embedkit.jobs import build_index, embed, open_index
     from embedkit.types import Document, Hits, Report
@@ -36,6 +37,7 @@ _HOMES = {
     "doctor": "embedkit.encoders.doctor.examination",
     "embed": "embedkit.jobs",
     "evaluate": "embedkit.eval",
+    "export_index": "embedkit.export",
     "load": "embedkit.encoders",
     "open_index": "embedkit.jobs",
     "parity": "embedkit.encoders.doctor.parity",
@@ -56,6 +58,7 @@ __all__ = [
     "doctor",
     "embed",
     "evaluate",
+    "export_index",
     "load",
     "open_index",
     "parity",

@@ -25,16 +25,18 @@ PACKAGE = Path(__file__).parent
 
 
 def find_recipe(name: str, room: str) -> Path:
-    """The file of a recipe: a path, or the name of one that embedkit brings for `room` ("train").
+    """The file of a recipe: a path, or the name of one that embedkit brings for `room` ("index" or "train").
 
     Recipes lie in embedkit/_recipes/ROOM of a wheel, and in ROOM/recipes beside the package of a checkout. Raises UsageError,
     with the nearest name, where there is none.
     """
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
-            raise UsageError(f"{name} is not there; expected a recipe file, or one of: {', '.join(_known(room))}.")
+            raise UsageError(
+                f"{name} is not there; expected a recipe file, or one of: {', '.join(known_recipes(room))}."
+            )
         return Path(name)
-    known = _known(room)
+    known = known_recipes(room)
     if name not in known:
         raise UsageError(
             f"There is no recipe {name!r}{nearest(name, known)}; give a .yaml file, or one of: {', '.join(known)}."
@@ -42,7 +44,8 @@ def find_recipe(name: str, room: str) -> Path:
     return known[name]
 
 
-def _known(room: str) -> dict[str, Path]:
+def known_recipes(room: str) -> dict[str, Path]:
+    """Name -> file, of those that embedkit brings."""
     for folder in (PACKAGE / "_recipes" / room, PACKAGE.parent / room / "recipes"):
         if folder.is_dir():
             return {path.stem: path for path in sorted(folder.glob("*.yaml"))}

@@ -65,7 +65,6 @@ def run(data: Path, dtype: str, coarse: str | None) -> list[dict[str, Any]]:
                 "interval": report.intervals[metric],
                 "unit": report.unit,
                 "compute": report.context["compute"]["dtype"],
-                "seconds": report.context["seconds"],
             }
         )
     return rows
@@ -84,8 +83,8 @@ def stsb(data: Path, dtype: str, **options: Any) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "| task | dtype | search | published | measured | difference | 95 % interval, over | seconds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| task | dtype | search | published | measured | difference | 95 % interval, over |",
+        "|---|---|---|---|---|---|---|",
     ]
     known = {task: (value, allowed) for task, _, value, allowed in COLLECTIONS.values()}
     for row in rows:
@@ -95,7 +94,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         dtype = row["dtype"] if row["dtype"] == row["compute"] else f"{row['dtype']} ({row['compute']})"
         difference = f"{off:+.4f}" + ("" if abs(off) <= allowed else " (too far)")
         scores = f"{value:.4f} | {row['score']:.4f} | {difference} | {low:.4f} to {high:.4f}, {row['unit']}"
-        lines.append(f"| {row['task']} | {dtype} | {row['search']} | {scores} | {row['seconds']:.0f} |")
+        lines.append(f"| {row['task']} | {dtype} | {row['search']} | {scores} |")
     return lines
 
 

@@ -47,10 +47,11 @@ ROOMS: dict[str, tuple[set[str], set[str] | None]] = {
     "encoders": (THREE | {"recipe"}, MODELS),
     "engine": (THREE | {"recipe"}, MODELS | {"pyarrow"}),
     "index": (THREE, NUMBERS | {"faiss", "regex", "Stemmer"}),
+    "export": (THREE | {"engine", "index"}, NUMBERS | {"faiss", "pyarrow", "lancedb", "qdrant_edge"}),
     "jobs": (FOUR, NUMBERS | {"tqdm"}),
     "train": (FOUR | {"jobs"}, None),
     "eval": (FOUR | {"jobs"}, None),
-    "cli": (FOUR | {"jobs", "train", "eval"}, None),
+    "cli": (FOUR | {"export", "jobs", "train", "eval"}, None),
 }
 # package -> the rooms that may import it when they are imported; all others only where it is used, inside a function
 HEAVY: dict[str, set[str]] = {
@@ -64,15 +65,19 @@ HEAVY: dict[str, set[str]] = {
     "pyarrow": set(),
     "pandas": set(),
     "PIL": set(),
+    "matplotlib": set(),
+    "lancedb": set(),
+    "qdrant_edge": set(),
 }
 WRITERS = {"save", "savez", "savez_compressed", "savetxt", "tofile", "write_text", "write_bytes", "symlink_to"}
 MOVERS = {"move", "copy", "copy2", "copyfile", "copytree", "rename", "renames", "replace"}  # of shutil, os and Path
 # (file, call) of the writes outside storage.py that are known: a log, a database that counts once storage has published the
-# manifest that names it, and the null device
+# manifest that names it, the null device, and a store that fills a folder which storage publishes whole
 KNOWN_WRITES = {
     ("cli/options.py", "FileHandler"),
     ("index/documents.py", "connect"),
     ("cli/main.py", "os.open"),
+    ("export/lance_table.py", "lancedb.connect"),
 }
 
 

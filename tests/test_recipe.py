@@ -9,7 +9,8 @@ from typing import Any, Literal
 import pytest
 
 from embedkit.errors import UsageError
-from embedkit.recipe import digest, fill, find_recipe, merged, read_recipe
+from embedkit.jobs import IndexRecipe
+from embedkit.recipe import digest, fill, find_recipe, known_recipes, merged, read_recipe
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,14 @@ def test_recipes_are_found_by_name() -> None:
     assert find_recipe(str(path), "train") == path
     with pytest.raises(UsageError, match=r"did you mean 'elastic'"):
         find_recipe("elastik", "train")
+
+
+@pytest.mark.parametrize("name", ["compact", "exact", "hybrid"])
+def test_the_recipes_of_indexes_open_with_their_command(name: str) -> None:
+    path = find_recipe(name, "index")
+    assert path.read_text().startswith(f"# embedkit index build CORPUS -o my.index --recipe {name}\n")
+    assert set(known_recipes("index")) == {"compact", "exact", "hybrid"}, "a new one belongs in the list above"
+    IndexRecipe.read(name)
 
 
 def test_merging_and_hashing() -> None:

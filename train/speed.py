@@ -1,9 +1,10 @@
-"""Examples a second of `embedkit train` and of SentenceTransformerTrainer: same model, loss, batch size, data, precision and threads.
+"""Examples a second of `embedkit train` and of SentenceTransformerTrainer, of the same model, data and loss; a table of train/README.md.
 
-    python train/speed.py --data snli|medquad [--batch 64] [--steps 20] [--tokens N] [--threads 2]
+    python train/speed.py --data snli|medquad [--defaults] [--steps 20] [--rounds 3] [--threads 2]
 
-EMBEDKIT_DATA is the folder of the collections. Each run trains `steps` steps after three that are not counted, in a process of its own, and
-appends a row to train/speed.jsonl.
+EMBEDKIT_DATA is the folder of the collections. Both have batches of BATCH pairs in float32 or, with --defaults, whatever they do where
+nothing but model, data, loss and steps is said. Each run trains `steps` steps after three that are not counted, in a process of
+its own, the two in turn, and appends a row to train/speed.jsonl.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,7 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-WARM = 3
+from embedkit.eval.report import replace_table
+
+WARM, BATCH = 3, 64
+DATA = {"snli": "$EMBEDKIT_DATA/snli_devtest/triplets.jsonl.gz", "medquad": "$EMBEDKIT_DATA/medquad"}
 ROWS = Path(__file__).with_name("speed.jsonl")
 TEMPERATURE, RATE = 0.05, 2e-5
 
@@ -27,98 +32,102 @@ def pairs(name: str, count: int) -> list[tuple[str, str]]:
     from embedkit.train.data import read_task
     from embedkit.train.settings import Data
 
-    path = {"snli": "$EMBEDKIT_DATA/snli_devtest/triplets.jsonl.gz", "medquad": "$EMBEDKIT_DATA/medquad"}[name]
-    return [(one.anchor, one.positive) for one in read_task(Data(path)).examples][:count]
+    return [(one.anchor, one.positive) for one in read_task(Data(DATA[name])).examples][:count]
 
 
 def ours(arguments: argparse.Namespace, folder: Path) -> float:
+    """Examples a second."""
     from embedkit.encoders.default_model import DEFAULT_MODEL
     from embedkit.recipe import fill
-    from embedkit.train.settings import TrainingRecipe
+    from embedkit.train.settings import Batch, TrainingRecipe
     from embedkit.train.trainer import train
 
     steps = WARM + arguments.steps
-    rows = pairs(arguments.data, steps * arguments.batch)
+    size = Batch().size if arguments.defaults else BATCH
+    rows = pairs(arguments.data, steps * size)
     (folder / "pairs.jsonl").write_text("\n".join(json.dumps({"anchor": a, "positive": p}) for a, p in rows))
-    batch: dict[str, Any] = {"size": arguments.batch}
-    if arguments.tokens:
-        batch["tokens"] = arguments.tokens
-    stage = {
+    stage: dict[str, Any] = {
         "data": [{"path": str(folder / "pairs.jsonl")}],
-        "loss": [{"name": "info_nce", "temperature": TEMPERATURE}],
-        "batch": batch,
-        "optimizer": {"lr": RATE},
+        "loss": [{"name": "info_nce", "temperature": TEMPERATURE, "denominator": "inbatch_pos"}],
         "steps": steps,
-        "checkpoint_every": steps,
     }
+    if not arguments.defaults:
+        stage |= {"batch": {"size": size}, "optimizer": {"lr": RATE}, "checkpoint_every": steps}
     train(fill(TrainingRecipe, {"model": DEFAULT_MODEL, "stages": [stage]}), folder / "run", device="cpu")
     lines = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
-    return sum(line["seconds"] for line in lines[WARM:])
+    return arguments.steps * size / sum(line["seconds"] for line in lines[WARM:])
 
 
 def theirs(arguments: argparse.Namespace, folder: Path) -> float:
+    """Examples a second."""
     import datasets
-    from sentence_transformers import (
-        SentenceTransformer,
-        SentenceTransformerTrainer,
-        SentenceTransformerTrainingArguments,
-    )
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from transformers import TrainerCallback
 
     from embedkit.encoders.default_model import DEFAULT_MODEL
-    from embedkit.train.trainer import open_for_training
+    from embedkit.encoders.loading import open_for_training
 
-    model: SentenceTransformer = open_for_training(DEFAULT_MODEL, "cpu")
-    steps = WARM + arguments.steps
-    rows = pairs(arguments.data, steps * arguments.batch)
-    times = []
+    model: Any = open_for_training(DEFAULT_MODEL, "cpu")
+    steps, times = WARM + arguments.steps, []
+    # on a CPU its defaults are those of --defaults; neither reporting nor saving is in the clock
+    quiet = {"report_to": [], "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True, "use_cpu": True}
+    chosen = {} if arguments.defaults else {"per_device_train_batch_size": BATCH, "learning_rate": RATE}
+    settings = SentenceTransformerTrainingArguments(output_dir=str(folder), max_steps=steps, **quiet, **chosen)
+    size = settings.per_device_train_batch_size
+    rows = pairs(arguments.data, steps * size)
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
             times.append(time.monotonic())
 
-    trainer = SentenceTransformerTrainer(
+    SentenceTransformerTrainer(
         model=model,
-        args=SentenceTransformerTrainingArguments(
-            output_dir=str(folder),
-            per_device_train_batch_size=arguments.batch,
-            max_steps=steps,
-            learning_rate=RATE,
-            report_to=[],
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=True,
-            use_cpu=True,
-        ),
+        args=settings,
         train_dataset=datasets.Dataset.from_dict({"anchor": [a for a, _ in rows], "positive": [p for _, p in rows]}),
         loss=MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE),
         callbacks=[Clock()],
-    )
-    trainer.train()
-    return times[-1] - times[WARM - 1]
+    ).train()
+    return arguments.steps * size / (times[-1] - times[WARM - 1])
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Medians over the rounds."""
+    lines = ["| pairs | settings | SentenceTransformerTrainer | embedkit | times |", "|---|---|---|---|---|"]
+    for data in DATA:
+        for defaults, said in ((False, f"batches of {BATCH}, float32"), (True, "the defaults of each")):
+            rates = {}
+            for name in ("theirs", "ours"):
+                some = [one for one in rows if (one["data"], one["defaults"], one["only"]) == (data, defaults, name)]
+                rates[name] = statistics.median(one["examples_a_second"] for one in some) if some else float("nan")
+            ratio = rates["ours"] / rates["theirs"]
+            if ratio == ratio:
+                lines.append(f"| {data} | {said} | {rates['theirs']:.1f}/s | {rates['ours']:.1f}/s | {ratio:.2f} |")
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=["snli", "medquad"], required=True)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--data", choices=list(DATA), required=True)
+    parser.add_argument("--defaults", action="store_true")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--tokens", type=int, help="batch.tokens of ours; its default when left out")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", choices=["ours", "theirs"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only is None:
-        for one in ("theirs", "ours"):
+        for one in ["theirs", "ours"] * arguments.rounds:
             subprocess.run([sys.executable, __file__, *sys.argv[1:], "--only", one], check=True)
+        rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
+        replace_table(ROWS.with_name("README.md"), "speed", table(rows))
         return
     import torch
 
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
-        seconds = {"ours": ours, "theirs": theirs}[arguments.only](arguments, Path(folder))
-    rate = arguments.steps * arguments.batch / seconds
-    row = {**vars(arguments), "examples_a_second": round(rate, 1), "torch": torch.__version__}
+        rate = {"ours": ours, "theirs": theirs}[arguments.only](arguments, Path(folder))
+    row = {name: getattr(arguments, name) for name in ("data", "defaults", "steps", "threads", "only")}
+    row |= {"examples_a_second": round(rate, 1), "torch": torch.__version__}
     with ROWS.open("a") as stream:
         stream.write(json.dumps(row) + "\n")
     print(json.dumps(row))

@@ -93,7 +93,7 @@ def _precisions(_: click.Context, __: click.Parameter, text: str | None) -> list
     "--index",
     "index_asked",
     metavar="DIR|RECIPE",
-    help="Search through this index, or build one for each corpus: auto, none, a faiss factory string, a YAML file.",
+    help="Search through this index, or build one for each corpus: by a recipe, auto, none, or a faiss factory string.",
 )
 @click.option(
     "--run",
@@ -199,7 +199,7 @@ def eval_command(
         raise click.UsageError("--dims and --layers go without an index, which has its own; leave them out.")
     if index_asked is not None and precisions:
         raise click.UsageError("--precision goes without --index, whose recipe says how rows are kept.")
-    from embedkit.eval.mteb_index import IndexRecipe
+    from embedkit.eval.mteb_index import recipe_of
     from embedkit.eval.mteb_tasks import find_benchmark, find_tasks
     from embedkit.eval.run import Plan, check_searched, read_tasks, run
     from embedkit.eval.variants import grid
@@ -214,7 +214,7 @@ def eval_command(
         output=output,
         query_prompt=options.pop("prompt_name"),
         calibrate=places[0][0] if options.pop("profile") else None,
-        index=None if index_asked is None else Path(index_asked) if opened else IndexRecipe.read(index_asked),
+        index=None if index_asked is None else Path(index_asked) if opened else recipe_of(index_asked),
         cache=cache or output / "cache",
         variants=grid(dims, layers, precisions),
         command=shlex.join(["embedkit", "eval", *click.get_current_context().meta["arguments"]]),

@@ -1,4 +1,4 @@
-"""embedkit index build | add | delete | compact | plan | tune | info | verify"""
+"""embedkit index build | add | delete | compact | plan | tune | info | verify | export"""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from embedkit.cli.export import export_command
 from embedkit.cli.options import (
     Size,
     begun_with,
@@ -49,6 +51,17 @@ def index_group() -> None:
     embedkit index add my.index more.jsonl
     embedkit index delete my.index d17 d23
     """
+
+
+def _recipe(context: click.Context, _: click.Parameter, name: str | None) -> Any:
+    """Makes its settings the defaults of the options, so that those given beat it; returns what the index keeps of it."""
+    if name is None:
+        return None
+    from embedkit.jobs import IndexRecipe
+
+    recipe = IndexRecipe.read(name)
+    context.default_map = asdict(recipe)
+    return recipe.record(name)
 
 
 @index_group.command("build")
@@ -90,6 +103,13 @@ def index_group() -> None:
     help="A leg of terms beside the vectors: bm25, or bm25:k1=1.2,b=0.75,stem=german,stop=none; a sparse model; a jsonl file of "
     "ids and weights.  [default: none]",
 )
+@click.option(
+    "--recipe",
+    is_eager=True,
+    callback=_recipe,
+    metavar="NAME|FILE",
+    help="Settings of the options above, by name or from a YAML file; an option that is given beats it.",
+)
 @click.option("--metric", type=click.Choice(["cosine", "dot"]), help="[default: the model's own]")
 @click.option(
     "--on-long",
@@ -116,12 +136,12 @@ def build_command(
     log: Path | None,
     **options: Any,
 ) -> None:
-    """Build an index from documents, or from vectors that `embedkit embed` wrote.
+    """Build an index from documents, or from vectors: what `embedkit embed` wrote, .npy files, or a folder of clip-retrieval.
 
     \b
     embedkit index build corpus.jsonl -o my.index
     embedkit index build big.csv -o big.index --id sku --text name,description --coarse IVF1024,SQ8 --resume
-    embedkit index build corpus.npy --documents corpus.jsonl -o my.index --sparse bm25
+    embedkit index build corpus.npy --documents corpus.jsonl -o my.index --recipe hybrid
 
     --coarse auto searches exactly up to 20,000 rows, and above through inverted lists of 4-bit codes whose settings are held
     to a recall on documents held out; a query's shortlist is always scored again by the fine rows. However a run ends, the same
@@ -393,4 +413,5 @@ def verify_command(folder: Path, as_json: bool, quiet: bool, log: Path | None) -
 
 
 index_group.add_command(plan_command)
+index_group.add_command(export_command)
 index_group.add_command(tune_command)

@@ -12,6 +12,7 @@ from embedkit.errors import Stopped, UsageError
 
 if TYPE_CHECKING:
     from embedkit.train.settings import Evaluation
+    from embedkit.train.trainer import Cut
 
 
 @click.command("train")
@@ -45,9 +46,9 @@ def train_command(
     embedkit train my-recipe.yaml -o my-run --resume
 
     RECIPE is a YAML file, or the name of one that embedkit brings; KEY=VALUE changes a setting of it. Writes DIR/model, a folder
-    that SentenceTransformer opens too, and DIR/log.jsonl, one line a step. However a run ends, the same command with
-    --resume goes on with it, and gives the same model as one that was not stopped. On several GPUs of a machine:
-    torchrun --nproc-per-node 4 --no-python embedkit train my-recipe.yaml -o my-run.
+    that SentenceTransformer opens too, and DIR/log.jsonl, one line a step, with its picture, DIR/loss.svg. However a run ends,
+    the same command with --resume goes on with it, and gives the same model as one that was not stopped. On several GPUs of
+    a machine: torchrun --nproc-per-node 4 --no-python embedkit train my-recipe.yaml -o my-run.
     """
     set_up_output(quiet, log)
     from embedkit.train.settings import read_training_recipe
@@ -68,6 +69,7 @@ def train_command(
             _print_plan(plan(settings, place), as_json)
             return
         assert output is not None
+        from embedkit.cli.learning_curve import draw
         from embedkit.train.gather import world
         from embedkit.train.trainer import train
 
@@ -85,17 +87,19 @@ def train_command(
                 raise Stopped("Stopped; the last checkpoint is kept: run it again with --resume to go on.") from None
             raise
         if world()[0] == 0:
+            draw(output)
             facts = {"model": str(folder), "recipe": settings.hash}
             print_facts(facts, as_json) if as_json else click.echo(f"The model is in {folder}")
 
 
-def _evaluate(folder: Path, asked: Evaluation) -> float:
-    """The score that a recipe asks for, of a model folder."""
+def _evaluate(folder: Path, asked: Evaluation, cut: Cut) -> float:
+    """The score that a recipe asks for, of a model folder that is cut so."""
     from embedkit.encoders import load
     from embedkit.eval import evaluate
     from embedkit.train.settings import from_environment
 
-    report = evaluate(load(folder), from_environment(asked.task), split=asked.split)
+    layers, dim = cut
+    report = evaluate(load(folder, layers=layers, dim=dim), from_environment(asked.task), split=asked.split)
     if asked.metric not in report.scores:
         raise UsageError(
             f"evaluation.metric is {asked.metric!r}; {asked.task} has {', '.join(report.scores)}: choose one of them."

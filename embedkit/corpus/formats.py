@@ -119,14 +119,26 @@ def tsv_rows(stream: Iterable[bytes], name: str) -> PlacedRows:
 
 
 def parquet_rows(path: Path) -> PlacedRows:
+    with _parquet_file(path) as table:
+        holds_bytes = any("binary" in str(column.type) for column in table.schema_arrow)  # those of images, say
+        batches = table.iter_batches(batch_size=32 if holds_bytes else 1024)
+        yield from placed((row for batch in batches for row in batch.to_pylist()), str(path))
+
+
+def parquet_length(path: Path) -> int:
+    """How many rows a file has, by its footer."""
+    with _parquet_file(path) as table:
+        return int(table.metadata.num_rows)
+
+
+@contextmanager
+def _parquet_file(path: Path) -> Iterator[Any]:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as table:
-            holds_bytes = any("binary" in str(column.type) for column in table.schema_arrow)  # those of images, say
-            batches = table.iter_batches(batch_size=32 if holds_bytes else 1024)
-            yield from placed((row for batch in batches for row in batch.to_pylist()), str(path))
+            yield table
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         if getattr(error, "errno", None) is not None:
             raise  # the system's: no permission, a failing disk

@@ -15,6 +15,7 @@ import numpy as np
 
 from embedkit.engine.ledger import head_of
 from embedkit.engine.outputs import FORMAT, VERSION, Names
+from embedkit.engine.vector_folder import is_vector_folder
 from embedkit.errors import DataError, IntegrityError, UsageError
 from embedkit.storage import check_file, read_json
 from embedkit.types import Array
@@ -60,7 +61,9 @@ def open_vectors(path: Path) -> VectorFile:
 
 
 def holds_vectors(path: Path) -> bool:
-    """Whether a path names vectors rather than a corpus: any .npy, and a .parquet file that `embed_to_file` wrote."""
+    """Whether a path names vectors rather than a corpus: any .npy, a .parquet file that `embed_to_file` wrote, a folder of such."""
+    if is_vector_folder(path):
+        return True
     return path.suffix == ".npy" or (path.suffix == ".parquet" and Names(path).manifest.exists())
 
 

@@ -123,13 +123,20 @@ def costs(encoding: Encoding, searching: Searching, bytes_per_row: int, seconds:
 
 def median_seconds(call: Callable[[], Any]) -> float:
     """Of a call that was made once before, so that what is set up once is not in it."""
-    call()
-    seconds: list[float] = []
-    while len(seconds) < REPEATS and sum(seconds) < BUDGET:
-        start = time.perf_counter()
+    return medians_in_turn([call])[0]
+
+
+def medians_in_turn(calls: Sequence[Callable[[], Any]]) -> list[float]:
+    """The same of several calls, which take turns: a slow moment of the machine is everyone's."""
+    for call in calls:
         call()
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
+    taken: list[list[float]] = [[] for _ in calls]
+    while len(taken[0]) < REPEATS and sum(map(sum, taken)) < BUDGET * len(calls):
+        for call, seconds in zip(calls, taken, strict=True):
+            start = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - start)
+    return [float(np.median(seconds)) for seconds in taken]
 
 
 def single_seconds(call: Callable[[Any], Any], inputs: Sequence[Any]) -> list[float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,45 +13,23 @@ from embedkit.encoder import Encoder
 from embedkit.errors import DataError, UsageError
 from embedkit.eval.mteb_model import MtebModel
 from embedkit.index import Index
-from embedkit.jobs import build_index, metric_of
-from embedkit.recipe import fill, find_recipe, read_recipe
+from embedkit.jobs import IndexRecipe, build_index, metric_of
+from embedkit.recipe import known_recipes
 from embedkit.types import Vectors
 
 
-@dataclass(frozen=True)
-class IndexRecipe:
-    """How an index is built for each corpus: the arguments of `build_index` that say how rows are kept."""
+def recipe_of(asked: str) -> IndexRecipe:
+    """What `--index` names: a recipe, or only its coarse level ("auto", "none", a faiss factory string).
 
-    coarse: str = "auto"
-    fine: str = "float16"
-    bytes_per_vector: int | None = None
-    recall: float | None = None
-
-    @classmethod
-    def read(cls, text: str) -> IndexRecipe:
-        """ "auto", "none", a faiss factory string, or a YAML file of these settings. Raises UsageError for other settings."""
-        if not text.endswith((".yaml", ".yml")):
-            return cls(coarse=text)
-        given = read_recipe(find_recipe(text, "index"))
-        try:
-            return fill(cls, given)
-        except UsageError as error:
-            raise UsageError(f"{text}: {error}") from None
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Those that are not left to the default, and the coarse one."""
-        return {
-            field.name: value
-            for field in fields(self)
-            if (value := getattr(self, field.name)) != field.default or field.name == "coarse"
-        }
-
-    def build(self, source: Any, folder: Path, encoder: Encoder, ids: list[str] | None = None) -> Index:
-        """An index of a corpus, or of its rows with `ids`, made in the folder."""
-        if ids is None:
-            return build_index(source, folder, model=encoder, **vars(self))
-        return build_index(source, folder, ids=ids, metric=metric_of(encoder.similarity), **vars(self))
+    Raises UsageError for a recipe with a sparse leg, which would not be searched."""
+    named = asked in known_recipes("index") or asked.endswith((".yaml", ".yml"))
+    recipe = IndexRecipe.read(asked) if named else IndexRecipe(coarse=asked)
+    if recipe.sparse not in (None, "none"):
+        raise UsageError(
+            f"{asked} has a sparse leg ({recipe.sparse}), which eval does not search; build the index, let embedkit search "
+            f"--mode hybrid --queries write a run, and score that with --run."
+        )
+    return recipe
 
 
 class MtebIndex(MtebModel):
@@ -102,7 +79,8 @@ class MtebIndex(MtebModel):
         rows = self._embedded(self._corpus, "document", place)
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             ids = list(map(str, self._corpus["id"]))
-            with self._through.build(rows, Path(folder) / "index", self.encoder, ids) as index:
+            settings = {"metric": metric_of(self.encoder.similarity), **vars(self._through)}
+            with build_index(rows, Path(folder) / "index", ids=ids, **settings) as index:
                 return self._found(index, queries, asked, top_k)
 
     def _found(self, index: Index, queries: Any, asked: Vectors, top_k: int) -> dict[str, dict[str, float]]:

@@ -96,6 +96,22 @@ def lines(series: Sequence[Line], x_label: str, y_label: str, said: str) -> Mark
     return _picture(frame.width, frame.height, said, marks)
 
 
+def curves(series: Sequence[Line], x_label: str, y_label: str, said: str) -> Markup:
+    """Values on the way of something, as of a training: lines over a plain x. A line's first point gives its colour, and its
+    name stands at its last one where there are several lines."""
+    points = [point for line in series for point in line.points]
+    right = 90 if len(series) > 1 else 20
+    frame = _Frame.around(points, x_label, y_label, log=False, width=560, height=300, right=right)
+    marks = frame.axes()
+    for line in series:
+        spots = " ".join(f"{frame.x(p.x):.1f},{frame.y(p.y):.1f}" for p in line.points)
+        style, last = f"path s{line.points[0].series % SERIES}", line.points[-1]
+        marks.append(_tag("polyline", _tag("title", line.name), points=spots, class_=style))
+        if len(series) > 1:
+            marks.append(_tag("text", line.name, x=frame.x(last.x) + 6, y=frame.y(last.y) + 4, class_="name"))
+    return _picture(frame.width, frame.height, said, marks)
+
+
 def scatter(points: Sequence[Point], x_label: str, y_label: str, said: str) -> Markup:
     """Points over a logarithmic x; a dashed line joins those of the front."""
     frame = _Frame.around(points, x_label, y_label, log=True, width=500, height=330, right=20)
@@ -171,13 +187,17 @@ class _Frame(NamedTuple):
         ys = [value for point in points for value in (point.y, point.low, point.high) if value is not None]
         xs = [point.x for point in points]
         room = 0.08 * (max(ys) - min(ys)) or 0.01
-        apart = (max(xs) / min(xs)) ** 0.06 if max(xs) > min(xs) else 1.2  # of a logarithmic x
-        bounds = (min(xs) / apart, max(xs) * apart, min(ys) - room, max(ys) + room)
-        return cls(bounds, (x_label, y_label), **sizes)
+        low, high = min(xs), max(xs)
+        if sizes["log"]:
+            apart = (high / low) ** 0.06 if high > low else 1.2
+            low, high = low / apart, high * apart
+        elif low == high:
+            low, high = low - 0.5, high + 0.5
+        return cls((low, high, min(ys) - room, max(ys) + room), (x_label, y_label), **sizes)
 
     def x(self, value: float) -> float:
-        start, end = math.log(self.bounds[0]), math.log(self.bounds[1])
-        return self.left + (math.log(value) - start) / (end - start) * (self.width - self.left - self.right)
+        start, end, at = (math.log(one) if self.log else one for one in (*self.bounds[:2], value))
+        return self.left + (at - start) / (end - start) * (self.width - self.left - self.right)
 
     def y(self, value: float) -> float:
         start, end = self.bounds[2:]
@@ -190,7 +210,7 @@ class _Frame(NamedTuple):
             y = self.y(at)
             marks.append(_tag("line", x1=self.left, x2=side, y1=y, y2=y, class_="grid"))
             marks.append(_tag("text", _number(at), x=self.left - 8, y=y + 4, text_anchor="end"))
-        for at in x_ticks or _log_ticks(*self.bounds[:2]):
+        for at in x_ticks or (_log_ticks if self.log else _ticks)(*self.bounds[:2]):
             marks.append(_tag("line", x1=self.x(at), x2=self.x(at), y1=floor, y2=floor + 4, class_="axis"))
             marks.append(_tag("text", _number(at), x=self.x(at), y=floor + 17, text_anchor="middle"))
         marks.append(_tag("line", x1=self.left, x2=side, y1=floor, y2=floor, class_="axis"))

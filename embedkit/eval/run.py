@@ -18,7 +18,7 @@ from embedkit.errors import DataError, UsageError
 from embedkit.eval.cost import SAMPLE, Encoding, Searching, costs, exact_search, index_search, machine
 from embedkit.eval.embedding_cache import CachedEncoder
 from embedkit.eval.local_tasks import LocalTask, is_beir, read_local
-from embedkit.eval.mteb_index import IndexRecipe, MtebIndex, reads_corpus
+from embedkit.eval.mteb_index import MtebIndex, reads_corpus
 from embedkit.eval.mteb_model import MtebModel
 from embedkit.eval.mteb_tasks import HubTask, evaluate_mteb, find_tasks, identity, result_files
 from embedkit.eval.report import write_grid, write_reports
@@ -27,7 +27,7 @@ from embedkit.eval.retrieval import Retrieval, data_hashes, evaluate_retrieval, 
 from embedkit.eval.task_file import TaskFile, read_task_file
 from embedkit.eval.variants import Narrowed, Variant
 from embedkit.index import Index
-from embedkit.jobs import open_index
+from embedkit.jobs import IndexRecipe, build_index, open_index
 from embedkit.storage import make_folder
 from embedkit.types import Report
 from embedkit.version import __version__
@@ -254,7 +254,7 @@ def _retrieval(task: Retrieval, system: System, progress: bool) -> Report:
         make_folder(system.scratch)
     with (
         tempfile.TemporaryDirectory(dir=system.scratch) as folder,
-        system.through.build(task.path, Path(folder) / "index", system.encoder) as index,
+        build_index(task.path, Path(folder) / "index", model=system.encoder, **vars(system.through)) as index,
     ):
         return _with_cost(evaluate_retrieval(task, index, progress=progress), task, system, index)
 

@@ -242,13 +242,24 @@ class Codes:
         try:
             return self._search(queries, k, shortlist, mask.selector, probes)
         except RuntimeError:  # this kind of codes knows no selector: a longer list, then the mask
-            return self._masked(queries, k, shortlist, mask, probes)
+            return self._masked(lambda size: self._search(queries, size, size, None, probes), k, shortlist, mask)
 
-    def coarse_scores(self, queries: Vectors, shortlist: int, probes: int | None = None) -> tuple[Vectors, Rows]:
-        """What the codes alone say: scores and rows (q, shortlist), best first."""
+    def coarse_scores(
+        self, queries: Vectors, shortlist: int, probes: int | None = None, mask: Mask | None = None
+    ) -> tuple[Vectors, Rows]:
+        """What the codes alone say: scores and rows (q, shortlist), best first. mask: the only rows that count."""
         queries, size = np.ascontiguousarray(queries), min(shortlist, self.index.ntotal)
-        scores, rows = self.index.search(queries, size, params=self._parameters(size, None, probes))
-        return scores, rows
+
+        def search(size: int, selector: Any = None) -> tuple[Vectors, Rows]:
+            scores, rows = self.index.search(queries, size, params=self._parameters(size, selector, probes))
+            return scores, rows
+
+        if mask is None:
+            return search(size)
+        try:
+            return search(size, mask.selector)
+        except RuntimeError:
+            return self._masked(search, size, size, mask)
 
     def _search(
         self, queries: Vectors, k: int, shortlist: int, selector: Any, probes: int | None
@@ -280,11 +291,14 @@ class Codes:
             parameters = faiss.SearchParametersPreTransform(index_params=parameters)
         return parameters
 
-    def _masked(self, queries: Vectors, k: int, shortlist: int, mask: Mask, probes: int | None) -> tuple[Vectors, Rows]:
+    def _masked(
+        self, search: Callable[[int], tuple[Vectors, Rows]], k: int, shortlist: int, mask: Mask
+    ) -> tuple[Vectors, Rows]:
+        """The best k of longer lists, until enough of these pass. search: a list of any length, best first."""
         enough = min(shortlist, mask.count)
         size = shortlist
         while True:
-            scores, rows = self._search(queries, size, size, None, probes)
+            scores, rows = search(size)
             keep = (rows >= 0) & mask.rows[rows]
             if size == self.index.ntotal or keep.sum(axis=1).min(initial=enough) >= enough:
                 break

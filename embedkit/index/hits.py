@@ -33,11 +33,12 @@ def as_hits(
 ) -> Hits:
     """Ids, documents and what else is known of the keys of a search for k. passages: where there are any, they are named."""
     passages = passages and snapshot.has_passages
-    real = ranked.keys >= 0
     if -1 in ranked.keys:
+        real = ranked.keys >= 0
         found, keys, rows = real.sum(axis=1).tolist(), ranked.keys[real], ranked.rows[real]
     else:
-        found, keys, rows = [real.shape[1]] * len(real), ranked.keys.reshape(-1), ranked.rows.reshape(-1)
+        queries, width = ranked.keys.shape
+        found, keys, rows = [width] * queries, ranked.keys.reshape(-1), ranked.rows.reshape(-1)
     ids = snapshot.document_ids(keys) if group else snapshot.row_ids(keys)
     return Hits(
         ids=_split(ids, found),

@@ -20,6 +20,7 @@ from embedkit.corpus.documents import checked_id
 from embedkit.encoder import Encoder, OnLong, SparseEncoder, contents
 from embedkit.errors import DataError, ModelMismatch, UsageError
 from embedkit.index.built import build_facts
+from embedkit.index.calibration import Settings
 from embedkit.index.embedding import embedded
 from embedkit.index.faiss_import import faiss_threads
 from embedkit.index.fusion import Fusion
@@ -73,6 +74,11 @@ class Index:
     def manifest(self) -> Manifest:
         """Of the version that is open."""
         return self._snapshot.manifest
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The version that is open, for what measures it."""
+        return self._snapshot
 
     def close(self) -> None:
         """Lets its version go; a writer may remove it then."""
@@ -143,7 +149,8 @@ class Index:
         ready = self._ready(snapshot, mode, queries, sparse_queries, like)
         # for one query, several threads would wait for each other
         with faiss_threads(self.threads if ready.queries > 1 else 1):
-            ranked, explained = found(snapshot, ready, k, asked, self._fusion(snapshot.manifest, fusion, weight))
+            fused_by = self._fusion(snapshot.manifest, fusion, weight) if mode == "hybrid" else Fusion()
+            ranked, explained = found(snapshot, ready, k, asked, fused_by)
             if min_score is not None:
                 ranked = ranked.where(ranked.scores >= min_score)
             explanations = explained(ranked) if explain else None
@@ -252,6 +259,7 @@ class Index:
                 for segment in manifest.segments
             ],
             "sparse": None if manifest.sparse is None else asdict(manifest.sparse),
+            "recipe": None if manifest.recipe is None else asdict(manifest.recipe),
             "texts": manifest.texts,
             "empty_texts": sum(segment.empty_texts for segment in manifest.segments),
             "fields": sorted({name for segment in self._snapshot.segments for name in segment.documents.fields()}),
@@ -266,9 +274,13 @@ class Index:
 
     # --- queries ------------------------------------------------------------------------------------------------------
 
+    def vectors(self, queries: Any) -> Vectors:
+        """(n, dim) of texts, images or vectors, as they are compared. Raises what `search` raises."""
+        return _compared(self._vectors(queries), self.manifest.metric)
+
     def _vectors(self, queries: Any) -> Vectors:
         if isinstance(queries, np.ndarray):
-            vectors = np.asarray(np.atleast_2d(queries), dtype=np.float32)
+            vectors = np.asarray(queries if queries.ndim > 1 else queries[None], dtype=np.float32)
         else:
             vectors = self.encoder().encode(contents(queries), kind="query", **self.query_options)
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
@@ -367,6 +379,11 @@ class Index:
         with self._changed(None) as change:
             change.set_fusion(method, weight)
 
+    def set_settings(self, settings: Mapping[int, Settings]) -> None:
+        """Stores how segments, by number, are searched, as a new version. Raises Stopped where they have changed meanwhile."""
+        with self._changed(None) as change:
+            change.set_settings(settings)
+
     def delete(self, ids: Sequence[str] | str | None = None, *, where: Filter | None = None) -> int:
         """Deletes documents by id or by a filter, with all their passages, in one commit; how many were there."""
         if (ids is None) == (where is None):
@@ -410,10 +427,11 @@ def _add_vectors(change: Change, rows: Array, ids: Sequence[str] | None) -> int:
 
 def _compared(vectors: Vectors, metric: Metric) -> Vectors:
     """The rows as they are compared: for cosine of length 1. Raises UsageError for one that is not finite."""
-    lengths = np.einsum("ij,ij->i", vectors, vectors)
-    # one query has a hundred microseconds in all; NaN is not less than anything
-    deviation = abs(float(lengths[0]) - 1) if len(lengths) == 1 else np.abs(lengths - 1).max(initial=0)
-    if deviation < UNIT_WITHIN:
+    if len(vectors) == 1:  # it has a hundred microseconds in all
+        deviation = abs(float(vectors[0] @ vectors[0]) - 1)
+    else:
+        deviation = np.abs(np.einsum("ij,ij->i", vectors, vectors) - 1).max(initial=0)
+    if deviation < UNIT_WITHIN:  # NaN is not less than anything
         return vectors
     if not np.isfinite(vectors).all():
         raise UsageError("A query vector holds NaN or infinity; expected finite numbers.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from embedkit.errors import UsageError
 from embedkit.index.coarse import automatic_factory, check_factory
 from embedkit.index.fine import STORED
-from embedkit.index.manifest import Metric
+from embedkit.index.manifest import Metric, Recipe
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Layout:
     fine: str = "float16"
     bytes_per_vector: int | None = None  # in RAM, for "auto": a code and its row number
     recall: float | None = None  # of the 10 nearest neighbours, that a shortlist is to keep; None: 0.97, and a margin
+    recipe: Recipe | None = None  # where these came from
 
     def check(self, dim: int) -> None:
         """Raises UsageError before any work is done."""

@@ -1,4 +1,4 @@
-"""What stands in an index folder, format version 3; without a sparse leg it is version 2.
+"""What stands in an index folder, format version 4; without a recipe it is version 3, and 2 without a sparse leg as well.
 
     manifest-000003.json            one version of the index: its segments, with size and SHA-256 of every file, and a checksum
                                     of itself; the one with the highest number counts, its rename is the only commit
@@ -34,9 +34,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from embedkit.errors import IntegrityError, UsageError
 from embedkit.storage import BLOCK, check_blocks, check_size, read_json, sealed_json
 
-FORMAT, VERSION = "embedkit-index", 3
-WITHOUT_SPARSE = 2  # the version of an index without a sparse leg, which older code reads
-READ = f"formats {WITHOUT_SPARSE} and {VERSION}"
+FORMAT, VERSION = "embedkit-index", 4
+WITHOUT_SPARSE, WITHOUT_RECIPE = 2, 3  # the versions of indexes without these, which older code reads
+READ = f"formats {WITHOUT_SPARSE} to {VERSION}"
 OLD_MANIFEST = "manifest.json"  # of version 1
 LOCK = "lock"
 FINE, CODES, DOCUMENTS = "fine.npy", "codes.faiss", "documents.sqlite"
@@ -100,6 +100,15 @@ class Sparse:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """The recipe that the builder named. What was built stands in the manifest's own fields: options beat a recipe."""
+
+    name: str  # of one that embedkit brings, or of a file
+    hash: str  # SHA-256 of the settings
+    settings: Mapping[str, Any]  # with every default written out
+
+
+@dataclass(frozen=True)
 class SegmentRecord:
     """What a manifest says of one segment."""
 
@@ -110,7 +119,9 @@ class SegmentRecord:
     coarse: str | None  # faiss factory string; None: searched exactly
     probes: int | None  # inverted lists that a query visits
     shortlist: int  # candidates that the fine rows verify, at least
-    recall: tuple[float, float] | None  # of the shortlist at 10, on rows held out: mean, and lower end of its interval
+    # what a search keeps of the exact neighbours, mean and lower end of its interval: at 10 of rows held out, or of the queries
+    # that the index was tuned with
+    recall: tuple[float, float] | None
     files: Mapping[str, FileRecord]  # by PARTS
     deleted: int = 0  # documents
     deletion: int | None = None  # version whose file holds the bits
@@ -152,6 +163,7 @@ class Manifest:
     ranges: int | None = None  # version whose file holds the ranges of int8 rows
     ranges_file: FileRecord | None = None
     sparse: Sparse | None = None
+    recipe: Recipe | None = None
 
     @property
     def ranges_name(self) -> str:
@@ -175,18 +187,21 @@ class Manifest:
 
     def sealed(self) -> bytes:
         body = asdict(self)
-        if self.sparse is None:
-            del body["sparse"]
+        for name in ("sparse", "recipe"):
+            if body[name] is None:
+                del body[name]
         return sealed_json({"format": FORMAT, "version": self.version, **body})
 
     @property
     def version(self) -> int:
-        """Of the format."""
-        return WITHOUT_SPARSE if self.sparse is None else VERSION
+        """Of the format: the oldest that has a place for all of it."""
+        if self.recipe is not None:
+            return VERSION
+        return WITHOUT_SPARSE if self.sparse is None else WITHOUT_RECIPE
 
 
 TYPES: dict[type, dict[str, Any]] = {
-    kind: get_type_hints(kind) for kind in (Source, Bm25, Sparse, SegmentRecord, Manifest)
+    kind: get_type_hints(kind) for kind in (Source, Bm25, Sparse, Recipe, SegmentRecord, Manifest)
 }
 
 
@@ -235,7 +250,7 @@ def read_manifest(folder: Path, number: int | None = None) -> Manifest:
     if body.pop("format", None) != FORMAT:
         raise IntegrityError(f"{path} describes something else than an index.")
     version = body.pop("version", None)
-    if version not in (WITHOUT_SPARSE, VERSION):
+    if version not in (WITHOUT_SPARSE, WITHOUT_RECIPE, VERSION):
         raise IntegrityError(
             f"{folder} has index format {version}, this embedkit reads {READ}; "
             f"{'update embedkit' if isinstance(version, int) and version > VERSION else 'build it again'}."
@@ -244,7 +259,7 @@ def read_manifest(folder: Path, number: int | None = None) -> Manifest:
         manifest = _from_json(body)
         _check(manifest)
         if version != manifest.version:
-            raise ValueError(f"format {version}, sparse {manifest.sparse}")
+            raise ValueError(f"format {version}, sparse {manifest.sparse}, recipe {manifest.recipe}")
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise IntegrityError(f"{path} says what no index can be ({error}); build the index again.") from None
     if path.name != manifest_name(manifest.number):
@@ -260,14 +275,17 @@ def _from_json(body: Mapping[str, Any]) -> Manifest:
     sparse = body.get("sparse")
     if sparse is not None:
         sparse = Sparse(**{**sparse, "bm25": None if sparse["bm25"] is None else Bm25(**sparse["bm25"])})
-    return Manifest(**{**body, "source": Source(**body["source"]), "segments": segments, "sparse": sparse})
+    recipe = None if body.get("recipe") is None else Recipe(**body["recipe"])
+    source = Source(**body["source"])
+    return Manifest(**{**body, "source": source, "segments": segments, "sparse": sparse, "recipe": recipe})
 
 
 def _check(manifest: Manifest) -> None:
     """Raises ValueError for facts that do not fit together: before any of them sizes a buffer or names a file."""
     sparse = () if manifest.sparse is None else (manifest.sparse,)
     settings = [leg.bm25 for leg in sparse if leg.bm25 is not None]
-    for record in (manifest, manifest.source, *manifest.segments, *sparse, *settings):
+    recipe = () if manifest.recipe is None else (manifest.recipe,)
+    for record in (manifest, manifest.source, *manifest.segments, *sparse, *settings, *recipe):
         for name, kind in TYPES[type(record)].items():
             if not _is_a(getattr(record, name), kind):
                 raise ValueError(f"{name} {getattr(record, name)!r}")

@@ -21,6 +21,7 @@ from embedkit.types import Array, Rows, Vectors
 
 CANDIDATES = 100  # of each leg, at least
 Mode = Literal["dense", "sparse", "hybrid"]
+MODES: tuple[str, ...] = get_args(Mode)
 Explain = Callable[
     [Ranked], list[dict[str, Any]]
 ]  # what is known of each hit, those of all queries one after the other
@@ -50,8 +51,8 @@ class Candidates(NamedTuple):
 
 def check_mode(mode: str, group: Group | None, like: str | Sequence[str] | None) -> None:
     """Raises UsageError for a mode that is none, or that cannot do what is asked."""
-    if mode not in get_args(Mode):
-        raise UsageError(f"mode={mode!r} came; expected {', '.join(get_args(Mode))}.")
+    if mode not in MODES:
+        raise UsageError(f"mode={mode!r} came; expected {', '.join(MODES)}.")
     if mode != "dense" and group is None:
         raise UsageError(f"mode={mode!r} ranks documents; passages (group=None) are what the dense leg has.")
     if mode != "dense" and like is not None:

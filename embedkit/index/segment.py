@@ -9,12 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from embedkit.errors import IntegrityError
+from embedkit.index.calibration import Tried, probes_of, tried
 from embedkit.index.coarse import Codes
 from embedkit.index.documents import DocumentReader
 from embedkit.index.fine import FineRows, Mask
@@ -125,6 +126,27 @@ class Segment:
             some_scores, some_rows = self.fine.search(queries[short], k, mask)
             scores[short, : some_rows.shape[1]], rows[short, : some_rows.shape[1]] = some_scores, some_rows
         return scores, rows
+
+    @property
+    def compares_all(self) -> bool:
+        """Whether a query without a filter is compared with every row."""
+        mask = self._alive_mask
+        return self.record.coarse is None or (mask is not None and mask.count <= EXACT_WHERE_FEW_PASS)
+
+    @property
+    def rows_alive(self) -> int:
+        return self.record.rows if self._alive_mask is None else self._alive_mask.count
+
+    def nearest(self, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
+        """Scores and rows (q, k) of the exact nearest that are not deleted; see `FineRows.nearest`."""
+        return self.fine.nearest(queries, k, self._alive_mask)
+
+    def tried(self, queries: Vectors, truth: Rows, sizes: Sequence[int]) -> Iterator[Tried]:
+        """All ways to search the codes: what they keep of the true neighbours (q, k), NOWHERE for those of other segments."""
+        codes = self.codes()
+        assert codes is not None
+        for probes in probes_of(codes):
+            yield from tried(codes, probes, sizes, queries, None, truth, self._alive_mask)
 
     def shortlist_size(self, k: int, wanted: int | None = None) -> int:
         """How many candidates are verified for k hits."""

@@ -10,6 +10,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,14 @@ SPARE = 8  # rows beyond k that are looked at for ties; only one where a shortli
 MEAN_OF = 3  # times k documents, whose means are compared
 
 
+@dataclass(frozen=True)
+class Way:
+    """How a segment is searched; None: as is stored."""
+
+    probes: int | None
+    shortlist: int | None
+
+
 class Asked(NamedTuple):
     """How a search is done."""
 
@@ -36,6 +45,7 @@ class Asked(NamedTuple):
     group: Group | None = "best"
     shortlist: int | None = None  # instead of the one stored
     probes: int | None = None
+    ways: Sequence[Way] | None = None  # how each segment is searched, instead of these two
 
 
 class Snapshot:
@@ -76,6 +86,13 @@ class Snapshot:
         """The k best of each query: documents, or rows where they are not grouped."""
         return cut(self._ranked(vectors, k, asked), k, self.document_ids if asked.group else self.row_ids)
 
+    def nearest(self, vectors: Vectors, k: int) -> tuple[Vectors, Rows]:
+        """Scores and keys (q, <= k) of the exact nearest rows, whatever codes there are."""
+        found = [segment.nearest(vectors, k) for segment in self.segments]
+        bases = self.row_bases[:-1].tolist()
+        keys = [np.where(rows < 0, -1, rows + base) for (_, rows), base in zip(found, bases, strict=True)]
+        return best_of([scores for scores, _ in found], keys, k)
+
     def _ranked(self, vectors: Vectors, k: int, asked: Asked) -> Ranked:
         """At least k of each query where there are so many, best first, with what ties with the last one."""
         fetch = k + (SPARE if self.is_exact else 1)
@@ -110,8 +127,9 @@ class Snapshot:
     def _rows(self, vectors: Vectors, size: int, asked: Asked) -> tuple[Vectors, Rows]:
         """The best rows of all segments, (q, <= size), numbered through."""
         scores, rows = [], []
-        for segment, base in zip(self.segments, self.row_bases[:-1].tolist(), strict=True):
-            some_scores, some_rows = segment.search(vectors, size, asked.where, asked.shortlist, asked.probes)
+        ways = asked.ways or [Way(asked.probes, asked.shortlist)] * len(self.segments)
+        for segment, base, way in zip(self.segments, self.row_bases[:-1].tolist(), ways, strict=True):
+            some_scores, some_rows = segment.search(vectors, size, asked.where, way.shortlist, way.probes)
             scores.append(some_scores)
             rows.append(np.where(some_rows < 0, -1, some_rows + base) if base else some_rows)
         if not scores:
@@ -305,6 +323,13 @@ class Snapshot:
             if identifier not in found:
                 raise UsageError(f"{self.folder} holds no document {identifier!r}; give an id that is there.")
         return {identifier: found[identifier] for identifier in ids}
+
+    def rows(self, keys: Rows) -> Vectors:
+        """(m, dim) the rows of keys (m,)."""
+        rows = np.empty((len(keys), self.manifest.dim), np.float32)
+        for base, segment, places in self._by_segment(self.row_bases, keys):
+            rows[places] = segment.fine.rows(keys[places] - base)
+        return rows
 
     def stored_vectors(self, ids: Sequence[str]) -> Vectors:
         """(n, dim) the rows of stored documents, the mean where one has several."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from embedkit.errors import DataError, UsageError
+from embedkit.errors import DataError, Stopped, UsageError
+from embedkit.index.calibration import Settings
 from embedkit.index.documents import DocumentReader, DocumentWriter
 from embedkit.index.fine import BLOCK
 from embedkit.index.ids import open_array
@@ -119,6 +120,7 @@ class Change:
             next_segment=1,
             segments=(),
             sparse=sparse,
+            recipe=layout.recipe,
         )
         return cls(folder, nothing, ram)
 
@@ -195,6 +197,14 @@ class Change:
         """How hybrid search fuses from the next version on."""
         assert self.old.sparse is not None
         self.sparse = replace(self.old.sparse, fusion=method, weight=weight)
+
+    def set_settings(self, settings: Mapping[int, Settings]) -> None:
+        """How segments, by number, are searched from the next version on. Raises Stopped where one is not there any more."""
+        known = {segment.record.number: segment for segment in self.segments}
+        if not settings.keys() <= known.keys():
+            raise Stopped(f"{self.folder} has been changed since its settings were measured; run this again.")
+        for number, chosen in settings.items():
+            known[number].record = replace(known[number].record, **chosen._asdict())
 
     def merge(self, count: int) -> None:
         """The last `count` segments become one, without what is deleted."""
@@ -297,6 +307,19 @@ class Change:
         with sealed_partial(path) as stream:
             stream.write(npy_header(bits.shape, bits.dtype) + bits.tobytes())
         return replace(record, deletion_file=block_record(path))
+
+
+def rebuilt(folder: Path, manifest: Manifest, target: Path, bytes_per_vector: int) -> None:
+    """Writes the rows of a version that is held open into another folder, as one segment with codes of another size and neither
+    texts nor terms: to be measured."""
+    asked = replace(manifest, coarse="auto", bytes_per_vector=bytes_per_vector, texts=False, sparse=None)
+    change = Change(folder, asked, None)
+    try:
+        change.folder, change._new_ranges = target, change.ranges is not None
+        change.merge(len(change.segments))
+        change.commit()
+    finally:
+        change.close()
 
 
 def _now() -> str:

@@ -233,7 +233,7 @@ def _measured(codes: Codes, fine: FineRows, own: Rows, target: float | None) -> 
     if fine.count == 1:
         return Settings(None, SHORTLISTS[0], (1.0, 1.0))  # no neighbours to lose
     queries = fine.rows(own)
-    nearest = fine.nearest(queries, min(NEIGHBOURS + 1, fine.count))
+    _, nearest = fine.nearest(queries, min(NEIGHBOURS + 1, fine.count))
     others = nearest != own[:, None]
     others[others.all(axis=1), -1] = False  # rows with many twins: their own place was taken
     truth = nearest[others].reshape(len(own), -1)

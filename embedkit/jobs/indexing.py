@@ -28,6 +28,7 @@ from embedkit.index.manifest import (
     DOCUMENTS,
     Manifest,
     Metric,
+    Recipe,
     Source,
     Sparse,
     is_leftover,
@@ -40,7 +41,7 @@ from embedkit.index.versions import remove_old, writing
 from embedkit.index.writer import Content, Entries
 from embedkit.jobs.row_source import RowSource, add_vectors, rows_a_document
 from embedkit.storage import make_folder, remove_folder
-from embedkit.types import Document
+from embedkit.types import Array, Document
 
 # of `load`, that an index may bring; above all not that the code of its model is to be trusted
 STORED_SETTINGS = frozenset({"model", "revision", "max_tokens", "dim", "layers", "prompts", "prompt_names", "profile"})
@@ -67,18 +68,21 @@ def build_index(
     ram: int | None = None,
     progress: bool = False,
     sparse: str | Path | SparseEncoder | None = None,
+    recipe: Recipe | None = None,
 ) -> Index:
     """Builds an index folder and opens it: whole, or begun and to be gone on with `resume`.
 
     source: a corpus (a path, rows, a DataFrame, a Dataset: see `read_corpus`), which `model` embeds; or vectors, an array
-    (n, dim) with `ids`, or a NAME.npy or NAME.parquet that `embedkit embed` wrote, with `documents`, a corpus in the same order, for texts.
+    (n, dim) with `ids`, a NAME.npy or NAME.parquet that `embedkit embed` wrote, or a folder of such files, of autofaiss's parts or of
+    clip-retrieval's, with `documents`, a corpus in the same order, for texts (by default the metadata that lies in the folder).
     metric: "cosine" or "dot", by default the model's own. coarse: "auto" (exact up to 20,000 rows), "none" (exact) or a
     faiss factory string; for "auto", bytes_per_vector is what a row may take in RAM. recall: the share of the 10 nearest
     neighbours that the shortlist is to keep, measured on rows held out; when left out, 0.97 and a margin for questions that look
     different from documents. fine: "float16", "float32" or "int8" rows on disk.
     on_long: "chunk" gives texts beyond the model's limit several passages. ram: bytes that training may take.
     sparse: a leg of terms beside the vectors: "bm25", or with settings "bm25:k1=1.2,b=0.75,stem=german,stop=none"; a sparse model;
-    or a jsonl file with a row {"id": ..., "weights": {term: weight}} for each document.
+    or a jsonl file with a row {"id": ..., "weights": {term: weight}} for each document. recipe: where the settings came from, for the
+    manifest to keep; it sets none of them.
     Raises UsageError for a path that is taken or a layout that cannot be, DataError for rows that cannot be used.
     """
     target = Path(path).absolute()
@@ -95,11 +99,12 @@ def build_index(
     if limit is not None and limit < 1:
         raise UsageError(f"limit={limit} was asked for; expected at least 1.")
     if by_vectors:
-        rows = RowSource.of(source, ids, limit)
-        layout = Layout(metric or metric_of(rows.similarity), coarse, fine, bytes_per_vector, recall)
+        rows = RowSource.of(source, ids, limit, fields)
+        layout = Layout(metric or metric_of(rows.similarity), coarse, fine, bytes_per_vector, recall, recipe)
+        documents = rows.documents if documents is None else documents
         return index_vectors(rows, target, layout, documents, fields, whole=limit is None, ram=ram, leg=leg)
     encoder = model if model is not None and not isinstance(model, (str, Path)) else load(model)
-    layout = Layout(metric or metric_of(encoder.similarity), coarse, fine, bytes_per_vector, recall)
+    layout = Layout(metric or metric_of(encoder.similarity), coarse, fine, bytes_per_vector, recall, recipe)
     corpus = read_corpus(source, fields, limit=limit)
     with _first_change(target, encoder.dim, layout, source_of(encoder, on_long), True, ram, leg) as change:
         _add_corpus(change, corpus, encoder, "build.npy", resume, progress)
@@ -239,8 +244,9 @@ def add_to_index(
     if isinstance(source, np.ndarray) or (isinstance(source, (str, Path)) and holds_vectors(Path(source))):
         if model is not None or options:
             raise UsageError("Vectors and a model came; vectors are taken as they are: leave the model out.")
-        rows = RowSource.of(source, ids, limit)
+        rows = RowSource.of(source, ids, limit, fields)
         _check_space(folder, manifest, rows)
+        documents = rows.documents if documents is None else documents
         with changing(folder, ram) as change:
             change.entries = entries or change.entries
             count = add_vectors(change, rows, documents, fields, whole=limit is None)
@@ -272,6 +278,14 @@ def _check_space(folder: Path, manifest: Manifest, rows: RowSource) -> None:
             f"{folder} was built by {str(ours.fingerprint)[:12]} ({ours.model}), these rows by {theirs.fingerprint[:12]} "
             f"({theirs.model}); embed them with the index's model, or build an index of their own."
         )
+
+
+def query_vectors(index: Index, path: Path) -> Array:
+    """(q, dim) the rows of a file of vectors, as queries. Raises ModelMismatch for those of another model, UsageError for those
+    of another width, and what `open_vectors` raises."""
+    rows = RowSource.of(path)
+    _check_space(index.path, index.manifest, rows)
+    return np.asarray(rows.rows, np.float32)
 
 
 def _add_corpus(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from embedkit.corpus import Fields, read_corpus
-from embedkit.corpus.documents import checked_id
+from embedkit.corpus.documents import ROW, checked_id, to_document
+from embedkit.corpus.formats import parquet_rows
 from embedkit.engine import open_vectors
 from embedkit.engine.outputs import Names
+from embedkit.engine.vector_folder import JoinedRows, parts_of
 from embedkit.errors import DataError, UsageError
 from embedkit.index.manifest import Source
 from embedkit.index.update import Change
@@ -23,6 +25,7 @@ from embedkit.types import Array, Document
 from embedkit.vectors import Ranges
 
 BLOCK = 4096  # documents taken at once
+CAPTION = "caption"  # what clip-retrieval calls the text of an image
 
 
 @dataclass(frozen=True)
@@ -35,33 +38,78 @@ class RowSource:
     set_aside: frozenset[str] = frozenset()  # documents of the corpus that have no row
     source: Source = field(default_factory=Source)
     similarity: str = "cosine"
+    documents: Iterable[Document] | None = None  # that came with the rows, in the same order
 
     @property
     def dim(self) -> int:
         return int(self.rows.shape[1])
 
     @classmethod
-    def of(cls, source: Any, ids: Sequence[str] | None = None, limit: int | None = None) -> RowSource:
-        """source: an array (n, dim), or the path of a NAME.npy or NAME.parquet. Raises DataError for an array of another kind,
-        UsageError for ids that are not one a row, and what `open_vectors` raises."""
+    def of(
+        cls,
+        source: Any,
+        ids: Sequence[str] | None = None,
+        limit: int | None = None,
+        fields: Fields = Fields(),  # noqa: B008
+    ) -> RowSource:
+        """source: an array (n, dim), the path of a NAME.npy or NAME.parquet, or a folder of such (see `vector_folder`), whose
+        metadata `fields` reads. Raises DataError for an array of another kind, UsageError for ids that are not one a row, and
+        what `open_vectors` raises."""
         if isinstance(source, np.ndarray):
             if source.ndim != 2 or source.dtype.kind not in "fiu":
                 raise DataError(
                     f"An array of {source.dtype} of shape {source.shape} came; expected numbers of shape (rows, dim)."
                 )
             made = cls(source, RowNumbers(len(source)))
+        elif Path(source).is_dir():
+            made = cls._of_folder(Path(source), fields)
         else:
             made = cls._of_file(Path(source))
         if ids is not None:
             named = [checked_id(str(identifier), f"ids, row {number}") for number, identifier in enumerate(ids, 1)]
             if len(named) != len(made.rows):
                 raise UsageError(f"{len(named)} ids came with {len(made.rows)} vectors; give one id a vector.")
-            made = cls(made.rows, named, None, made.set_aside, made.source, made.similarity)
+            made = replace(made, ids=named, spans=None)
         if limit is None:
             return made
         end = sum(rows for _, rows in itertools.islice(made.groups(), limit))  # of so many documents
         spans = None if made.spans is None else made.spans[:end]
-        return cls(made.rows[:end], made.ids[:end], spans, made.set_aside, made.source, made.similarity)
+        return replace(made, rows=made.rows[:end], ids=made.ids[:end], spans=spans)
+
+    @classmethod
+    def _of_folder(cls, folder: Path, fields: Fields) -> RowSource:
+        """All files of a folder as one. Raises DataError where they do not fit each other."""
+        parts = parts_of(folder)
+        made = [cls._of_file(path) for path in parts.vectors]
+        parts.check_lengths([len(part.rows) for part in made])
+        kinds = [f"width {part.dim} by {str(part.source.fingerprint)[:12]} ({part.source.on_long})" for part in made]
+        if odd := [place for place, kind in enumerate(kinds) if kind != kinds[0]]:
+            raise DataError(
+                f"{parts.vectors[odd[0]]} holds rows of {kinds[odd[0]]}, {parts.vectors[0]} of {kinds[0]}; give a folder of one "
+                f"model's vectors."
+            )
+        named = [path.suffix == ".parquet" or Names(path).ids.exists() for path in parts.vectors]
+        if any(named) != all(named):
+            raise DataError(
+                f"{parts.vectors[named.index(False)]} has no ids beside it, other files of {folder} have; add them."
+            )
+        rows = cast(Array, JoinedRows([part.rows for part in made]))
+        spans = [part.spans for part in made if part.spans is not None]
+        joined = replace(
+            made[0],
+            rows=rows,
+            ids=list(itertools.chain.from_iterable(part.ids for part in made)) if all(named) else RowNumbers(len(rows)),
+            spans=np.concatenate(spans) if spans else None,
+            set_aside=frozenset().union(*(part.set_aside for part in made)),
+        )
+        if not parts.metadata:
+            return joined
+        if not all(named) and fields.id not in (None, ROW):
+            ids = [document.id for document in MetadataRows(parts.metadata, fields)]
+            return replace(joined, ids=ids, documents=MetadataRows(parts.metadata, fields))
+        return replace(
+            joined, documents=MetadataRows(parts.metadata, fields if all(named) else replace(fields, id=ROW))
+        )
 
     @classmethod
     def _of_file(cls, path: Path) -> RowSource:
@@ -127,6 +175,21 @@ class RowNumbers(Sequence[str]):
     def __getitem__(self, place: Any) -> Any:
         found = range(self._count)[place]
         return RowNumbers(len(found)) if isinstance(place, slice) else str(found)
+
+
+class MetadataRows:
+    """The documents of parquet files beside vectors, read anew each time. Where no text is named and none stands there, it is
+    clip-retrieval's caption, or empty."""
+
+    def __init__(self, paths: Sequence[Path], fields: Fields) -> None:
+        self._paths, self._fields = paths, fields
+
+    def __iter__(self) -> Iterator[Document]:
+        placed = itertools.chain.from_iterable(map(parquet_rows, self._paths))
+        for position, (where, row) in enumerate(placed):
+            if self._fields.text is None and "text" not in row:
+                row = {name: value for name, value in row.items() if name != CAPTION} | {"text": row.get(CAPTION) or ""}
+            yield to_document(row, where, self._fields, position)
 
 
 def _chunks(path: Path) -> tuple[list[str], Array]:

@@ -69,13 +69,12 @@ def read_task(settings: Data, seed: int = 0) -> Task:
     if (path / "qrels").is_dir():
         rows = _beir(path, settings.split or "train")
         if settings.texts:  # of "anchor" and "positive"
-            rows = _texts(
-                ((str(path), {"anchor": one.anchor, "positive": one.positive}) for one in rows), settings.texts
-            )
+            placed_rows = ((str(path), {"anchor": one.anchor, "positive": one.positive}) for one in rows)
+            rows = _of_fields(placed_rows, settings)
     else:
         placed = folder_rows(path) if path.is_dir() else file_rows(path)
         chosen = ((where, row) for where, row in placed if settings.split in (None, row.get("split")))
-        rows = _texts(chosen, settings.texts) if settings.texts else _examples(chosen, np.random.default_rng(seed))
+        rows = _of_fields(chosen, settings) if settings.texts else _examples(chosen, np.random.default_rng(seed))
     examples = list(islice(rows, settings.limit))
     if not examples:
         split = f" of the split {settings.split!r}" if settings.split else ""
@@ -119,18 +118,29 @@ def _beir(folder: Path, split: str) -> Iterator[Example]:
                 yield Example(queries[query], texts[document])
 
 
-def _texts(rows: Iterable[tuple[str, Row]], fields: Sequence[str]) -> Iterator[Example]:
-    """Each distinct text of the fields, which may hold lists."""
+def _of_fields(rows: Iterable[tuple[str, Row]], settings: Data) -> Iterator[Example]:
+    """Each distinct text of the fields, which may hold lists; or the texts of a row in pairs, the first with the second and so on,
+    all of them known as positives of each other."""
     seen: set[str] = set()
     for where, row in rows:
-        for field in fields:
-            if field not in row:
-                raise DataError(f"{where}: there is no field {field!r}; it has {', '.join(map(str, row))}.")
-            value = row[field]
-            for text in value if isinstance(value, list) else [value]:
-                if _text(text, field, where) not in seen:
-                    seen.add(text)
-                    yield Example(sys.intern(text))
+        texts = list(dict.fromkeys(_field_texts(row, settings.texts, where)))
+        if settings.paired:
+            alike = frozenset(texts)
+            for one, other in zip(texts[::2], texts[1::2], strict=False):
+                yield Example(one, other, alike=alike)
+            continue
+        for text in texts:
+            if text not in seen:
+                seen.add(text)
+                yield Example(sys.intern(text))
+
+
+def _field_texts(row: Row, fields: Sequence[str], where: str) -> Iterator[str]:
+    for field in fields:
+        if field not in row:
+            raise DataError(f"{where}: there is no field {field!r}; it has {', '.join(map(str, row))}.")
+        value = row[field]
+        yield from (_text(text, field, where) for text in (value if isinstance(value, list) else [value]))
 
 
 def _examples(rows: Iterable[tuple[str, Row]], generator: np.random.Generator) -> Iterator[Example]:

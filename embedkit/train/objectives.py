@@ -191,7 +191,7 @@ NEEDS = {  # loss -> what every example must have
 
 
 def check_data(terms: Sequence[Loss], tasks: Sequence[Task], negatives: int) -> None:
-    """Raises DataError where a loss needs what the examples of a task do not have, or tasks with and without positives meet."""
+    """Raises DataError where a loss needs what the examples of a task do not have."""
     for task in tasks:
         has = {
             "positives": all(example.positive for example in task.examples),
@@ -209,12 +209,6 @@ def check_data(terms: Sequence[Loss], tasks: Sequence[Task], negatives: int) -> 
                 raise DataError(
                     f"The loss {term.name} needs {missing[0]} with every example, and not all of {task.name} have them{hint}."
                 )
-        if not has["positives"] and any(example.positive for example in task.examples):
-            raise DataError(
-                f"{task.name} mixes pairs and texts alone; give them as two entries of data, in two stages."
-            )
-    if len({bool(task.examples[0].positive) for task in tasks}) > 1:
-        raise DataError("Pairs and texts alone came as data of one stage; train them in stages of their own.")
     if any(term.name == "list_net" for term in terms):
         counts = {min(negatives, len(example.negatives)) for task in tasks for example in task.examples}
         if len(counts) > 1:

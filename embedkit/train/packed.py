@@ -54,10 +54,14 @@ def attention(
 ) -> tuple[Tensor, None]:
     """(1, heads, T, d) each -> (1, T, heads, d), as transformers' attention interface has it."""
     layout = LAYOUT.get()
-    q, k, v = (layout.padded(one[0].transpose(0, 1)).transpose(1, 2) for one in (query, key, value))  # (B, heads, L, d)
+    # on a CPU the kernel's backward pass in bfloat16 takes five times as long as the one in float32
+    dtype = torch.float32 if query.device.type == "cpu" else query.dtype
+    parts = (layout.padded(one[0].transpose(0, 1).to(dtype)) for one in (query, key, value))
+    q, k, v = (one.transpose(1, 2) for one in parts)  # (B, heads, L, d)
     mask = None if layout.full else layout.present[:, None, None, :]
-    mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=settings.get("scaling"))
-    return layout.packed(mixed.transpose(1, 2))[None], None
+    with torch.autocast(query.device.type, enabled=False):  # it would make bfloat16 of them again
+        mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=settings.get("scaling"))
+    return layout.packed(mixed.transpose(1, 2))[None].to(query.dtype), None
 
 
 def can_be_packed(transformer: Any) -> bool:

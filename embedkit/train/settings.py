@@ -29,6 +29,7 @@ class Data:
         str, ...
     ] = ()  # fields whose texts are taken one by one, for losses that need no pairs; "anchor" and "positive"
     # of a BEIR folder
+    paired: bool = False  # the texts that a row has in these fields are positives of each other: pairs, two by two
     weight: float | None = None  # of the task in the mixture; its number of examples when left out
     query_prompt: str = ""  # in front of anchors
     document_prompt: str = ""  # in front of positives and negatives

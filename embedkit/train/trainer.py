@@ -9,6 +9,7 @@ threads.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -63,7 +64,8 @@ from embedkit.train.step import Prepared, Step
 
 MODEL, LOG, BEST, CANDIDATE = "model", "log.jsonl", "best-{stage}.safetensors", "candidate"
 TOKENS = {"cpu": 512, "cuda": 16384}  # a pass; on a CPU few enough that a layer's states stay in its cache
-Evaluate = Callable[[Path, Evaluation], float]  # a model folder -> the score that the recipe names
+Cut = tuple[int | None, int | None]  # layers and dim of embedkit.load
+Evaluate = Callable[[Path, Evaluation, Cut], float]  # a model folder, cut so -> the score that the recipe names
 logger = logging.getLogger(__name__)
 
 
@@ -314,7 +316,7 @@ class Run:
         if self.log is not None and self.score is not None:
             folder = self.output / CANDIDATE
             self._save_model(folder)
-            score = self.score(folder, asked)
+            score = self.score(folder, asked, (None, None))
             remove_folder(folder)
         score = _from_first(score)
         better = self.at.best is None or score > self.at.best
@@ -354,8 +356,9 @@ class Run:
             self.log.sync()
             write_checkpoint(self.output, self.at, weights, optimizer, facts)
 
-    def _save_model(self, folder: Path) -> None:
-        """A folder that SentenceTransformer and embedkit.load open, with the recipe that made it."""
+    def _save_model(self, folder: Path, tested: Mapping[str, Any] | None = None) -> None:
+        """A folder that SentenceTransformer and embedkit.load open, with the recipe that made it. tested: what is known of the cells
+        of its grid."""
         text = yaml.safe_dump(json.loads(json.dumps(self.recipe.resolved)), sort_keys=False, allow_unicode=True)
         with atomic_folder(folder) as partial, quiet():
             self.model.save_pretrained(str(partial), create_model_card=False)
@@ -363,12 +366,29 @@ class Run:
                 stream.write(f"# hash: {self.recipe.hash}\n{text}".encode())
             if elastic := self.recipe.stages[self.at.stage].elastic:
                 maker = row_maker(self.recipe, self.recipe.stages[self.at.stage], self.model)
-                write_json(partial / GRID, asdict(grid_of(elastic, maker.width, maker.depth)))
+                grid = asdict(grid_of(elastic, maker.width, maker.depth))
+                write_json(partial / GRID, {**grid, **({"tested": tested} if tested else {})})
+
+    def _tested(self) -> dict[str, Any] | None:
+        """The score of each cell of the grid on what the last stage is evaluated on; None where there is nothing to test."""
+        stage = self.recipe.stages[-1]
+        if stage.elastic is None or stage.evaluation is None or self.score is None:
+            return None
+        maker = row_maker(self.recipe, stage, self.model)
+        grid, asked = grid_of(stage.elastic, maker.width, maker.depth), stage.evaluation
+        folder = self.output / CANDIDATE
+        self._save_model(folder)
+        scores = {}
+        for layers, dim in itertools.product(grid.layers, grid.dims):
+            cut = (None if layers == maker.depth else layers, None if dim == maker.width else dim)
+            scores[f"{layers}/{dim}"] = self.score(folder, asked, cut)
+        remove_folder(folder)
+        return {"task": Path(asked.task).name, "split": asked.split, "metric": asked.metric, "scores": scores}
 
     def _publish(self) -> Path:
         folder = self.output / MODEL
         if self.log is not None:
-            self._save_model(folder)
+            self._save_model(folder, self._tested())
             ended = asdict(replace(self.at, finished=True))
             write_json(
                 self.output / RECORD, {"progress": ended, "weights": None, "facts": {"recipe": self.recipe.hash}}

@@ -143,6 +143,18 @@ def test_an_index_is_measured_as_it_is_served(
     assert task["context"]["search"]["coarse"] == coarse
 
 
+def test_a_recipe_is_measured_as_the_index_that_it_builds(
+    run: Run, evaluate: Callable[..., Any], beir: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    mine, folder = tmp_path / "mine.yaml", tmp_path / "an.index"
+    mine.write_text("coarse: SQ8\nfine: float32\nrecall: 0.9\n")
+    run("index", "build", beir, "-o", folder, "--model", tiny_model, "--dtype", "float32", "--recipe", mine)
+    served, built = (evaluate("--data", beir, "--index", one)["small"] for one in (folder, mine))
+    assert built["scores"] == served["scores"] == pytest.approx(EXPECTED["test"], abs=1e-6)
+    for name in ("coarse", "fine", "segments"):
+        assert built["context"]["search"][name] == served["context"]["search"][name]
+
+
 def test_an_index_of_another_model_is_refused(
     run: Run, beir: Path, index: Path, prompted_model: Path, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ COMMANDS = [
     "embed",
     "index",
     *CHANGES,
+    "index export",
     "index info",
     "index verify",
     "search",
@@ -40,13 +41,14 @@ CORPUS = "--id --text --title --limit"
 PROMISED = {  # what people's scripts hold on to
     "embed": "-o --output --kind --dim --layers --precision --ranges --on-long --resume --overwrite --shard --workers --profile "
     f"{CORPUS} {MODEL} {OUTPUT}",
-    "index build": "-o --output --coarse --bytes-per-vector --recall --fine --metric --sparse --on-long --documents --resume --ram "
-    f"--profile {CORPUS} {MODEL} {OUTPUT}",
+    "index build": "-o --output --coarse --bytes-per-vector --recall --fine --metric --sparse --recipe --on-long --documents "
+    f"--resume --ram --profile {CORPUS} {MODEL} {OUTPUT}",
+    "index tune": f"--recall -k -o --output --bytes-per-vector --fusion --queries --qrels --sparse-queries --sparse-model {MODEL} {OUTPUT}",
     "index plan": f"--rows --dim --ram --recall --text-bytes --threads --calibration {OUTPUT}",
-    "index tune": f"--fusion --queries --qrels --sparse-queries --sparse-model {MODEL} {OUTPUT}",
     "index add": f"--sparse --documents --resume --ram {CORPUS} {MODEL} {OUTPUT}",
     "index delete": f"--ids --where {OUTPUT}",
     "index compact": f"--ram {OUTPUT}",
+    "index export": f"-o --output --format {OUTPUT}",
     "index info": OUTPUT,
     "index verify": OUTPUT,
     "search": f"-k --queries -o --output --mode --fusion --weight --sparse-queries --sparse-model --like --where --group --min-score "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
@@ -369,3 +370,64 @@ def test_a_layout_is_asked_for(run: Run, vectors: Path, tmp_path: Path) -> None:
     assert (facts["fine"], facts["coarse"], facts["segments"][0]["coarse"]) == ("int8", "auto", None)
     manifest = json.loads((tmp_path / "x" / "manifest-000001.json").read_text())
     assert (manifest["bytes_per_vector"], manifest["recall_target"]) == (24, 0.9)
+
+
+def manifest_of(folder: Path, version: int = 1) -> dict[str, Any]:
+    return json.loads((folder / f"manifest-{version:06}.json").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        ("compact", ["--bytes-per-vector", 32, "--recall", 0.95]),
+        ("exact", ["--coarse", "none", "--fine", "float32"]),
+        ("hybrid", ["--sparse", "bm25"]),
+    ],
+)
+def test_a_recipe_builds_what_its_settings_build_as_options(
+    run: Run, vectors: Path, corpus: Path, tmp_path: Path, recipe: str, options: list[Any]
+) -> None:
+    for name, words in (("recipe", ["--recipe", recipe]), ("options", options)):
+        assert run("index", "build", vectors, "--documents", corpus, "-o", tmp_path / name, *words).code == 0
+    own = {"recipe", "version", "created", "checksum"}
+    built, asked = ({k: v for k, v in manifest_of(tmp_path / n).items() if k not in own} for n in ("recipe", "options"))
+    assert built == asked
+    assert [manifest_of(tmp_path / "recipe")["version"], "recipe" in manifest_of(tmp_path / "options")] == [4, False]
+
+
+def test_an_option_beats_the_recipe_which_the_index_keeps(run: Run, vectors: Path, tmp_path: Path) -> None:
+    path, folder = tmp_path / "mine.yaml", tmp_path / "x"
+    path.write_text("recall: 0.9\nfine: int8\nbytes_per_vector: 24\n")
+    assert run("index", "build", vectors, "-o", folder, "--fine", "float16", "--recipe", path).code == 0
+    manifest = manifest_of(folder)
+    assert [manifest[name] for name in ("fine", "recall_target", "bytes_per_vector")] == ["float16", 0.9, 24]
+    settings = {"bytes_per_vector": 24, "coarse": "auto", "fine": "int8", "recall": 0.9, "sparse": None}
+    kept = {
+        "name": "mine.yaml",
+        "hash": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+        "settings": settings,
+    }
+    assert manifest["recipe"] == kept
+    assert run("index", "delete", folder, "d1").code == 0
+    assert manifest_of(folder, 2)["recipe"] == run("index", "info", folder, "--json").facts["recipe"] == kept
+    assert run("index", "verify", folder).code == 0
+
+
+def test_a_recipe_that_cannot_be_is_refused_alike_by_build_and_eval(run: Run, corpus: Path, tmp_path: Path) -> None:
+    path, pairs = tmp_path / "mine.yaml", tmp_path / "pairs.tsv"
+    pairs.write_text("sentence1\tsentence2\tscore\na\tb\t5\nc\td\t0\n")
+    build, judge = ["index", "build", corpus, "-o", tmp_path / "x"], ["eval", "--data", pairs]
+    for text, said in (
+        ("corse: SQ8", "mine.yaml: corse is no setting (did you mean 'coarse'?)"),
+        ("fine: float8", "mine.yaml: fine is 'float8' (did you mean 'float"),
+        ("recall: high", "mine.yaml: recall is 'high'; expected a number"),
+    ):
+        path.write_text(text)
+        sentences = {
+            run(*build, "--recipe", path).sentence(2),
+            run(*judge, "--index", path, "-o", tmp_path / "r").sentence(2),
+        }
+        assert len(sentences) == 1 and said in sentences.pop()
+    unknown = run(*build, "--recipe", "compakt").sentence(2)
+    assert "no recipe 'compakt' (did you mean 'compact'?)" in unknown and "compact, exact, hybrid" in unknown
+    assert listing(tmp_path) == {"mine.yaml", "pairs.tsv"}

@@ -378,13 +378,13 @@ def test_a_newer_format_is_refused_not_misread(run: Run, damaged: Path, command:
     path = damaged / MANIFEST
     body = json.loads(path.read_text())
     del body["checksum"]
-    body["version"] = 4
+    body["version"] = 5
     text = json.dumps(body, sort_keys=True, ensure_ascii=True)
     path.write_text(json.dumps({**body, "checksum": hashlib.sha256(text.encode()).hexdigest()}))
     words = [*command.split(), damaged, *([QUESTION] if command == "search" else [])]
     sentence = run(*words).sentence(5)
-    assert "format 4" in sentence
-    assert "formats 2 and 3" in sentence
+    assert "format 5" in sentence
+    assert "formats 2 to 4" in sentence
     assert "update embedkit" in sentence
 
 
@@ -394,7 +394,7 @@ def test_an_index_of_the_first_format_is_to_be_built_again(run: Run, tmp_path: P
     np.save(tmp_path / "fine.npy", np.ones((1, 2), np.float16))
     words = [*command.split(), tmp_path, *([QUESTION] if command == "search" else [])]
     sentence = run(*words).sentence(5)
-    assert "has index format 1, this embedkit reads formats 2 and 3; build it again" in sentence
+    assert "has index format 1, this embedkit reads formats 2 to 4; build it again" in sentence
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".ids.txt", ".manifest.json"])

@@ -1,12 +1,15 @@
-"""`index build --sparse`, `search --mode` and `index tune --fusion`, as a person uses them."""
+"""`index build --sparse`, `search --mode` and `index tune`, as a person uses them."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from ..conftest import bent_rows
 from .conftest import ROWS, Run
 
 
@@ -79,6 +82,47 @@ def test_tune_stores_a_weight_and_says_what_it_is_worth(run: Run, terms: Path, t
     assert "1 queries have a relevant document; expected at least 20" in run(*words).sentence(3)
 
 
+def test_tune_stores_settings_and_says_what_they_are_worth(run: Run, tmp_path: Path) -> None:
+    rows, queries, path = tmp_path / "rows.npy", tmp_path / "queries.npy", tmp_path / "x"
+    np.save(rows, bent_rows(2000))
+    np.save(queries, bent_rows(120, seed=1))
+    assert run("index", "build", rows, "-o", path, "--coarse", "IVF16,SQ8", "-q").code == 0
+    words = ["index", "tune", path, "--queries", queries]
+    done = run(*words, "--recall", "0.9", "-o", tmp_path / "front.png")
+    assert done.code == 0 and "<- chosen" in done.out and "Version 2 of" in done.out.splitlines()[-1]
+    picture = (tmp_path / "front.png").read_bytes()
+    assert picture[:8] == b"\x89PNG\r\n\x1a\n" and int.from_bytes(picture[16:20], "big") == 1050
+    facts = run(*words, "--recall", "0.8", "-k", "5", "--json").facts
+    assert facts["version"] == 3 and facts["k"] == 5 and facts["chosen"]["interval"][1] >= 0.8
+    (stored,) = run("index", "info", path, "--json").facts["segments"]
+    assert {name: stored[name] for name in ("probes", "shortlist")} == facts["chosen"]["ways"][0]
+    assert "120 different queries came; a recall of 0.99 needs at least 598" in run(
+        *words, "--recall", "0.99"
+    ).sentence(3)
+
+
+def test_an_impossible_goal_exits_6_with_the_frontier(run: Run, tmp_path: Path) -> None:
+    rows, queries, path = tmp_path / "rows.npy", tmp_path / "queries.npy", tmp_path / "x"
+    generator = np.random.default_rng(0)
+    np.save(rows, generator.standard_normal((2500, 16)).astype(np.float32))
+    np.save(queries, generator.standard_normal((120, 16)).astype(np.float32))
+    assert run("index", "build", rows, "-o", path, "--coarse", "PQ1x4fs", "-q").code == 0
+    words = ["index", "tune", path, "--queries", queries, "--recall", "0.95"]
+    done = run(*words)
+    assert done.code == 6 and "A recall of 0.95 is infeasible here: at best" in done.err
+    assert len(done.out.splitlines()) > 3 and "<- chosen" not in done.out
+    done = run(*words, "--json")
+    assert (done.code, done.facts["feasible"], done.facts["chosen"], done.facts["version"]) == (6, False, None, 1)
+
+
+def test_pictures_need_matplotlib_before_anything_is_measured(
+    run: Run, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    words = ["index", "tune", index, "--queries", "x", "--recall", "0.9", "-o", tmp_path / "x.png"]
+    assert 'pip install -e ".[plots]"' in run(*words).sentence(2)
+
+
 def test_wrong_uses_are_one_sentence(
     run: Run, terms: Path, index: Path, corpus: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -91,6 +135,11 @@ def test_wrong_uses_are_one_sentence(
     assert "--fusion and --weight belong to --mode hybrid" in error("search", terms, "cat", "--weight", "0.5")
     assert "--sparse-queries belongs to" in error("search", terms, "cat", "--mode", "sparse", "--sparse-queries", "x")
     assert "ranks documents" in error("search", terms, "cat", "--mode", "sparse", "--group", "none")
-    assert "Give --fusion" in error("index", "tune", terms, "--queries", "x", "--qrels", "y")
+    assert "Give --recall SHARE or --fusion" in error("index", "tune", terms, "--queries", "x", "--qrels", "y")
+    fusion, recall = (["index", "tune", terms, "--queries", "x", *kind] for kind in (["--fusion"], ["--recall", "0.9"]))
+    assert "Give --qrels FILE" in error(*fusion)
+    assert "-k belongs to --recall" in error(*fusion, "--qrels", "y", "-k", "5")
+    assert "--bytes-per-vector belongs to --recall" in error(*fusion, "--qrels", "y", "--bytes-per-vector", "24")
+    assert "--qrels belongs to --fusion" in error(*recall, "--qrels", "y")
     build = ["index", "build", corpus, "-o", tmp_path / "y", "--model", tiny_model]
     assert "bm25:k1=1.2" in error(*build, "--sparse", "bm25:k=1")

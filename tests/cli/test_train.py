@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -32,6 +33,11 @@ def test_a_recipe_is_run_evaluated_and_not_run_twice(run: Run, recipe: Path, tmp
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [set(line) >= {"spearman"} for line in lines] == [False, True, False, True]
     assert "lr: 0.0001" in (folder / "model" / "recipe.yaml").read_text()
+    for name, said in (("loss.svg", "The loss of each step"), ("scores.svg", "Scores on the way")):
+        picture = ElementTree.parse(folder / name).getroot()
+        assert picture.attrib["aria-label"] == said
+        (line,) = picture.iter("{http://www.w3.org/2000/svg}polyline")
+        assert len(line.attrib["points"].split()) == 2  # steps, evaluations
     assert f"{folder} holds a run already" in run("train", recipe, "-o", folder).sentence(2)
     again = run("train", recipe, "optimizer.lr=1e-4", "-o", folder, "--resume", "--json")
     assert again.facts["model"] == str(folder / "model")

@@ -12,10 +12,11 @@ import pytest
 
 import embedkit
 from embedkit.errors import DataError, UsageError
-from embedkit.eval.mteb_index import IndexRecipe, MtebIndex
+from embedkit.eval.mteb_index import MtebIndex, recipe_of
 from embedkit.eval.mteb_model import MtebModel
 from embedkit.eval.mteb_tasks import HubTask, evaluate_mteb, find_benchmark
 from embedkit.eval.run import Plan, run
+from embedkit.jobs import IndexRecipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 PROMPTS = {
@@ -182,16 +183,19 @@ def test_mteb_takes_the_index_as_a_search_model(encoder: Any) -> None:
     assert isinstance(model, EncoderProtocol)
 
 
-def test_a_recipe_is_a_factory_string_or_a_file(tmp_path: Path) -> None:
+def test_a_recipe_is_a_factory_string_a_name_or_a_file(tmp_path: Path) -> None:
     path = tmp_path / "small.yaml"
     path.write_text("coarse: SQ8\nfine: int8\n")
-    assert IndexRecipe.read(str(path)) == IndexRecipe(coarse="SQ8", fine="int8")
-    assert IndexRecipe.read(str(path)).settings == {"coarse": "SQ8", "fine": "int8"}
-    assert IndexRecipe.read("IVF64,SQ8") == IndexRecipe(coarse="IVF64,SQ8")
+    assert recipe_of(str(path)) == IndexRecipe(coarse="SQ8", fine="int8")
+    assert recipe_of(str(path)).settings == {"coarse": "SQ8", "fine": "int8"}
+    assert recipe_of("IVF64,SQ8") == IndexRecipe(coarse="IVF64,SQ8")
+    assert recipe_of("exact") == IndexRecipe.read("exact") == IndexRecipe(coarse="none", fine="float32")
+    with pytest.raises(UsageError, match="hybrid has a sparse leg"):
+        recipe_of("hybrid")
     for text in ("corse: SQ8", "- SQ8", "a: [", "!!python/object:os.system {}"):
         path.write_text(text)
         with pytest.raises(UsageError, match=r"small\.yaml"):
-            IndexRecipe.read(str(path))
+            recipe_of(str(path))
 
 
 # --- result files -----------------------------------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ import embedkit
 from embedkit.eval import embedding_cache
 from embedkit.eval import run as runner
 from embedkit.eval.embedding_cache import CachedEncoder, RowStore
-from embedkit.eval.mteb_index import IndexRecipe
 from embedkit.eval.result_cache import Outcome, ResultCache
 from embedkit.eval.run import Plan, System, Variant, read_tasks, run
+from embedkit.jobs import IndexRecipe
 from embedkit.types import Report
 
 from ..conftest import WordCounts

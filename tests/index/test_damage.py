@@ -23,7 +23,7 @@ from embedkit.errors import IntegrityError, UsageError
 from embedkit.index import Index
 from embedkit.index.faiss_import import faiss_threads
 from embedkit.index.manifest import OLD_MANIFEST, POSTED, SPARSE_PARTS
-from embedkit.jobs import add_to_index, build_index, open_index
+from embedkit.jobs import IndexRecipe, add_to_index, build_index, open_index
 from embedkit.storage import sealed_json
 from embedkit.types import Document
 
@@ -55,8 +55,9 @@ def make(path: Path) -> None:
     """A small index with a file of every kind: two segments with passages and terms, one of them with codes, and deletions in
     both."""
     corpus, layout = [document(n) for n in range(COUNT)], {"on_long": "chunk", "fine": "int8", "coarse": "IVF1,SQ8"}
+    recipe = IndexRecipe(sparse="bm25").record("a recipe")
     with faiss_threads(1):
-        build_index(corpus, path, model=Windowed(), sparse="bm25", **layout).close()  # type: ignore[arg-type]
+        build_index(corpus, path, model=Windowed(), sparse="bm25", recipe=recipe, **layout).close()  # type: ignore[arg-type]
         add_to_index(path, [document(n) for n in (100, 101)], model=Windowed())
         with Index(path) as index:
             index.delete(["d3", "d101"])
@@ -408,6 +409,10 @@ def test_counts_that_do_not_fit_the_files_are_refused(hostile: Hostile, place: t
         (("sparse", "bm25", "b"), 1.5),
         (("sparse", "weight"), 2),
         (("sparse", "fusion"), "rff"),
+        (("recipe",), REMOVED),
+        (("recipe",), {}),
+        (("recipe", "name"), None),
+        (("recipe", "settings"), "coarse"),
         (("segments", 0, "files", "lengths.npy"), REMOVED),
         (("segments", 1, "files", "terms.txt"), REMOVED),
         (("version",), True),
@@ -456,9 +461,9 @@ def test_a_manifest_under_another_number_is_refused(hostile: Hostile) -> None:
 
 
 def test_a_newer_format_is_refused_with_what_to_do(hostile: Hostile) -> None:
-    hostile.file.write_bytes(sealed_json({**hostile.body, "version": 4}))
+    hostile.file.write_bytes(sealed_json({**hostile.body, "version": 5}))
     with pytest.raises(
-        IntegrityError, match=r"has index format 4, this embedkit reads formats 2 and 3; update embedkit"
+        IntegrityError, match=r"has index format 5, this embedkit reads formats 2 to 4; update embedkit"
     ):
         Index(hostile.path)
 
@@ -466,9 +471,7 @@ def test_a_newer_format_is_refused_with_what_to_do(hostile: Hostile) -> None:
 def test_the_first_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
     np.save(tmp_path / "fine.npy", np.eye(3, dtype=np.float16))
     (tmp_path / OLD_MANIFEST).write_bytes(sealed_json({"format": "embedkit-index", "version": 1}))
-    with pytest.raises(
-        IntegrityError, match=r"has index format 1, this embedkit reads formats 2 and 3; build it again"
-    ):
+    with pytest.raises(IntegrityError, match=r"has index format 1, this embedkit reads formats 2 to 4; build it again"):
         Index(tmp_path)
 
 

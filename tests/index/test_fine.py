@@ -166,7 +166,7 @@ def test_the_nearest_of_many_queries_are_found_block_by_block(
     queries = bent_rows(40, 24, seed=1)
     truth = by_numpy(queries, held.rows(np.arange(500)))
     for k in (1, 11, 100):
-        found = np.take_along_axis(truth, held.nearest(queries, k), axis=1)
+        found = np.take_along_axis(truth, held.nearest(queries, k)[1], axis=1)
         np.testing.assert_allclose(found, -np.sort(-truth, axis=1)[:, :k], atol=1e-5)
 
 
@@ -184,7 +184,7 @@ def test_nearest_rows_of_many_queries_are_those_of_a_search(tmp_path: Path, monk
     rows = np.random.default_rng(3).standard_normal((300, 16)).astype(np.float32)
     opened_rows = opened(tmp_path / "x.npy", rows, "float32")
     expected = np.argsort(-(rows[:40] @ rows.T), axis=1)[:, :11]
-    assert opened_rows.nearest(rows[:40], 11).tolist() == expected.tolist()
+    assert opened_rows.nearest(rows[:40], 11)[1].tolist() == expected.tolist()
 
 
 def test_rows_are_copied_as_they_are_stored(tmp_path: Path) -> None:

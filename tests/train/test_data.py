@@ -100,6 +100,13 @@ def test_splits_texts_limits_and_the_environment(tmp_path: Path, monkeypatch: py
         read(tmp_path, *rows, split="dev", texts=("captions",))
 
 
+def test_texts_of_a_row_are_pairs_and_no_negatives_of_each_other(tmp_path: Path) -> None:
+    rows = [{"captions": ["a", "b", "c", "d", "e"]}, {"captions": ["f", "g"]}, {"captions": ["h"]}]
+    task = read(tmp_path, *rows, texts=("captions",), paired=True)
+    assert [one.texts for one in task.examples] == [("a", "b"), ("c", "d"), ("f", "g")]
+    assert task.known == {"a": {*"abcde"}, "c": {*"abcde"}, "f": {*"fg"}}
+
+
 def test_a_beir_folder_gives_its_judged_pairs(tmp_path: Path) -> None:
     (tmp_path / "qrels").mkdir()
     (tmp_path / "corpus.jsonl").write_text('{"_id": "1", "title": "T", "text": "p"}\n{"_id": "2", "text": "n"}\n')

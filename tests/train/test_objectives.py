@@ -125,7 +125,6 @@ def test_texts_stand_in_the_order_of_their_rows() -> None:
         ("cosent", [Example("a", "b")], 0, "needs scores"),
         ("kl", [Example("a", "b", ("c",))], 1, "needs a teacher's scores"),
         ("list_net", SHORT, 2, "as many negatives with every example; there are 1 to 2"),
-        ("in_batch_distillation", [Example("a"), Example("b", "c")], 0, "mixes pairs and texts alone"),
     ],
 )
 def test_data_that_a_loss_cannot_use_are_refused(

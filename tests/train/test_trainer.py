@@ -120,7 +120,8 @@ def test_the_best_of_several_evaluations_is_published(recipe: Any, tmp_path: Pat
 
     scores, kept = iter([0.1, 0.5, 0.4, 0.3, 0.9]), []
 
-    def evaluate(folder: Path, asked: Evaluation) -> float:
+    def evaluate(folder: Path, asked: Evaluation, cut: tuple[int | None, int | None]) -> float:
+        assert cut == (None, None)
         assert asked.metric == "spearman"
         assert len(embedkit.load(folder, backend="torch", dtype="float32").encode(["cat"])) == 1
         kept.append((folder / "model.safetensors").read_bytes())
@@ -134,6 +135,24 @@ def test_the_best_of_several_evaluations_is_published(recipe: Any, tmp_path: Pat
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["log.jsonl", "model", "training.json"]
     with pytest.raises(UsageError, match="no function to evaluate with"):
         train(chosen, tmp_path / "other")
+
+
+def test_every_cell_of_the_grid_is_tested_and_the_model_carries_the_scores(recipe: Any, tmp_path: Path) -> None:
+    import embedkit
+
+    def evaluate(folder: Path, asked: Evaluation, cut: tuple[int | None, int | None]) -> float:
+        layers, dim = cut
+        rows = embedkit.load(folder, layers=layers, dim=dim, backend="torch", dtype="float32").encode(["cat", "dog"])
+        return float(rows[0] @ rows[1])
+
+    evaluation = {"task": "some/pairs.jsonl", "metric": "spearman", "every": 9}
+    chosen = recipe(elastic={"dims": [8], "layers": [1]}, evaluation=evaluation, dropout=False, steps=1)
+    folder = train(chosen, tmp_path / "run", evaluate=evaluate)
+    tested = json.loads((folder / "elastic.json").read_text())["tested"]
+    assert (tested["task"], tested["metric"], len(tested["scores"])) == ("pairs.jsonl", "spearman", 4)
+    for cell, score in tested["scores"].items():
+        layers, dim = map(int, cell.split("/"))
+        assert score == evaluate(folder, None, (layers, dim))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
