@@ -62,7 +62,9 @@ class Stopping(Windowed):
 
 def contents(folder: Path) -> dict[str, Any]:
     """File name -> bytes; of the manifest what does not depend on when it was written."""
-    found: dict[str, Any] = {path.name: path.read_bytes() for path in folder.iterdir()}
+    found: dict[str, Any] = {
+        path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith(".built.json")
+    }
     for name in [name for name in found if name.startswith("manifest-")]:
         found[name] = json.loads(found[name])
         del found[name]["created"], found[name]["checksum"]

@@ -1,4 +1,4 @@
-"""embedkit index build | add | delete | compact | tune | info | verify | export"""
+"""embedkit index build | add | delete | compact | plan | tune | info | verify | export"""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from embedkit.cli.options import (
     prompt_names,
     set_up_output,
 )
+from embedkit.cli.plan import plan_command
 from embedkit.cli.tune import tune_command
 from embedkit.encoder import OnLong
 from embedkit.errors import DataError, Stopped, UsageError
@@ -411,5 +412,6 @@ def verify_command(folder: Path, as_json: bool, quiet: bool, log: Path | None) -
             click.echo(f"{folder} is intact: {len(index):,} documents, {index.bytes_on_disk():,} bytes.")
 
 
+index_group.add_command(plan_command)
 index_group.add_command(export_command)
 index_group.add_command(tune_command)

@@ -112,12 +112,16 @@ def sample_size(factory: str, dim: int, count: int, ram: int | None) -> int:
 
     Raises UsageError where that is too little for the factory's lists."""
     ivf = inverted_lists(new_codes(factory, dim))
-    wanted = max(SAMPLE_AT_LEAST, SAMPLE_PER_LIST * ivf.nlist) if ivf is not None else SAMPLE_AT_LEAST
-    size = min(count, SAMPLE_AT_MOST, wanted)
+    return sample_for_lists(0 if ivf is None else ivf.nlist, factory, dim, count, ram)
+
+
+def sample_for_lists(lists: int, factory: str, dim: int, count: int, ram: int | None) -> int:
+    """As `sample_size`, where the number of lists is known (0: none)."""
+    size = min(count, SAMPLE_AT_MOST, max(SAMPLE_AT_LEAST, SAMPLE_PER_LIST * lists))
     if ram is None:
         return size
     fits = ram // (SAMPLE_COPIES * 4 * dim)
-    least = min(size, LEAST if ivf is None else SAMPLE_PER_LIST * ivf.nlist)
+    least = min(size, SAMPLE_PER_LIST * lists or LEAST)
     if fits < least:
         raise UsageError(
             f"{factory!r} is trained on at least {least} rows, {SAMPLE_COPIES * 4 * dim * least:,} bytes, and --ram leaves {ram:,}; "

@@ -24,6 +24,7 @@ import math
 import sqlite3
 import struct
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -72,13 +73,15 @@ _to_json = json.JSONEncoder(ensure_ascii=False).encode
 class DocumentWriter:
     """Fills a new file at `path`, in place of what is there. Durability is the caller's.
 
-    count: documents so far. Used by one thread at a time, not always the same.
+    count: documents so far; text_bytes, id_bytes: of their titles, texts and metadata, and of their ids; seconds: what all this took.
+    Used by one thread at a time, not always the same.
     A full disk is an OSError (ENOSPC), which SQLite says in its own way.
     """
 
     def __init__(self, path: Path) -> None:
         self._path, self._side_path = path, path.with_name(path.name + ".sorting")
-        self.count = 0
+        self.count = self.text_bytes = self.id_bytes = 0
+        self.seconds = 0.0
         self._runs: dict[tuple[str, Value], list[int]] = {}
         self._hashes: list[tuple[int, int]] = []
         self._held = 0
@@ -95,13 +98,13 @@ class DocumentWriter:
         Raises DataError for what cannot be stored: half of a surrogate pair, metadata that JSON cannot hold.
         """
         rows = (self._row(document, texts) for document in documents)
-        with _full_disk(self._path):
+        with _full_disk(self._path), self._clock():
             self._connection.executemany("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def close(self) -> None:
         """Makes the table of ids and the postings; the file is complete then. Raises DataError for an id that came twice."""
         try:
-            with _full_disk(self._path):
+            with _full_disk(self._path), self._clock():
                 self._flush()
                 self._connection.executemany("INSERT INTO ids VALUES (?, ?, ?)", self._buckets())
                 self._connection.executemany("INSERT INTO postings VALUES (?, ?, ?, ?, ?, ?)", self._postings())
@@ -114,6 +117,12 @@ class DocumentWriter:
             self._connection.close()
             self._side.close()
             self._side_path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _clock(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - started
 
     def _row(self, document: Document, texts: bool) -> tuple[object, ...]:
         number, title, text = self.count, *((document.title, document.text) if texts else ("", ""))
@@ -132,6 +141,8 @@ class DocumentWriter:
             self._runs.setdefault(key, []).append(number)
         self._hashes.append((hashed, number))
         self._held += len(metadata) + 64  # for the entry of the id
+        self.text_bytes += sum(len(part.encode()) for part in (title, text, metadata))
+        self.id_bytes += len(document.id.encode())
         self.count += 1
         if self._held >= HELD:
             self._flush()
@@ -147,14 +158,14 @@ class DocumentWriter:
 
     def _buckets(self) -> Iterator[tuple[int, int, bytes]]:
         """A row for every bucket, empty ones too: a reader must be able to tell them from lost ones."""
-        shift = 63 - _bucket_bits(self.count)
+        shift = 63 - bucket_bits(self.count)
         expected = 0
         for bucket, entries in groupby(self._hashed(), lambda entry: entry[0] >> shift):
             yield from ((empty, crc32(b"", empty), b"") for empty in range(expected, bucket))
             blob = np.array(list(entries), ENTRY).tobytes()
             yield bucket, crc32(blob, bucket), blob
             expected = bucket + 1
-        yield from ((empty, crc32(b"", empty), b"") for empty in range(expected, 1 << _bucket_bits(self.count)))
+        yield from ((empty, crc32(b"", empty), b"") for empty in range(expected, 1 << bucket_bits(self.count)))
 
     def _hashed(self) -> Iterator[tuple[int, int]]:
         """(hash, number) in order; ids whose hashes are the same are compared."""
@@ -220,7 +231,7 @@ class DocumentReader:
 
     def numbers(self, ids: Sequence[str]) -> dict[str, int]:
         """id -> number, for those that are there."""
-        bits = _bucket_bits(self.count)
+        bits = bucket_bits(self.count)
         wanted: dict[int, list[tuple[int, str]]] = {}
         for name in dict.fromkeys(ids):
             hashed = _hash(name)
@@ -451,7 +462,7 @@ def _hash(name: str) -> int:
     return int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
 
 
-def _bucket_bits(count: int) -> int:
+def bucket_bits(count: int) -> int:
     return (count // PER_BUCKET).bit_length()
 
 

@@ -19,6 +19,11 @@ def import_faiss() -> Any:
     return faiss
 
 
+def thread_count() -> int:
+    """Threads that a call of faiss from this thread uses."""
+    return int(import_faiss().omp_get_max_threads())
+
+
 @contextmanager
 def faiss_threads(count: int | None) -> Iterator[None]:
     """A block whose calls of faiss use so many threads; the number belongs to the thread that calls."""

@@ -27,6 +27,7 @@ STORED = {name: DTYPES[name] for name in ("float32", "float16", "int8")}
 BLOCK = 16_384  # rows that are copied, decoded or added at once
 AT_ONCE = 16  # queries; for 20 of them faiss multiplies float32 matrices, where a score depends on its neighbours
 GATHERED = 65_536  # rows that are read from disk for one exact search of some of them
+RANGE_SAMPLE = 65_536  # rows that the ranges of int8 are taken from
 LOOKED_AT = 8  # rows of a shortlist: are they in the page cache?
 
 

@@ -19,6 +19,7 @@ from embedkit.corpus import Fields, read_corpus
 from embedkit.corpus.documents import checked_id
 from embedkit.encoder import Encoder, OnLong, SparseEncoder, contents
 from embedkit.errors import DataError, ModelMismatch, UsageError
+from embedkit.index.built import build_facts
 from embedkit.index.calibration import Settings
 from embedkit.index.embedding import embedded
 from embedkit.index.faiss_import import faiss_threads
@@ -266,6 +267,7 @@ class Index:
             "fingerprint": manifest.source.fingerprint,
             "bytes_in_ram": self.bytes_in_ram(),
             "bytes_on_disk": self.bytes_on_disk(),
+            "builds": build_facts(self.path, manifest),
             "created": manifest.created,
             "embedkit": manifest.embedkit,
         }

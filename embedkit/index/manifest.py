@@ -12,6 +12,7 @@
     segment-0001.postings.npy       where the entries of each term begin
     segment-0001.posted.npy, .weights.npy   the entries: document numbers, and term frequencies (BM25) or weights
     segment-0001.lengths.npy        terms in each document, for BM25
+    segment-0001.built.json         what building the segment was predicted to take, and what it took: for people, no part of the index
     segment-0001.deleted-000003.npy bits of the documents that are deleted from version 3 on
     ranges-000001.npy               (2, dim) lowest value and step of each dimension, for int8 rows
     lock                            empty; whoever writes holds it
@@ -42,6 +43,7 @@ FINE, CODES, DOCUMENTS = "fine.npy", "codes.faiss", "documents.sqlite"
 IDS, ID_TEXTS, STARTS, SPANS = "ids.npy", "ids.txt", "starts.npy", "spans.npy"
 TERM_TEXTS, TERMS, POSTINGS, POSTED, WEIGHTS = "terms.txt", "terms.npy", "postings.npy", "posted.npy", "weights.npy"
 LENGTHS = "lengths.npy"
+BUILT = "built.json"  # beside the parts: code that does not know it leaves it alone
 SPARSE_PARTS = frozenset({TERM_TEXTS, TERMS, POSTINGS, POSTED, WEIGHTS, LENGTHS})
 PARTS = frozenset({FINE, CODES, DOCUMENTS, IDS, ID_TEXTS, STARTS, SPANS}) | SPARSE_PARTS
 MANIFEST_NAME = re.compile(r"manifest-(\d{6,12})\.json")
@@ -178,6 +180,10 @@ class Manifest:
         if self.ranges_file is not None:
             found[self.ranges_name] = self.ranges_file
         return found
+
+    def build_records(self) -> list[str]:
+        """The names of the files, which need not be there, that say how its segments were built."""
+        return [segment.name(BUILT) for segment in self.segments]
 
     def sealed(self) -> bytes:
         body = asdict(self)
@@ -356,6 +362,9 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         raise IntegrityError(f"{own} has changed since it was written; restore it or build the index again.")
     for name, record in manifest.named_files().items():
         check_blocks(folder / name, record)
+    for name in manifest.build_records():
+        if (folder / name).is_file() and (folder / name).read_bytes() != sealed_json(read_json(folder / name)):
+            raise IntegrityError(f"{folder / name} has changed since it was written; restore it, or remove it.")
     known = {LOCK, manifest_name(manifest.number), *manifest.named_files()}
     foreign = sorted(
         entry.name for entry in folder.iterdir() if entry.name not in known and not _passing(entry.name, manifest)

@@ -86,6 +86,7 @@ class Change:
         self.segments = [Segment(folder, record, manifest, self.ranges) for record in manifest.segments]
         self.deleted: dict[int, Array] = {}  # segment -> bools (documents,), of those where it changes
         self.unit_rows, self.sparse = manifest.unit_rows, manifest.sparse
+        self._writer: DocumentWriter | None = None
         # of the sparse leg, for documents that are added: whoever knows the model or the file says it
         self.entries: Entries | None = None
         if manifest.sparse is not None and manifest.sparse.bm25 is not None:
@@ -129,7 +130,8 @@ class Change:
 
     def document_writer(self) -> DocumentWriter:
         """Of the segment that `add` writes next."""
-        return DocumentWriter(self._files().path(DOCUMENTS))
+        self._writer = DocumentWriter(self._files().path(DOCUMENTS))
+        return self._writer
 
     def new_path(self, part: str) -> Path:
         """Where a part of that segment lies."""
@@ -156,7 +158,8 @@ class Change:
         reader = DocumentReader(files.path(DOCUMENTS), content.documents)
         name = _row_names(reader, content)
         if self.layout.fine == "int8" and self.ranges is None:
-            self.ranges, self._new_ranges = drawn_ranges(rows, self.layout, name), True
+            with files.meter.phase("ranges"):
+                self.ranges, self._new_ranges = drawn_ranges(rows, self.layout, name), True
         written = files.write_rows(rows, self.ranges, name)
         self.unit_rows = self.unit_rows and written.unit
         values = len(rows) * self.old.dim
@@ -210,7 +213,7 @@ class Change:
         masks = [segment.rows_of(kept) for segment, kept in zip(merged, alive, strict=True)]
         if any(kept.any() for kept in alive):
             files = self._files()
-            writer = DocumentWriter(files.path(DOCUMENTS))
+            writer = self.document_writer()
             empty = 0
             for segment, kept in zip(merged, alive, strict=True):
                 for document in itertools.compress(segment.documents.stream(), kept):
@@ -255,7 +258,7 @@ class Change:
         return SegmentFiles(self.folder, self.next_segment, self.old.dim, layout, self.ram, first=self.old.number == 0)
 
     def _take(self, files: SegmentFiles, content: Content, entries: Entries | None) -> None:
-        record = files.finish(content, self.ranges, self.old.sparse, entries)
+        record = files.finish(content, self.ranges, self.old.sparse, entries, self._writer)
         self.segments.append(Segment(self.folder, record, self.old, self.ranges))
         self.next_segment += 1
 

@@ -65,7 +65,7 @@ def remove_old(folder: Path, manifest: Manifest) -> None:
 
 
 def _remove_old(folder: Path, manifest: Manifest) -> None:
-    wanted = {manifest_name(manifest.number), *manifest.named_files()}
+    wanted = {manifest_name(manifest.number), *manifest.named_files(), *manifest.build_records()}
     for number in manifest_numbers(folder):
         if number != manifest.number and not remove_unheld(folder / manifest_name(number)):
             wanted |= {manifest_name(number), *_named_by(folder, number)}
@@ -80,7 +80,8 @@ def _remove_old(folder: Path, manifest: Manifest) -> None:
 
 def _named_by(folder: Path, number: int) -> set[str]:
     try:
-        return set(read_manifest(folder, number).named_files())
+        manifest = read_manifest(folder, number)
+        return {*manifest.named_files(), *manifest.build_records()}
     except IntegrityError:
         return set()
 

@@ -9,29 +9,34 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from embedkit.errors import DataError
+from embedkit.index.built import write_record
 from embedkit.index.calibration import HELD_OUT, NEIGHBOURS, SHORTLISTS, USUAL_RECALL, Settings, calibrated, widened
 from embedkit.index.coarse import Codes, fill, least_rows, sample_size, train, write_codes
-from embedkit.index.documents import DocumentReader
-from embedkit.index.fine import BLOCK, FineRows, FineWriter
+from embedkit.index.costs import Task
+from embedkit.index.documents import DocumentReader, DocumentWriter
+from embedkit.index.faiss_import import thread_count
+from embedkit.index.fine import BLOCK, RANGE_SAMPLE, FineRows, FineWriter
 from embedkit.index.ids import write_ids, write_numbers
 from embedkit.index.layout import Layout
-from embedkit.index.manifest import CODES, DOCUMENTS, FINE, SPANS, STARTS, SegmentRecord, Sparse
+from embedkit.index.manifest import BUILT, CODES, DOCUMENTS, FINE, ID_TEXTS, SPANS, STARTS, SegmentRecord, Sparse
+from embedkit.index.meter import Meter
 from embedkit.index.postings import Block, write_postings
 from embedkit.storage import block_record, npy_header, positional_file, sealed_partial, sync_file
 from embedkit.types import Array, Rows, Vectors
 from embedkit.vectors import Ranges, unit_rows
 
 logger = logging.getLogger(__name__)
-RANGE_SAMPLE = 65_536  # rows that the ranges of int8 are taken from
 SEED = 0
+TIMED, EXACT_TIMED = 256, 32  # queries that are timed once an index is built, for its record
 Entries = Callable[[DocumentReader], Iterator[Block]]  # of the sparse leg, for the documents of a segment
 
 
@@ -68,6 +73,7 @@ class SegmentFiles:
     ) -> None:
         self.folder, self.number, self.dim, self.layout, self.ram = folder, number, dim, layout, ram
         self.first = first
+        self.meter, self._query_seconds = Meter(), None  # type: Meter, float | None
 
     def path(self, part: str) -> Path:
         return self.folder / f"segment-{self.number:04}.{part}"
@@ -98,33 +104,37 @@ class SegmentFiles:
         self._write(blocks, ranges)
 
     def _write(self, blocks: Callable[[FineWriter], None], ranges: Ranges | None) -> FineWriter:
-        with positional_file(self.path(FINE)) as file:
+        with self.meter.phase("rows"), positional_file(self.path(FINE)) as file:
             writer = FineWriter(file, self.dim, self.layout.fine, ranges)
             blocks(writer)
             writer.finish()
         return writer
 
     def finish(
-        self, content: Content, ranges: Ranges | None, sparse: Sparse | None = None, entries: Entries | None = None
+        self,
+        content: Content,
+        ranges: Ranges | None,
+        sparse: Sparse | None = None,
+        entries: Entries | None = None,
+        writer: DocumentWriter | None = None,
     ) -> SegmentRecord:
-        """Everything else, and what a manifest says of the segment. sparse, entries: of the sparse leg, where there is one."""
-        sync_file(self.path(DOCUMENTS))
-        reader = DocumentReader(self.path(DOCUMENTS), content.documents)
-        parts = [FINE, DOCUMENTS, *write_ids(self.path, reader.all_ids())]
-        if sparse is not None and entries is not None:
-            parts += write_postings(self.path, content.documents, entries(reader), sparse)
-        reader.close()
-        parts += self._write_ranges_of_rows(content)
+        """Everything else, and what a manifest says of the segment. sparse, entries: of the sparse leg, where there is one.
+        writer: that wrote the documents, for the record of what the build took."""
+        dense = self._write_dense(content)
+        leg = [] if sparse is None or entries is None else self._write_sparse(content, sparse, entries)
         count = content.documents if content.counts is None else int(content.counts.sum())
         factory, settings = self.layout.factory(count, self.dim), Settings(None, SHORTLISTS[0], (1.0, 1.0))
+        fine = FineRows(self.path(FINE), count, self.dim, self.layout.fine, ranges)
         if factory is not None and (self.first or count >= least_rows(factory, self.dim)):
-            fine = FineRows(self.path(FINE), count, self.dim, self.layout.fine, ranges)
             settings = self._write_codes(factory, fine)
-            fine.close()
-            parts.append(CODES)
+            dense.append(CODES)
         else:
             factory = None
-        return SegmentRecord(
+            self._time(functools.partial(fine.search, k=NEIGHBOURS), fine, EXACT_TIMED)
+        fine.close()
+        with self.meter.phase("seal"):
+            files = {part: block_record(self.path(part)) for part in (*dense, *leg)}
+        record = SegmentRecord(
             number=self.number,
             rows=count,
             documents=content.documents,
@@ -133,8 +143,52 @@ class SegmentFiles:
             probes=settings.probes,
             shortlist=settings.shortlist,
             recall=None if factory is None else settings.recall,
-            files={part: block_record(self.path(part)) for part in parts},
+            files=files,
         )
+        if writer is not None and (self.first or factory is not None):
+            self._write_record(record, writer, frozenset(dense))
+        return record
+
+    def _write_dense(self, content: Content) -> list[str]:
+        """The ids, and which rows are whose; with what is there already, the parts that are no codes."""
+        with self.meter.phase("ids"):
+            sync_file(self.path(DOCUMENTS))
+            reader = DocumentReader(self.path(DOCUMENTS), content.documents)
+            parts = [FINE, DOCUMENTS, *write_ids(self.path, reader.all_ids())]
+            reader.close()
+            return parts + self._write_ranges_of_rows(content)
+
+    def _write_sparse(self, content: Content, sparse: Sparse, entries: Entries) -> list[str]:
+        with self.meter.phase("sparse"):
+            reader = DocumentReader(self.path(DOCUMENTS), content.documents)
+            parts = write_postings(self.path, content.documents, entries(reader), sparse)
+            reader.close()
+            return parts
+
+    def _write_record(self, record: SegmentRecord, writer: DocumentWriter, dense: frozenset[str]) -> None:
+        """What was predicted, and what was measured. A document's bytes are spread over its rows, as a plan counts rows alone."""
+        rows = max(1, record.rows)
+        identifier = writer.id_bytes / max(1, writer.count) if ID_TEXTS in record.files else None
+        task = Task(
+            rows,
+            self.dim,
+            record.coarse,
+            self.layout.fine,
+            self.layout.recall,
+            writer.text_bytes / rows,
+            identifier,
+            self.ram,
+        )
+        self.meter.seconds["documents"] = writer.seconds
+        write_record(self.path(BUILT), record, task, self.meter, dense, self._query_seconds)
+
+    def _time(self, search: Callable[[Vectors], Any], fine: FineRows, queries: int) -> None:
+        """Core-seconds of a query, from one batch of the first rows; not a part of the build's own time."""
+        asked = fine.rows(np.arange(min(queries, fine.count)))
+        started = time.perf_counter()
+        search(asked)
+        if len(asked):
+            self._query_seconds = (time.perf_counter() - started) * thread_count() / len(asked)
 
     def _write_ranges_of_rows(self, content: Content) -> list[str]:
         if content.counts is None:
@@ -151,11 +205,18 @@ class SegmentFiles:
     def _write_codes(self, factory: str, fine: FineRows) -> Settings:
         sample, held_out = _sample(fine.count, sample_size(factory, self.dim, fine.count, self.ram))
         logger.debug("training %s on %d of %d rows", factory, len(sample), fine.count)
-        index = train(factory, self.dim, fine.rows, sample)
-        fill(index, factory, fine.blocks())
-        with sealed_partial(self.path(CODES)) as stream:
+        with self.meter.phase("train"):
+            index = train(factory, self.dim, fine.rows, sample)
+        with self.meter.phase("code"):
+            fill(index, factory, fine.blocks())
+        with self.meter.phase("write"), sealed_partial(self.path(CODES)) as stream:
             write_codes(index, stream)
-        return _measured(Codes(index, fine.kernel, None), fine, held_out, self.layout.recall)
+        codes = Codes(index, fine.kernel, None)
+        with self.meter.phase("measure"):
+            found = _measured(codes, fine, held_out, self.layout.recall)
+        search = functools.partial(codes.search, k=NEIGHBOURS, shortlist=found.shortlist, probes=found.probes)
+        self._time(search, fine, TIMED)
+        return found
 
 
 def _sample(count: int, size: int) -> tuple[Rows, Rows]:

@@ -15,7 +15,7 @@ from embedkit.cli.main import cli
 from .conftest import Run
 
 ROOT = Path(__file__).parents[2]
-CHANGES = ["index build", "index add", "index delete", "index compact", "index tune"]
+CHANGES = ["index build", "index add", "index delete", "index compact", "index plan", "index tune"]
 COMMANDS = [
     "",
     "embed",
@@ -44,6 +44,7 @@ PROMISED = {  # what people's scripts hold on to
     "index build": "-o --output --coarse --bytes-per-vector --recall --fine --metric --sparse --recipe --on-long --documents "
     f"--resume --ram --profile {CORPUS} {MODEL} {OUTPUT}",
     "index tune": f"--recall -k -o --output --bytes-per-vector --fusion --queries --qrels --sparse-queries --sparse-model {MODEL} {OUTPUT}",
+    "index plan": f"--rows --dim --ram --recall --text-bytes --threads --calibration {OUTPUT}",
     "index add": f"--sparse --documents --resume --ram {CORPUS} {MODEL} {OUTPUT}",
     "index delete": f"--ids --where {OUTPUT}",
     "index compact": f"--ram {OUTPUT}",

@@ -99,7 +99,9 @@ class Damaged:
             self.names = {
                 passage for hits in [index.search(QUERIES, 500, group=None)] for ids in hits.ids for passage in ids
             }
-        self.files = sorted(entry for entry in path.iterdir() if entry.name != "lock")
+        self.files = sorted(
+            entry for entry in path.iterdir() if entry.name != "lock" and not entry.name.endswith(".built.json")
+        )  # the record of a build is for people
 
     def with_bytes(self, file: Path, content: bytes, look: Callable[[], str]) -> str:
         before = file.read_bytes()

@@ -60,7 +60,8 @@ def answer(index: Index) -> Any:
 
 
 def names(path: Path) -> set[str]:
-    return {entry.name for entry in path.iterdir()}
+    """Of its files, but for what the builds took, which no version names."""
+    return {entry.name for entry in path.iterdir() if not entry.name.endswith(".built.json")}
 
 
 def child(code: str, *arguments: object) -> subprocess.Popen[str]:

@@ -1,0 +1,191 @@
+"""What a unit of the index's work costs on this machine: writes the model behind `embedkit index plan`.
+
+    python index/plan_calibration.py VECTORS.npy [-o plan.json] [--disk FOLDER]
+
+Builds and searches small indexes of synthetic rows, each in a process of its own, and divides what every phase took by the work that
+the model counts for it; a query's costs are the non-negative least squares of many settings, by relative error. VECTORS.npy are rows of
+texts, (n, dim) float32: SAMPLE of them are built for several recalls, which says how many lists a query must visit. Without -o the file
+goes into the package, where `plan` and every build find it; with -o, name it with `plan --calibration`. Facts of each build go to
+plan_calibration.jsonl at once, and a build that stands there is not repeated. Costs about six minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from million import make_rows
+from plan_builds import document_costs, measured
+from scipy.optimize import nnls
+
+from embedkit.eval.cost import machine
+from embedkit.index.costs import SHIPPED, Calibration, Reach, Task, code_work, query_work, trained_bytes
+from embedkit.index.fine import BLOCK, RANGE_SAMPLE
+from embedkit.index.plan import automatic_bytes
+from embedkit.index.sizes import FLOAT, anatomy
+
+HERE = Path(__file__).parent
+ROWS = HERE / "plan_calibration.jsonl"
+DIM, SAMPLE = 384, 50_000
+RECALLS = (0.9, 0.95, 0.97, 0.99)
+SHARES = (24, 12, 8, 6)
+# (rows, layout); none of them is one that plan_check.py predicts
+BUILDS: tuple[tuple[int, dict[str, Any]], ...] = (
+    (60_000, {}),
+    (300_000, {}),
+    (300_000, {"bytes_per_vector": automatic_bytes(DIM, 12), "fine": "int8"}),
+    (150_000, {"coarse": "IVF512,SQ8", "fine": "float32"}),
+    (300_000, {"coarse": "IVF1024,SQ8"}),
+    *((300_000, {"coarse": "none", "fine": fine}) for fine in ("float32", "float16", "int8")),
+)
+
+
+def calibrated(builds: list[dict[str, Any]], reach: tuple[Reach, ...], documents: dict[str, float]) -> Calibration:
+    coded = [build for build in builds if build["coarse"] is not None]
+    flop = _median(_phase(one, "train") / _work(one).train for one in coded if _family(one) == "fast")
+    return Calibration(
+        machine={**machine(), "threads": builds[0]["threads"], "rows": "synthetic, 384 dimensions"},
+        process=round(_median(one["peak"] - one["measured"]["build_peak"] for one in builds)),
+        **_memory(builds, coded),
+        documents=round(documents["peak"]),
+        document_s=documents["core_seconds"] / documents["count"]
+        + _median(_phase(one, "ids") / one["rows"] for one in builds),
+        value_s=_median(_phase(one, "rows") / (one["rows"] * one["dim"]) for one in builds),
+        byte_s=_median((_phase(one, "seal") + _phase(one, "write")) / one["disk"] for one in builds),
+        flop_s=flop,
+        coded_s={
+            family: _median(
+                max(0.0, _phase(one, "code") - _work(one).assign * flop) / _work(one).coded
+                for one in coded
+                if _family(one) == family
+            )
+            for family in ("fast", "scalar")
+        },
+        **_query_costs(coded, flop),
+        exact_s={one["fine"]: one["query_s"] / (one["rows"] * one["dim"]) for one in builds if one["coarse"] is None},
+        reach=reach,
+    )
+
+
+def _memory(builds: list[dict[str, Any]], coded: list[dict[str, Any]]) -> dict[str, float]:
+    """Each from the phase that it stands for."""
+    blocks = [FLOAT * BLOCK * one["dim"] for one in coded]
+    coding = np.array([[block, _parts(one).codes(one["rows"])] for block, one in zip(blocks, coded, strict=True)])
+    (copies, slack), _ = nnls(coding, np.array([_peak(one, "code") for one in coded]))
+    return {
+        "range_copies": _median(
+            _peak(one, "ranges") / (FLOAT * RANGE_SAMPLE * one["dim"])
+            for one in builds
+            if "ranges" in one["measured"]["peaks"]
+        ),
+        "block_copies": max(_peak(one, "rows") / (FLOAT * BLOCK * one["dim"]) for one in builds),
+        "coded_copies": float(copies),
+        "sample_copies": _median(_peak(one, "train") / trained_bytes(_task(one), _parts(one)) for one in coded),
+        "slack": float(slack),
+    }
+
+
+def _query_costs(coded: list[dict[str, Any]], flop: float) -> dict[str, Any]:
+    """Least squares over all settings: (constant, lists, bytes by family, candidates) -> core-seconds."""
+    features, seconds = [], []
+    for one in coded:
+        for asked in one["grid"]:
+            found, scanned = query_work(_task(one), _parts(one), asked["probes"])
+            fast = _family(one) == "fast"
+            features.append([1, asked["probes"], scanned * fast, scanned * (not fast), asked["shortlist"]])
+            seconds.append(max(asked["seconds"] - found * flop, 0.1 * asked["seconds"]))
+    weights = 1 / np.array(seconds)
+    costs, _ = nnls(np.array(features) * weights[:, None], np.ones(len(weights)))
+    query, visited, fast, scalar, verified = map(float, costs)
+    return {"query_s": query, "list_s": visited, "scanned_s": {"fast": fast, "scalar": scalar}, "verified_s": verified}
+
+
+def _task(one: dict[str, Any]) -> Task:
+    return Task(one["rows"], one["dim"], one["coarse"], one["fine"])
+
+
+def _parts(one: dict[str, Any]) -> Any:
+    return anatomy(one["coarse"], one["dim"])
+
+
+def _work(one: dict[str, Any]) -> Any:
+    return code_work(_task(one), _parts(one))
+
+
+def _family(one: dict[str, Any]) -> Any:
+    return _parts(one).family
+
+
+def _phase(one: dict[str, Any], name: str) -> float:
+    """Core-seconds, 0 where it had no such phase."""
+    return float(one["measured"]["core_seconds"].get(name, 0.0))
+
+
+def _peak(one: dict[str, Any], name: str) -> float:
+    return float(one["measured"]["peaks"][name])
+
+
+def _median(values: Iterator[float]) -> float:
+    return float(f"{np.median(list(values)):.4g}")
+
+
+def reach_of(done: dict[str, Any]) -> tuple[Reach, ...]:
+    """What codes of each size need for each recall, as a build finds out; not those that do not reach it."""
+    found = []
+    for share in SHARES:
+        for recall in RECALLS:
+            one = done[json.dumps([SAMPLE, {"bytes_per_vector": automatic_bytes(DIM, share), "recall": recall}])]
+            parts = _parts(one)
+            if one["recall"][1] >= recall:
+                bits = 8 * parts.code / parts.dim
+                found.append(Reach(bits, recall, round(one["probes"] / parts.lists, 4), one["shortlist"]))
+    return tuple(found)
+
+
+def wanted() -> Iterator[tuple[bool, int, dict[str, Any]]]:
+    """(of the real rows, how many, layout)."""
+    yield from ((False, rows, layout) for rows, layout in BUILDS)
+    for share in SHARES:
+        for recall in RECALLS:
+            yield True, SAMPLE, {"bytes_per_vector": automatic_bytes(DIM, share), "recall": recall}
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("vectors", type=Path)
+    arguments.add_argument("-o", "--output", type=Path, default=SHIPPED)
+    arguments.add_argument("--disk", default=tempfile.gettempdir())
+    asked = arguments.parse_args()
+    lines = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    done = {json.dumps(line["asked"]): line for line in lines}
+    with tempfile.TemporaryDirectory(dir=asked.disk) as scratch:
+        synthetic, real = Path(scratch) / "synthetic.npy", Path(scratch) / "real.npy"
+        make_rows(synthetic, max(rows for rows, _ in BUILDS), DIM)
+        every = np.load(asked.vectors, mmap_mode="r", allow_pickle=False)
+        np.save(real, every[np.sort(np.random.default_rng(3).choice(len(every), SAMPLE, replace=False))])
+        for is_real, count, layout in wanted():
+            key = json.dumps([count, layout])
+            if key in done:
+                continue
+            done[key] = {
+                "asked": [count, layout],
+                **measured(real if is_real else synthetic, None, count, layout, grid=not is_real),
+            }
+            with ROWS.open("a") as stream:
+                stream.write(json.dumps(done[key]) + "\n")
+            print(key, f"{done[key]['wall_s']:.1f} s", flush=True)
+    builds = [done[json.dumps([count, layout])] for count, layout in BUILDS]
+    reach = reach_of(done)
+    found = asdict(calibrated(builds, reach, document_costs()))
+    asked.output.write_text(json.dumps({**found, "reach": [entry._asdict() for entry in reach]}, indent=1) + "\n")
+    print(asked.output.read_text())
+
+
+if __name__ == "__main__":
+    main()
