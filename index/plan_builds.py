@@ -9,6 +9,7 @@ The first COUNT rows of the file; the documents beside them have the texts, or n
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -79,8 +80,9 @@ def child(rows: str, texts: str, count: int, folder: str, layout: dict[str, Any]
         **{name: record[name] for name in ("threads", "measured")},
     }
     if grid:
-        lists = 0 if exact else int(facts["coarse"].split("IVF")[1].split(",")[0])
-        asked = [{"probes": p, "shortlist": s} for p in (8, 32, 128, lists // 2) for s in (20, 100, 200) if lists]
+        found = re.search(r"IVF(\d+)", str(facts["coarse"]))
+        probes = [8, 32, 128, int(found[1]) // 2] if found else [None] * (not exact)
+        asked = [{"probes": p, "shortlist": s} for p in probes for s in (20, 100, 200)]
         facts["grid"] = [{**one, "seconds": seconds_of_a_query(index, queries, **one)} for one in asked]
     print(json.dumps(facts), flush=True)
 

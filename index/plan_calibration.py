@@ -42,13 +42,15 @@ BUILDS: tuple[tuple[int, dict[str, Any]], ...] = (
     (300_000, {"bytes_per_vector": automatic_bytes(DIM, 12), "fine": "int8"}),
     (150_000, {"coarse": "IVF512,SQ8", "fine": "float32"}),
     (300_000, {"coarse": "IVF1024,SQ8"}),
+    (150_000, {"coarse": "PQ64x4fs"}),
+    (60_000, {"coarse": "SQ8"}),
     *((300_000, {"coarse": "none", "fine": fine}) for fine in ("float32", "float16", "int8")),
 )
 
 
 def calibrated(builds: list[dict[str, Any]], reach: tuple[Reach, ...], documents: dict[str, float]) -> Calibration:
     coded = [build for build in builds if build["coarse"] is not None]
-    flop = _median(_phase(one, "train") / _work(one).train for one in coded if _family(one) == "fast")
+    flop = _median(_phase(one, "train") / _work(one).train for one in coded if _parts(one).scanned == "fast")
     return Calibration(
         machine={**machine(), "threads": builds[0]["threads"], "rows": "synthetic, 384 dimensions"},
         process=round(_median(one["peak"] - one["measured"]["build_peak"] for one in builds)),
@@ -92,18 +94,20 @@ def _memory(builds: list[dict[str, Any]], coded: list[dict[str, Any]]) -> dict[s
 
 
 def _query_costs(coded: list[dict[str, Any]], flop: float) -> dict[str, Any]:
-    """Least squares over all settings: (constant, lists, bytes by family, candidates) -> core-seconds."""
+    """Least squares over all settings: (constant, lists, candidates, bytes by how they are scanned) -> core-seconds."""
+    kinds = sorted({_parts(one).scanned for one in coded})
     features, seconds = [], []
     for one in coded:
         for asked in one["grid"]:
             found, scanned = query_work(_task(one), _parts(one), asked["probes"])
-            fast = _family(one) == "fast"
-            features.append([1, asked["probes"], scanned * fast, scanned * (not fast), asked["shortlist"]])
+            by_kind = [scanned * (kind == _parts(one).scanned) for kind in kinds]
+            features.append([1, asked["probes"] or 0, asked["shortlist"], *by_kind])
             seconds.append(max(asked["seconds"] - found * flop, 0.1 * asked["seconds"]))
     weights = 1 / np.array(seconds)
     costs, _ = nnls(np.array(features) * weights[:, None], np.ones(len(weights)))
-    query, visited, fast, scalar, verified = map(float, costs)
-    return {"query_s": query, "list_s": visited, "scanned_s": {"fast": fast, "scalar": scalar}, "verified_s": verified}
+    query, visited, verified, *by_kind = map(float, costs)
+    scanned_s = dict(zip(kinds, by_kind, strict=True))
+    return {"query_s": query, "list_s": visited, "scanned_s": scanned_s, "verified_s": verified}
 
 
 def _task(one: dict[str, Any]) -> Task:

@@ -4,7 +4,7 @@
     python train/elastic_minilm.py --data FOLDER --try optimizer.lr=2e-4 steps=300
 
 FOLDER (or EMBEDKIT_DATA) holds the collections. The runs are `untouched` (the default model) and `seed 0` to `seed 2`; each is trained,
-scored on test data once, and written to elastic_minilm.jsonl at once; what stands there is not run again. --try changes
+scored on test data once, a row a collection, written to elastic_minilm.jsonl at once; what stands there is not run again. --try changes
 settings of the recipe, scores STS-B's dev pairs alone, and is how the recipe's values were chosen. One thread each, so that two runs fit
 on two cores: 20 minutes a seed to train, and RETRIEVAL costs 11 minutes to score.
 """
@@ -16,7 +16,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,36 +33,51 @@ from embedkit.train.trainer import train
 HERE = Path(__file__).parent
 ROWS, PICTURE = HERE / "elastic_minilm.jsonl", HERE / "elastic_minilm.png"
 RETRIEVAL = {"SciFact": "scifact", "MedQuAD": "medquad"}
+BUILT = HERE.parent / "build" / "elastic_minilm"  # the models
 UNTOUCHED, SEEDS = "untouched", ("seed 0", "seed 1", "seed 2")
 Row = dict[str, Any]
 
 
-def trained(overrides: Sequence[str], scratch: Path) -> tuple[Path, Row]:
-    """The model that the recipe makes, and what it cost."""
+def trained(overrides: Sequence[str], folder: Path) -> tuple[Path, Row]:
+    """The model that the recipe makes, and what it cost, both kept in the folder; not what it cost in parts, after a stop."""
+    costs, whole = folder / "cost.json", not folder.exists()
     began, used = time.monotonic(), time.process_time()
-    folder = train(read_training_recipe("elastic", overrides), scratch / "run", device="cpu", progress=True)
-    cost = {"cpu_minutes": (time.process_time() - used) / 60, "minutes": (time.monotonic() - began) / 60}
-    return folder, {name: round(value, 2) for name, value in cost.items()}
+    model = train(read_training_recipe("elastic", overrides), folder, resume=True, device="cpu", progress=True)
+    if whole:
+        cost = {"cpu_minutes": (time.process_time() - used) / 60, "minutes": (time.monotonic() - began) / 60}
+        costs.write_text(json.dumps({name: round(value, 2) for name, value in cost.items()}))
+    return model, json.loads(costs.read_text()) if costs.exists() else {}
 
 
-def run(name: str, data: Path, scratch: Path) -> Row:
-    folder, cost = (DEFAULT_MODEL, {}) if name == UNTOUCHED else trained([f"seed={name.split()[1]}"], scratch)
-    grids = sts_grids(folder, data)
-    grids |= {collection: retrieval_grid(folder, data / path) for collection, path in RETRIEVAL.items()}
-    return {"run": name, **cost, "grids": grids}
+def run(name: str, data: Path) -> Iterator[Row]:
+    """A row a collection that has none yet."""
+    done = {row["collection"] for row in read_rows() if row["run"] == name}
+    missing = [one for one in (*STS, *RETRIEVAL) if one not in done]
+    if not missing:
+        return
+    folder, cost = DEFAULT_MODEL, {}
+    if name != UNTOUCHED:
+        folder, cost = trained([f"seed={name.split()[1]}"], BUILT / name.replace(" ", "-"))
+    for collection in missing:
+        if collection in STS:
+            (grid,) = sts_grids(folder, data, {collection: STS[collection]}).values()
+        else:
+            grid = retrieval_grid(folder, data / RETRIEVAL[collection])
+        yield {"run": name, **cost, "collection": collection, "grid": grid}
 
 
-def tried(overrides: Sequence[str], data: Path, scratch: Path) -> Row:
-    folder, cost = trained(overrides, scratch)
-    return {"run": "try", "overrides": list(overrides), **cost, "grids": sts_grids(folder, data, DEV)}
+def tried(overrides: Sequence[str], data: Path) -> Row:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, cost = trained(overrides, Path(scratch) / "run")
+        ((collection, grid),) = sts_grids(folder, data, DEV).items()
+    return {"run": "try", "overrides": list(overrides), **cost, "collection": collection, "grid": grid}
 
 
 def read_rows() -> list[Row]:
     return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
 
 
-def mean_grid(rows: Sequence[Row], collection: str) -> Grid:
-    grids = [row["grids"][collection] for row in rows]
+def mean_grid(grids: Sequence[Grid]) -> Grid:
     return {cell: float(np.mean([grid[cell] for grid in grids])) for cell in grids[0]}
 
 
@@ -91,7 +107,7 @@ def choices_table(rows: Sequence[Row]) -> list[str]:
         "|---" * 7 + "|",
     ]
     for row in rows:
-        (grid,) = row["grids"].values()
+        grid = row["grid"]
         scores = [grid["3/384"], grid["3/128"], grid["6/32"], grid["6/384"], float(np.mean(list(grid.values())))]
         shown = " | ".join(f"{score:.4f}" for score in scores)
         lines.append(f"| {' '.join(row['overrides']) or 'as it is'} | {row['cpu_minutes']} | {shown} |")
@@ -99,21 +115,24 @@ def choices_table(rows: Sequence[Row]) -> list[str]:
 
 
 def write_tables(rows: Sequence[Row]) -> None:
+    """Of all collections that the untouched model and some seeds have been scored on."""
     readme = HERE / "README.md"
     if choices := [row for row in rows if row["run"] == "try"]:
         replace_table(readme, "elastic choices", choices_table(choices))
-    before = [row for row in rows if row["run"] == UNTOUCHED]
-    after = [row for row in rows if row["run"] in SEEDS]
-    if not before or not after:
+    before = {row["collection"]: row["grid"] for row in rows if row["run"] == UNTOUCHED}
+    after: dict[str, list[Grid]] = {}
+    for row in rows:
+        if row["run"] in SEEDS and row["collection"] in before:
+            after.setdefault(row["collection"], []).append(row["grid"])
+    if not after:
         return
     lines: list[str] = []
-    for collection in (*STS, *RETRIEVAL):
-        grids = [row["grids"][collection] for row in after]
-        lines += [f"{collection}:", "", *grid_table(before[0]["grids"][collection], grids), ""]
+    for collection, grids in after.items():
+        seeds = f"{len(grids)} seed" + ("s" if len(grids) > 1 else "")
+        lines += [f"{collection}, {seeds}:", "", *grid_table(before[collection], grids), ""]
     replace_table(readme, "elastic grids", lines[:-1])
-    sts = [row["grids"]["STS-B"] for row in after]
-    replace_table(readme, "elastic goals", goals_table(before[0]["grids"]["STS-B"], sts))
-    draw({name: (before[0]["grids"][name], mean_grid(after, name)) for name in (*STS, *RETRIEVAL)})
+    replace_table(readme, "elastic goals", goals_table(before["STS-B"], after["STS-B"]))
+    draw({name: (before[name], mean_grid(grids)) for name, grids in after.items()})
 
 
 def draw(grids: Mapping[str, tuple[Grid, Grid]]) -> None:
@@ -151,11 +170,12 @@ def main() -> None:
     data = Path(asked.data).absolute()
     os.environ["EMBEDKIT_DATA"] = str(data)
     torch.set_num_threads(1)
-    done = {row["run"] for row in read_rows()}
-    names = ["try"] if asked.overrides is not None else [name for name in asked.only if name not in done]
-    for name in names:
-        with tempfile.TemporaryDirectory() as scratch:
-            row = tried(asked.overrides, data, Path(scratch)) if name == "try" else run(name, data, Path(scratch))
+    rows = (
+        [tried(asked.overrides, data)]
+        if asked.overrides is not None
+        else chain(*(run(name, data) for name in asked.only))
+    )
+    for row in rows:
         with ROWS.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
     write_tables(read_rows())

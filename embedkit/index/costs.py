@@ -66,7 +66,7 @@ class Calibration:
     # a query, in a batch
     query_s: float  # whatever it finds
     list_s: float  # a list that is visited
-    scanned_s: Mapping[str, float]  # a byte of codes that is scanned, by family
+    scanned_s: Mapping[str, float]  # a byte of codes that is scanned, by `Anatomy.scanned`
     verified_s: float  # a candidate that the fine rows verify: a row from the page cache
     exact_s: Mapping[str, float]  # a value of an exact search, by the fine rows' dtype
     reach: Sequence[Reach]
@@ -133,7 +133,7 @@ def predict(task: Task, calibration: Calibration, threads: int) -> Prediction:
     query: float | None = None
     seconds: float | None = None
     if parts.family is not None:
-        query = _query(task, parts, calibration, probes, shortlist)
+        query = query_seconds(task, parts, calibration, probes, shortlist)
         phases |= {name: work / threads for name, work in _code_phases(task, parts, calibration).items()}
         seconds = sum(phases.values())
     disk = fine + documents + ids + codes
@@ -214,7 +214,7 @@ def _code_phases(task: Task, parts: Anatomy, calibration: Calibration) -> dict[s
     tried = [probes for probes in PROBES if probes <= 2**0.25 * last and probes < parts.lists]
     if target is None:
         tried.append(parts.lists)
-    searched = sum(_query(task, parts, calibration, probes, 0) for probes in tried)
+    searched = sum(query_seconds(task, parts, calibration, probes, 0) for probes in tried)
     return {
         "train": work.train * calibration.flop_s,
         "code": work.assign * calibration.flop_s + work.coded * calibration.coded_s[str(parts.family)],
@@ -250,13 +250,13 @@ def query_work(task: Task, parts: Anatomy, probes: int | None) -> tuple[float, f
     return found, visited * task.rows * parts.code
 
 
-def _query(task: Task, parts: Anatomy, calibration: Calibration, probes: int | None, shortlist: int) -> float:
-    """Core-seconds of one query."""
+def query_seconds(task: Task, parts: Anatomy, calibration: Calibration, probes: int | None, shortlist: int) -> float:
+    """Core-seconds of one query of a batch that visits so many lists and verifies so many candidates."""
     found, scanned = query_work(task, parts, probes)
     return (
         calibration.query_s
         + found * calibration.flop_s
         + (probes or 0) * calibration.list_s
-        + scanned * calibration.scanned_s[str(parts.family)]
+        + scanned * calibration.scanned_s[parts.scanned]
         + shortlist * calibration.verified_s
     )

@@ -45,6 +45,11 @@ class Anatomy(NamedTuple):
     learned_from: int  # residuals that faiss holds while it trains the coder, at most
     family: str | None  # "fast" (4-bit codes scanned in registers), "scalar", None: neither
 
+    @property
+    def scanned(self) -> str:
+        """How its codes are scanned: one list after the other, or, flat, in one stream that all queries of a batch share."""
+        return str(self.family) if self.lists else f"flat {self.family}"
+
     def codes(self, rows: int) -> int:
         """Bytes of the file of codes, which is what they take in RAM."""
         padding = max(1, self.lists) * (PACKED - 1) / 2 * self.code if self.packed else 0

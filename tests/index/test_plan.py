@@ -30,7 +30,7 @@ COSTS = Calibration(
     coded_s={"fast": 1e-9, "scalar": 2e-9},
     query_s=1e-5,
     list_s=1e-6,
-    scanned_s={"fast": 1e-11, "scalar": 1e-10},
+    scanned_s={"fast": 1e-11, "scalar": 1e-10, "flat fast": 1e-11, "flat scalar": 1e-10},
     verified_s=1e-7,
     exact_s={"float32": 1e-10, "float16": 2e-10, "int8": 3e-10},
     reach=(
@@ -142,4 +142,9 @@ def test_the_calibration_that_embedkit_brings_has_a_cost_for_everything() -> Non
     shipped = read_calibration()
     said = predict(Task(10**6, 384, "PCAR192,IVF2048,PQ96x4fs"), shipped, 2)
     assert all(seconds > 0 for seconds in said.phases.values())
-    assert {*shipped.exact_s} == {"float32", "float16", "int8"} and {*shipped.scanned_s} == {"fast", "scalar"}
+    assert {*shipped.exact_s} == {"float32", "float16", "int8"} and {*shipped.scanned_s} == {
+        "fast",
+        "scalar",
+        "flat fast",
+        "flat scalar",
+    }
