@@ -356,8 +356,8 @@ def killed_build(
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file; of a manifest all but its time."""
-    found = {path.name: path.read_bytes() for path in folder.iterdir()}
+    """Every file but what a build says of its own time; of a manifest all but its time."""
+    found = {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith(".built.json")}
     for name in [name for name in found if name.endswith(".json")]:
         body = {**json.loads(found[name]), "created": LONG_AGO, "checksum": ""}
         found[name] = json.dumps(body).encode()

@@ -580,7 +580,7 @@ def test_the_same_rows_make_the_same_bytes(tmp_path: Path, monkeypatch: pytest.M
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "b").iterdir())
     for name in names:
-        if not name.startswith("manifest"):
+        if not name.startswith("manifest") and not name.endswith(".built.json"):  # these hold times
             assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
