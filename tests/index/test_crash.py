@@ -24,6 +24,7 @@ import pytest
 import embedkit.engine.run as run
 from embedkit.errors import Stopped, UsageError
 from embedkit.index import Index
+from embedkit.index.calibration import Settings
 from embedkit.index.faiss_import import faiss_threads
 from embedkit.jobs import add_to_index, build_index, open_index
 from embedkit.types import Document
@@ -144,6 +145,12 @@ def set_fusion(path: Path) -> None:
         index.set_fusion("rrf", 0.25)
 
 
+def set_settings(path: Path) -> None:
+    with Index(path) as index:
+        first = index.manifest.segments[0]
+        index.set_settings({first.number: Settings(first.probes, 77, (0.5, 0.4))})
+
+
 def compact(path: Path) -> None:
     with Index(path) as index:
         index.compact()
@@ -164,6 +171,7 @@ CHANGES = {
     "delete by id": Change((INT8, add_vectors([3, 30])), delete("d3", "d4", "d19")),
     "delete by filter": Change((build_corpus, add_corpus([60], "old")), delete_where),
     "set the fusion": Change((build_corpus, add_corpus([60], "old")), set_fusion),
+    "set the settings": Change((CODES, add_vectors([90, 91])), set_settings),
     "compact": Change((build_corpus, add_corpus([60, 61], "old"), delete("d1", "d61")), compact),
     "compact codes": Change((CODES, add_vectors([90, 91]), delete("d5", "d91")), compact),
 }
@@ -192,6 +200,7 @@ def content(path: Path) -> Content:
             found["both"] = index.search(vectors, EVERYTHING, mode="hybrid", sparse_queries=texts)
         return {
             "fusion": index.manifest.sparse and (index.manifest.sparse.fusion, index.manifest.sparse.weight),
+            "settings": [(segment.probes, segment.shortlist) for segment in index.manifest.segments[:1]],
             "documents": {document.id: document for document in whole.documents[0]},
             "hits": {name: hits.ids for name, hits in found.items()},
             "scores": {name: hits.scores.round(5).tolist() for name, hits in found.items()},
