@@ -4,15 +4,17 @@
 
 Builds and searches small indexes of synthetic rows, each in a process of its own, and divides what every phase took by the work that
 the model counts for it; a query's costs are the non-negative least squares of many settings, by relative error. VECTORS.npy are rows of
-texts, (n, dim) float32: SAMPLE of them are built for several recalls, which says how many lists a query must visit. Without -o the file
-goes into the package, where `plan` and every build find it; with -o, name it with `plan --calibration`. Facts of each build go to
-plan_calibration.jsonl at once, and a build that stands there is not repeated. Costs about six minutes on two cores.
+texts, (n, dim) float32: SAMPLE and FEWER of them are built for several recalls, which says how many lists a query must visit, and how
+that grows. Without -o the file goes into the package, where `plan` and every build find it; with -o, name it with `plan --calibration`.
+Facts of each build go to plan_calibration.jsonl at once, and a build that stands there is not repeated. Costs about eight minutes on two
+cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -25,20 +27,26 @@ from plan_builds import document_costs, measured
 from scipy.optimize import nnls
 
 from embedkit.eval.cost import machine
+from embedkit.index.coarse import automatic_factory
 from embedkit.index.costs import SHIPPED, Calibration, Reach, Task, code_work, query_work, trained_bytes
 from embedkit.index.fine import BLOCK, RANGE_SAMPLE
 from embedkit.index.plan import automatic_bytes
-from embedkit.index.sizes import FLOAT, anatomy
+from embedkit.index.sizes import FLOAT, LISTS, anatomy
 
 HERE = Path(__file__).parent
 ROWS = HERE / "plan_calibration.jsonl"
 DIM, SAMPLE = 384, 50_000
+FEWER, FEWER_LISTS = 12_500, 128  # of the sample's rows, in half as many lists: how the lists to visit grow
 RECALLS = (0.9, 0.95, 0.97, 0.99)
 SHARES = (24, 12, 8, 6)
+GROWTH = tuple((share, recall) for share in (12, 8) for recall in RECALLS)  # codes that reach all of them
+SYNTHETIC = (8, 0.95)  # what synthetic rows are held to as well, for plan_check.py
+Done = dict[str, dict[str, Any]]  # key -> facts of a build
 # (rows, layout); none of them is one that plan_check.py predicts
 BUILDS: tuple[tuple[int, dict[str, Any]], ...] = (
     (60_000, {}),
     (300_000, {}),
+    (800_000, {}),  # whose codes no cache holds
     (300_000, {"bytes_per_vector": automatic_bytes(DIM, 12), "fine": "int8"}),
     (150_000, {"coarse": "IVF512,SQ8", "fine": "float32"}),
     (300_000, {"coarse": "IVF1024,SQ8"}),
@@ -48,13 +56,15 @@ BUILDS: tuple[tuple[int, dict[str, Any]], ...] = (
 )
 
 
-def calibrated(builds: list[dict[str, Any]], reach: tuple[Reach, ...], documents: dict[str, float]) -> Calibration:
+def calibrated(
+    builds: list[dict[str, Any]], needed: tuple[Reach, ...], grows: float, documents: dict[str, float]
+) -> Calibration:
     coded = [build for build in builds if build["coarse"] is not None]
     flop = _median(_phase(one, "train") / _work(one).train for one in coded if _parts(one).scanned == "fast")
     return Calibration(
         machine={**machine(), "threads": builds[0]["threads"], "rows": "synthetic, 384 dimensions"},
         process=round(_median(one["peak"] - one["measured"]["build_peak"] for one in builds)),
-        **_memory(builds, coded),
+        **_memory_costs(builds, coded),
         documents=round(documents["peak"]),
         document_s=documents["core_seconds"] / documents["count"]
         + _median(_phase(one, "ids") / one["rows"] for one in builds),
@@ -71,11 +81,12 @@ def calibrated(builds: list[dict[str, Any]], reach: tuple[Reach, ...], documents
         },
         **_query_costs(coded, flop),
         exact_s={one["fine"]: one["query_s"] / (one["rows"] * one["dim"]) for one in builds if one["coarse"] is None},
-        reach=reach,
+        reach=needed,
+        growth=grows,
     )
 
 
-def _memory(builds: list[dict[str, Any]], coded: list[dict[str, Any]]) -> dict[str, float]:
+def _memory_costs(builds: list[dict[str, Any]], coded: list[dict[str, Any]]) -> dict[str, Any]:
     """Each from the phase that it stands for."""
     blocks = [FLOAT * BLOCK * one["dim"] for one in coded]
     coding = np.array([[block, _parts(one).codes(one["rows"])] for block, one in zip(blocks, coded, strict=True)])
@@ -94,19 +105,25 @@ def _memory(builds: list[dict[str, Any]], coded: list[dict[str, Any]]) -> dict[s
 
 
 def _query_costs(coded: list[dict[str, Any]], flop: float) -> dict[str, Any]:
-    """Least squares over all settings: (constant, lists, candidates, bytes by how they are scanned) -> core-seconds."""
-    kinds = sorted({_parts(one).scanned for one in coded})
+    """Least squares over all settings: (constant, lists, candidates, bytes by how they are scanned, of how many) -> core-seconds."""
+
+    def kind_of(one: dict[str, Any]) -> tuple[str, int]:
+        return _parts(one).scanned, one["rows"] * _parts(one).code
+
+    kinds = sorted(set(map(kind_of, coded)))
     features, seconds = [], []
     for one in coded:
         for asked in one["grid"]:
             found, scanned = query_work(_task(one), _parts(one), asked["probes"])
-            by_kind = [scanned * (kind == _parts(one).scanned) for kind in kinds]
+            by_kind = [scanned * (kind == kind_of(one)) for kind in kinds]
             features.append([1, asked["probes"] or 0, asked["shortlist"], *by_kind])
             seconds.append(max(asked["seconds"] - found * flop, 0.1 * asked["seconds"]))
     weights = 1 / np.array(seconds)
     costs, _ = nnls(np.array(features) * weights[:, None], np.ones(len(weights)))
     query, visited, verified, *by_kind = map(float, costs)
-    scanned_s = dict(zip(kinds, by_kind, strict=True))
+    scanned_s: dict[str, list[tuple[float, float]]] = {}
+    for (kind, size), cost in zip(kinds, by_kind, strict=True):
+        scanned_s.setdefault(kind, []).append((size, cost))
     return {"query_s": query, "list_s": visited, "scanned_s": scanned_s, "verified_s": verified}
 
 
@@ -139,25 +156,54 @@ def _median(values: Iterator[float]) -> float:
     return float(f"{np.median(list(values)):.4g}")
 
 
-def reach_of(done: dict[str, Any]) -> tuple[Reach, ...]:
-    """What codes of each size need for each recall, as a build finds out; not those that do not reach it."""
-    found = []
-    for share in SHARES:
-        for recall in RECALLS:
-            one = done[json.dumps([SAMPLE, {"bytes_per_vector": automatic_bytes(DIM, share), "recall": recall}])]
-            parts = _parts(one)
-            if one["recall"][1] >= recall:
-                bits = 8 * parts.code / parts.dim
-                found.append(Reach(bits, recall, round(one["probes"] / parts.lists, 4), one["shortlist"]))
-    return tuple(found)
+def text_reach(done: Done) -> tuple[Reach, ...]:
+    """What codes of each size need for each recall on rows of texts; not those that do not reach it."""
+    found = (reach(done, True, share, recall) for share in SHARES for recall in RECALLS)
+    return tuple(entry for entry in found if entry is not None)
+
+
+def reach(done: Done, of_texts: bool, share: int, recall: float) -> Reach | None:
+    """As the build of SAMPLE rows found out; None where it is not reached."""
+    one = done[key(of_texts, SAMPLE, held(share, recall))]
+    parts = _parts(one)
+    if one["recall"][1] < recall:
+        return None
+    return Reach(8 * parts.code / parts.dim, recall, parts.lists, one["probes"], one["shortlist"])
+
+
+def growth(done: Done, of_texts: bool, share: int, recall: float) -> float:
+    """The power of the number of lists that the lists to visit grow by, from FEWER rows to SAMPLE."""
+    few, many = done[key(of_texts, FEWER, fewer_rows(share, recall))], done[key(of_texts, SAMPLE, held(share, recall))]
+    lists = [_parts(one).lists for one in (few, many)]
+    return min(1.0, max(0.0, math.log(many["probes"] / few["probes"]) / math.log(lists[1] / lists[0])))
+
+
+def held(share: int, recall: float) -> dict[str, Any]:
+    return {"bytes_per_vector": automatic_bytes(DIM, share), "recall": recall}
+
+
+def fewer_rows(share: int, recall: float) -> dict[str, Any]:
+    """The layout of the same codes, in lists for FEWER rows."""
+    factory = str(automatic_factory(SAMPLE, DIM, automatic_bytes(DIM, share)))
+    return {"coarse": LISTS.sub(str(FEWER_LISTS), factory), "recall": recall}
 
 
 def wanted() -> Iterator[tuple[bool, int, dict[str, Any]]]:
-    """(of the real rows, how many, layout)."""
+    """(of texts, how many rows, layout)."""
     yield from ((False, rows, layout) for rows, layout in BUILDS)
-    for share in SHARES:
-        for recall in RECALLS:
-            yield True, SAMPLE, {"bytes_per_vector": automatic_bytes(DIM, share), "recall": recall}
+    yield from ((True, SAMPLE, held(share, recall)) for share in SHARES for recall in RECALLS)
+    yield from ((True, FEWER, fewer_rows(share, recall)) for share, recall in GROWTH)
+    yield False, SAMPLE, held(*SYNTHETIC)
+    yield False, FEWER, fewer_rows(*SYNTHETIC)
+
+
+def key(of_texts: bool, count: int, layout: dict[str, Any]) -> str:
+    return json.dumps([of_texts, count, layout])
+
+
+def read_done() -> Done:
+    lines = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+    return {json.dumps(line["asked"]): line for line in lines}
 
 
 def main() -> None:
@@ -166,28 +212,27 @@ def main() -> None:
     arguments.add_argument("-o", "--output", type=Path, default=SHIPPED)
     arguments.add_argument("--disk", default=tempfile.gettempdir())
     asked = arguments.parse_args()
-    lines = [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
-    done = {json.dumps(line["asked"]): line for line in lines}
+    done = read_done()
     with tempfile.TemporaryDirectory(dir=asked.disk) as scratch:
         synthetic, real = Path(scratch) / "synthetic.npy", Path(scratch) / "real.npy"
         make_rows(synthetic, max(rows for rows, _ in BUILDS), DIM)
         every = np.load(asked.vectors, mmap_mode="r", allow_pickle=False)
-        np.save(real, every[np.sort(np.random.default_rng(3).choice(len(every), SAMPLE, replace=False))])
-        for is_real, count, layout in wanted():
-            key = json.dumps([count, layout])
-            if key in done:
+        np.save(real, every[np.random.default_rng(3).choice(len(every), SAMPLE, replace=False)])
+        for of_texts, count, layout in wanted():
+            name = key(of_texts, count, layout)
+            if name in done:
                 continue
-            done[key] = {
-                "asked": [count, layout],
-                **measured(real if is_real else synthetic, None, count, layout, grid=not is_real),
-            }
+            grid = (count, layout) in BUILDS and not of_texts
+            facts = measured(real if of_texts else synthetic, None, count, layout, grid=grid)
+            done[name] = {"asked": [of_texts, count, layout], **facts}
             with ROWS.open("a") as stream:
-                stream.write(json.dumps(done[key]) + "\n")
-            print(key, f"{done[key]['wall_s']:.1f} s", flush=True)
-    builds = [done[json.dumps([count, layout])] for count, layout in BUILDS]
-    reach = reach_of(done)
-    found = asdict(calibrated(builds, reach, document_costs()))
-    asked.output.write_text(json.dumps({**found, "reach": [entry._asdict() for entry in reach]}, indent=1) + "\n")
+                stream.write(json.dumps(done[name]) + "\n")
+            print(name, f"{facts['wall_s']:.1f} s", flush=True)
+    builds = [done[key(False, count, layout)] for count, layout in BUILDS]
+    needed = text_reach(done)
+    grows = _median(growth(done, True, share, recall) for share, recall in GROWTH)
+    found = asdict(calibrated(builds, needed, grows, document_costs()))
+    asked.output.write_text(json.dumps({**found, "reach": [entry._asdict() for entry in needed]}, indent=1) + "\n")
     print(asked.output.read_text())
 
 

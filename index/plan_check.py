@@ -14,16 +14,18 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from million import make_rows
 from plan_builds import measured
+from plan_calibration import SYNTHETIC, growth, reach, read_done
 
 from embedkit.cli.plan import duration, size
 from embedkit.eval.report import replace_table
-from embedkit.index.costs import Task, predict, query_seconds, read_calibration
+from embedkit.index.costs import Calibration, Task, predict, query_seconds, read_calibration
 from embedkit.index.layout import Layout
 from embedkit.index.plan import Goal, automatic_bytes, best, options
 from embedkit.index.sizes import anatomy
@@ -57,7 +59,7 @@ def predicted(row: dict[str, Any]) -> dict[str, float | None]:
     """As `plan` says it; the peak with the process itself. own_query_s: as it would, had it known how many lists and candidates the
     build would find that its rows need."""
     asked, count = Layout(**row["layout"]), row["rows"]
-    calibration = read_calibration()
+    calibration = read_calibration() if row["rows"] == REAL else for_synthetic_rows()
     task = Task(count, DIM, asked.factory(count, DIM), asked.fine, asked.recall, row["text"])
     said = predict(task, calibration, row["threads"])
     parts = anatomy(task.factory, DIM) if task.factory else None
@@ -74,6 +76,14 @@ def predicted(row: dict[str, Any]) -> dict[str, float | None]:
         "probes": said.probes,
         "shortlist": said.shortlist,
     }
+
+
+def for_synthetic_rows() -> Calibration:
+    """The calibration, with the lists that synthetic rows need: as whoever calibrates with vectors of their own has it."""
+    done = read_done()
+    needed = reach(done, False, *SYNTHETIC)
+    assert needed is not None
+    return replace(read_calibration(), reach=(needed,), growth=growth(done, False, *SYNTHETIC))
 
 
 def wanted(large: int) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -3,7 +3,7 @@
 Bytes follow from the formats (`sizes.py`). Times and the memory of a build are work, counted by the algorithm, times a cost that
 was measured: `index/plan_calibration.py` writes `plan.json` beside this file, or another that `read_calibration` reads. Core-seconds
 are wall seconds times threads: what faiss does is taken to spread over all of them, what Python and SQLite do is not. How many lists a
-query must visit depends on the vectors; the calibration holds what its own needed, and a build measures it anew.
+query must visit depends on the vectors; the calibration holds what its own needed and how that grows, and a build measures it anew.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from embedkit.errors import DataError, UsageError
 from embedkit.index.calibration import (
@@ -40,7 +42,8 @@ class Reach(NamedTuple):
 
     bits: float
     recall: float
-    share: float  # of the lists that a query visits
+    lists: int  # that there were
+    probes: int  # of them, that a query had to visit
     shortlist: int
 
 
@@ -66,17 +69,21 @@ class Calibration:
     # a query, in a batch
     query_s: float  # whatever it finds
     list_s: float  # a list that is visited
-    scanned_s: Mapping[str, float]  # a byte of codes that is scanned, by `Anatomy.scanned`
+    # a byte of codes that is scanned, by `Anatomy.scanned`: (bytes of all codes, cost), growing
+    scanned_s: Mapping[str, Sequence[tuple[float, float]]]
     verified_s: float  # a candidate that the fine rows verify: a row from the page cache
     exact_s: Mapping[str, float]  # a value of an exact search, by the fine rows' dtype
     reach: Sequence[Reach]
+    growth: float  # lists that a query must visit grow as the number of lists to this power
 
 
 def read_calibration(path: Path = SHIPPED) -> Calibration:
     """Raises UsageError for a file that is not there, DataError for one that is no calibration."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return Calibration(**{**found, "reach": tuple(Reach(**entry) for entry in found["reach"])})
+        reach = tuple(Reach(**entry) for entry in found["reach"])
+        scanned = {kind: tuple(map(tuple, points)) for kind, points in found["scanned_s"].items()}
+        return Calibration(**{**found, "reach": reach, "scanned_s": scanned})
     except FileNotFoundError:
         raise UsageError(f"{path} is not there; write it with: python index/plan_calibration.py -o {path}.") from None
     except (ValueError, TypeError, KeyError) as error:
@@ -143,8 +150,8 @@ def predict(task: Task, calibration: Calibration, threads: int) -> Prediction:
 def settings(task: Task, parts: Anatomy, calibration: Calibration) -> tuple[int | None, int, bool]:
     """(lists visited, candidates verified, whether the recall is reached), as a build will choose on rows like the calibration's."""
     reach = _reach(parts, task.recall or USUAL_RECALL, calibration)
-    share, shortlist = (1.0, SHORTLISTS[-1]) if reach is None else (reach.share, reach.shortlist)
-    probes = max(1, round(share * parts.lists))
+    probes = parts.lists if reach is None else _probes(reach, parts.lists, calibration)
+    shortlist = SHORTLISTS[-1] if reach is None else reach.shortlist
     if task.recall is None:
         probes = max(probes, PROBED_AT_LEAST, round(PROBED_SHARE * parts.lists))
         shortlist = max(shortlist, VERIFIED_AT_LEAST)
@@ -157,6 +164,12 @@ def _reach(parts: Anatomy, recall: float, calibration: Calibration) -> Reach | N
     nearest = min((entry.bits for entry in calibration.reach), key=lambda known: abs(math.log(known / bits)), default=0)
     found = (entry for entry in calibration.reach if entry.bits == nearest and entry.recall >= recall)
     return min(found, key=lambda entry: entry.recall, default=None)
+
+
+def _probes(reach: Reach, lists: int, calibration: Calibration) -> int:
+    """Of so many lists."""
+    grown = reach.probes * math.pow(lists / reach.lists, calibration.growth)
+    return min(lists, max(1, round(grown)))
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -210,7 +223,7 @@ def _code_phases(task: Task, parts: Anatomy, calibration: Calibration) -> dict[s
     """Core-seconds of training, coding, and measuring the settings."""
     work = code_work(task, parts)
     target = _reach(parts, task.recall or USUAL_RECALL, calibration)
-    last = (1.0 if target is None else target.share) * parts.lists
+    last = parts.lists if target is None else _probes(target, parts.lists, calibration)
     tried = [probes for probes in PROBES if probes <= 2**0.25 * last and probes < parts.lists]
     if target is None:
         tried.append(parts.lists)
@@ -257,6 +270,13 @@ def query_seconds(task: Task, parts: Anatomy, calibration: Calibration, probes: 
         calibration.query_s
         + found * calibration.flop_s
         + (probes or 0) * calibration.list_s
-        + scanned * calibration.scanned_s[parts.scanned]
+        + scanned * _scanned_byte(parts, task.rows, calibration)
         + shortlist * calibration.verified_s
     )
+
+
+def _scanned_byte(parts: Anatomy, rows: int, calibration: Calibration) -> float:
+    """Core-seconds: more, the less of the codes stays in the processor's caches. Between sizes that were measured, by their logarithm;
+    beyond them, as at the last."""
+    sizes, costs = zip(*calibration.scanned_s[parts.scanned], strict=True)
+    return float(np.interp(math.log(rows * parts.code), np.log(sizes), costs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -30,14 +31,20 @@ COSTS = Calibration(
     coded_s={"fast": 1e-9, "scalar": 2e-9},
     query_s=1e-5,
     list_s=1e-6,
-    scanned_s={"fast": 1e-11, "scalar": 1e-10, "flat fast": 1e-11, "flat scalar": 1e-10},
+    scanned_s={
+        "fast": ((1e6, 1e-11), (1e8, 3e-11)),
+        "scalar": ((1e7, 1e-10),),
+        "flat fast": ((1e7, 1e-11),),
+        "flat scalar": ((1e7, 1e-10),),
+    },
     verified_s=1e-7,
     exact_s={"float32": 1e-10, "float16": 2e-10, "int8": 3e-10},
     reach=(
-        Reach(1.0, 0.9, 0.05, 40),
-        Reach(1.0, 0.97, 0.1, 70),
-        Reach(0.5, 0.9, 0.4, 150),
+        Reach(1.0, 0.9, 256, 12, 40),
+        Reach(1.0, 0.97, 256, 26, 70),
+        Reach(0.5, 0.9, 256, 100, 150),
     ),
+    growth=0.5,
 )
 
 
@@ -68,14 +75,19 @@ def test_the_work_of_codes_is_counted_by_hand() -> None:
 def test_a_query_visits_what_the_calibration_needed_and_a_margin_where_no_recall_is_given() -> None:
     factory = "RR384,IVF1024,PQ96x4fs"  # 1 bit a dimension
     held = predict(Task(10**6, 384, factory, recall=0.95), COSTS, 1)
-    assert (held.probes, held.shortlist, held.reached) == (102, 70, True)  # by the next recall above, 0.97
+    assert (held.probes, held.shortlist, held.reached) == (
+        52,
+        70,
+        True,
+    )  # by the next recall above, 0.97; 26 * sqrt(1024 / 256)
     free = predict(Task(10**6, 384, factory), COSTS, 1)
     assert (free.probes, free.shortlist) == (128, 100)
     beyond = predict(Task(10**6, 384, factory, recall=0.99), COSTS, 1)
     assert (beyond.probes, beyond.reached) == (1024, False)
     scanned = 128 / 1024 * 10**6 * 48
+    byte = 1e-11 + 2e-11 * math.log10(48) / 2  # 48 MB of codes, between 1 and 100
     found = 2 * 384 * (1024 + 384) * 1e-11  # to its lists, once it is turned
-    assert free.query_seconds == pytest.approx(1e-5 + found + 128e-6 + scanned * 1e-11 + 100e-7)
+    assert free.query_seconds == pytest.approx(1e-5 + found + 128e-6 + scanned * byte + 100e-7)
 
 
 def test_threads_share_what_faiss_does_and_nothing_else() -> None:
