@@ -82,7 +82,7 @@ def by_embedkit(loss: Mapping[str, Any], elastic: Mapping[str, Any]) -> Method:
             "steps": steps,
             "checkpoint_every": steps,
         }
-        recipe = fill(TrainingRecipe, {"model": DEFAULT_MODEL, "seed": seed, "stages": [stage]})
+        recipe = fill(TrainingRecipe, {"model": DEFAULT_MODEL, "seed": seed, "precision": "float32", "stages": [stage]})
         return train(recipe, scratch / "run", device="cpu", progress=True)
 
     return method

@@ -53,7 +53,8 @@ def ours(arguments: argparse.Namespace, folder: Path) -> float:
     }
     if not arguments.defaults:
         stage |= {"batch": {"size": size}, "optimizer": {"lr": RATE}, "checkpoint_every": steps}
-    train(fill(TrainingRecipe, {"model": DEFAULT_MODEL, "stages": [stage]}), folder / "run", device="cpu")
+    recipe = {"model": DEFAULT_MODEL, "stages": [stage], **({} if arguments.defaults else {"precision": "float32"})}
+    train(fill(TrainingRecipe, recipe), folder / "run", device="cpu")
     lines = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
     return arguments.steps * size / sum(line["seconds"] for line in lines[WARM:])
 

@@ -122,4 +122,5 @@ def _print_plan(facts: dict[str, Any], as_json: bool) -> None:
                 for key, value in example.items():
                     for text in value if isinstance(value, list) else [value]:
                         click.echo(f"    {key:9}  {text[:160]}")
-    click.echo(f"About {facts['seconds'] / 60:.1f} minutes and {facts['memory_bytes'] / 1e9:.2f} GB")
+    cost = f"{facts['seconds'] / 60:.1f} minutes and {facts['memory_bytes'] / 1e9:.2f} GB"
+    click.echo(f"About {cost}, multiplying in {facts['precision']}")

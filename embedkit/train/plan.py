@@ -12,7 +12,15 @@ from embedkit.train.batches import Batch, BatchStream
 from embedkit.train.gather import world
 from embedkit.train.settings import Stage, TrainingRecipe
 from embedkit.train.step import Step
-from embedkit.train.trainer import open_model, read_stage, row_maker, seed_step, teachers_of, temperatures_of
+from embedkit.train.trainer import (
+    open_model,
+    precision_of,
+    read_stage,
+    row_maker,
+    seed_step,
+    teachers_of,
+    temperatures_of,
+)
 
 BATCHES, SHOWN = 3, 2
 OPTIMIZER_BYTES = 8  # a weight: AdamW's two moments
@@ -31,6 +39,7 @@ def plan(recipe: TrainingRecipe, device: str = "auto") -> dict[str, Any]:
         "recipe": recipe.hash,
         "model": recipe.model,
         "weights": weights,
+        "precision": precision_of(recipe, model.device),
         "stages": stages,
         "seconds": round(sum(stage["seconds"] for stage in stages), 1),
         "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit + OPTIMIZER_BYTES * weights,

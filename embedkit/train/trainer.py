@@ -31,7 +31,7 @@ from tqdm import tqdm
 from embedkit.encoders.layers import GRID
 from embedkit.encoders.loading import open_for_training
 from embedkit.encoders.sentence_transformer import quiet
-from embedkit.encoders.torch_backend import versions
+from embedkit.encoders.torch_backend import default_dtype, versions
 from embedkit.errors import UsageError
 from embedkit.storage import (
     PositionalFile,
@@ -123,7 +123,14 @@ def read_stage(stage: Stage, seed: int) -> list[Task]:
 
 def row_maker(recipe: TrainingRecipe, stage: Stage, model: Any) -> RowMaker:
     budget = stage.batch.tokens or TOKENS.get(model.device.type, TOKENS["cuda"])
-    return RowMaker(model, budget=budget, precision=recipe.precision, max_tokens=stage.max_tokens)
+    return RowMaker(model, budget=budget, precision=precision_of(recipe, model.device), max_tokens=stage.max_tokens)
+
+
+def precision_of(recipe: TrainingRecipe, device: torch.device) -> str:
+    """What the recipe asks for; for "auto" bfloat16 where the device multiplies it faster, else float32."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    return "bfloat16" if default_dtype(device) == "bfloat16" else "float32"  # float16 would need scaled losses
 
 
 def teachers_of(recipe: TrainingRecipe, stage: Stage, device: str) -> dict[int, RowMaker]:
@@ -337,6 +344,7 @@ class Run:
             "processes": world()[1],
             "threads": torch.get_num_threads(),
             "device": self.model.device.type,
+            "precision": precision_of(self.recipe, self.model.device),
             **versions(),
         }
 

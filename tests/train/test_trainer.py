@@ -114,6 +114,18 @@ def test_stopped_and_resumed_is_never_stopped(
     assert weights_of(tmp_path / "stopped") == weights_of(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(("fastest", "taken"), [("bfloat16", "bfloat16"), ("float32", "float32"), ("float16", "float32")])
+def test_auto_is_the_precision_that_the_device_is_fast_in(
+    recipe: Any, tmp_path: Path, fastest: str, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """float16 would overflow without scaled losses, so float32 stands in for it."""
+    monkeypatch.setattr("embedkit.train.trainer.default_dtype", lambda place: fastest)
+    train(recipe("auto"), tmp_path / "auto")
+    train(recipe(taken), tmp_path / "taken")
+    assert log_of(tmp_path / "auto") == log_of(tmp_path / "taken")
+    assert weights_of(tmp_path / "auto") == weights_of(tmp_path / "taken")
+
+
 def test_the_best_of_several_evaluations_is_published(recipe: Any, tmp_path: Path) -> None:
     """A score that falls from the second evaluation on: stopped after two without a better one, with the second's weights."""
     import embedkit

@@ -30,7 +30,7 @@ def recipe(model: str, pairs: str) -> TrainingRecipe:
         "dropout": False,
         "steps": 10,
     }
-    return fill(TrainingRecipe, {"model": model, "stages": [stage]})
+    return fill(TrainingRecipe, {"model": model, "precision": "float32", "stages": [stage]})
 
 
 def gather_is_right() -> None:
