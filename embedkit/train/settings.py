@@ -152,7 +152,9 @@ class TrainingRecipe:
     model: str
     stages: tuple[Stage, ...]
     seed: int = 0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of the transformer's products, weights stay float32; auto:
+    precision: Literal["auto", "float32", "bfloat16"] = (
+        "auto"  # of the transformer's products, weights stay float32; auto:
+    )
     # bfloat16 where the device multiplies it faster
 
     @property

@@ -86,7 +86,7 @@ def train(
     another process trains into it, DataError and ModelError for data and models that cannot be used.
     """
     check_output(output, resume)
-    if is_finished(output):
+    if is_finished(recipe, output):
         return output / MODEL
     if any(stage.evaluation for stage in recipe.stages) and evaluate is None:
         raise UsageError("The recipe evaluates on the way, and no function to evaluate with was given.")
@@ -102,10 +102,14 @@ def check_output(output: Path, resume: bool) -> None:
         raise UsageError(f"{output} holds a run already; go on with it by --resume, or choose another folder.")
 
 
-def is_finished(output: Path) -> bool:
-    """Whether a run ended there, and its model is published."""
+def is_finished(recipe: TrainingRecipe, output: Path) -> bool:
+    """Whether a run ended there, and its model is published. Raises UsageError where that was another recipe's."""
     record = read_record(output)
-    return record is not None and record[0].finished and (output / MODEL).is_dir()
+    if record is None or not record[0].finished or not (output / MODEL).is_dir():
+        return False
+    if record[1]["recipe"] != recipe.hash:
+        raise UsageError(f"{output} holds a finished run of another recipe; choose another folder.")
+    return True
 
 
 def open_model(recipe: TrainingRecipe, device: str, name: str | None = None) -> Any:

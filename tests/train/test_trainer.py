@@ -82,6 +82,8 @@ def test_the_loss_falls_and_the_folder_opens(recipe: Any, tmp_path: Path) -> Non
     assert (folder / "recipe.yaml").read_text().startswith("# hash: ")
     assert not list((tmp_path / "run").glob("checkpoint-*"))
     assert train(recipe(steps=30), tmp_path / "run", resume=True) == folder
+    with pytest.raises(UsageError, match="a finished run of another recipe"):
+        train(recipe(steps=31), tmp_path / "run", resume=True)
     with pytest.raises(UsageError, match="holds a run already"):
         train(recipe(steps=30), tmp_path / "run")
 
@@ -114,7 +116,9 @@ def test_stopped_and_resumed_is_never_stopped(
     assert weights_of(tmp_path / "stopped") == weights_of(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("fastest", "taken"), [("bfloat16", "bfloat16"), ("float32", "float32"), ("float16", "float32")])
+@pytest.mark.parametrize(
+    ("fastest", "taken"), [("bfloat16", "bfloat16"), ("float32", "float32"), ("float16", "float32")]
+)
 def test_auto_is_the_precision_that_the_device_is_fast_in(
     recipe: Any, tmp_path: Path, fastest: str, taken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
