@@ -152,10 +152,8 @@ class TrainingRecipe:
     model: str
     stages: tuple[Stage, ...]
     seed: int = 0
-    precision: Literal["auto", "float32", "bfloat16"] = (
-        "auto"  # of the transformer's products, weights stay float32; auto:
-    )
-    # bfloat16 where the device multiplies it faster
+    # of the transformer's products, weights stay float32; auto: bfloat16 where the device multiplies it faster
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     @property
     def resolved(self) -> dict[str, Any]:
