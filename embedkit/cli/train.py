@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,9 @@ def train_command(
 
     if threads is not None:
         torch.set_num_threads(threads)
+    for stage in settings.stages:
+        if stage.evaluation:
+            _check_evaluation(stage.evaluation)
     with process_group(device) as place:
         if plan_only:
             from embedkit.train.plan import plan
@@ -100,11 +104,23 @@ def _evaluate(folder: Path, asked: Evaluation, cut: Cut) -> float:
 
     layers, dim = cut
     report = evaluate(load(folder, layers=layers, dim=dim), from_environment(asked.task), split=asked.split)
-    if asked.metric not in report.scores:
-        raise UsageError(
-            f"evaluation.metric is {asked.metric!r}; {asked.task} has {', '.join(report.scores)}: choose one of them."
-        )
+    _check_metric(asked, report.scores)
     return report.scores[asked.metric]
+
+
+def _check_evaluation(asked: Evaluation) -> None:
+    """Raises, before anything is trained, what `_evaluate` would raise after the first so many steps."""
+    from embedkit.eval.run import find_task, metric_names
+    from embedkit.train.settings import from_environment
+
+    _check_metric(asked, metric_names(find_task(from_environment(asked.task), asked.split)))
+
+
+def _check_metric(asked: Evaluation, known: Collection[str]) -> None:
+    if asked.metric not in known:
+        raise UsageError(
+            f"evaluation.metric is {asked.metric!r}; {asked.task} has {', '.join(known)}: choose one of them."
+        )
 
 
 def _print_plan(facts: dict[str, Any], as_json: bool) -> None:
@@ -122,5 +138,6 @@ def _print_plan(facts: dict[str, Any], as_json: bool) -> None:
                 for key, value in example.items():
                     for text in value if isinstance(value, list) else [value]:
                         click.echo(f"    {key:9}  {text[:160]}")
-    cost = f"{facts['seconds'] / 60:.1f} minutes and {facts['memory_bytes'] / 1e9:.2f} GB"
+    memory = "of the GPU's memory" if facts["memory_of"] == "gpu" else "of memory"
+    cost = f"{facts['seconds'] / 60:.1f} minutes and {facts['memory_bytes'] / 1e9:.2f} GB {memory}"
     click.echo(f"About {cost}, multiplying in {facts['precision']}")

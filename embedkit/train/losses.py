@@ -66,23 +66,28 @@ def margin_mse(student: Tensor, teacher: Tensor) -> Tensor:
 def kl_distillation(
     student: Tensor, teacher: Tensor, *, temperature: float = 1.0, teacher_temperature: float | None = None
 ) -> Tensor:
-    """KL(softmax(teacher / t') || softmax(student / t)) * t^2, mean over the rows (Hinton et al. 2015, section 2).
+    """KL(softmax(teacher / t') || softmax(student / t)), mean over the rows (Hinton et al. 2015, section 2).
 
     student, teacher (B, C), scores of the same candidates; a candidate with -inf in both is left out. teacher_temperature:
-    t' where it is not t. The teacher gets no gradient. Returns ().
+    t' where it is not t. The teacher gets no gradient. Returns (). Without Hinton's factor t^2, as in KaLM-Embedding V2.5 (Zhao
+    et al. 2025), which adds it to InfoNCE: t is 0.05 here, and the term would be 400 times smaller than its neighbour.
     """
     log_student = torch.log_softmax(student / temperature, dim=1)
     log_teacher = torch.log_softmax(teacher.detach() / (teacher_temperature or temperature), dim=1)
     gaps = torch.where(log_teacher == HIDDEN, 0.0, log_teacher - log_student)
-    return (log_teacher.exp() * gaps).sum(1).mean() * temperature**2
+    return (log_teacher.exp() * gaps).sum(1).mean()
 
 
-def list_net(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
+def list_net(
+    student: Tensor, teacher: Tensor, *, temperature: float = 1.0, teacher_temperature: float | None = None
+) -> Tensor:
     """Cross-entropy of the top-one probabilities (ListNet, Cao et al. 2007, eq. 6): KL plus the teacher's entropy.
 
-    student, teacher (B, C), scores of the same candidates, of which none may be left out. Returns (), mean over the rows.
+    student, teacher (B, C), scores of the same candidates, of which none may be left out; temperatures as in `kl_distillation`.
+    Returns (), mean over the rows.
     """
-    return F.cross_entropy(student / temperature, torch.softmax(teacher.detach() / temperature, dim=1))
+    target = torch.softmax(teacher.detach() / (teacher_temperature or temperature), dim=1)
+    return F.cross_entropy(student / temperature, target)
 
 
 def in_batch_distillation(

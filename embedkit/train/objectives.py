@@ -156,12 +156,14 @@ class Objective:
         return losses.margin_mse(*pairs)
 
     def _kl(self, place: int, rows: Tensor) -> Tensor:
-        return losses.kl_distillation(
-            self._scores(rows), self._targets.teacher, temperature=self._terms[place].temperature
-        )
+        return losses.kl_distillation(self._scores(rows), self._targets.teacher, **self._both_temperatures(place))
 
     def _list_net(self, place: int, rows: Tensor) -> Tensor:
-        return losses.list_net(self._scores(rows), self._targets.teacher, temperature=self._terms[place].temperature)
+        return losses.list_net(self._scores(rows), self._targets.teacher, **self._both_temperatures(place))
+
+    def _both_temperatures(self, place: int) -> dict[str, Any]:
+        term = self._terms[place]
+        return {"temperature": term.temperature, "teacher_temperature": term.teacher_temperature}
 
     def _in_batch_distillation(self, place: int, rows: Tensor) -> Tensor:
         teacher = self._targets.teacher_rows[place]

@@ -8,6 +8,8 @@ import time
 from itertools import islice
 from typing import Any
 
+import torch
+
 from embedkit.train.batches import Batch, BatchStream
 from embedkit.train.gather import world
 from embedkit.train.settings import Stage, TrainingRecipe
@@ -29,12 +31,13 @@ OPTIMIZER_BYTES = 8  # a weight: AdamW's two moments
 def plan(recipe: TrainingRecipe, device: str = "auto") -> dict[str, Any]:
     """Facts of the whole recipe and of each stage; nothing is written, no weight changes.
 
-    memory_bytes: the most that the process held so far, and AdamW's moments. seconds: of the second of two steps, times all.
+    memory_bytes: the most that was held so far, and AdamW's moments. memory_of: "gpu", by torch's tensors there, or "process", all in
+    all. seconds: of the second of two steps, times all.
     """
     model = open_model(recipe, device)
     weights = sum(one.numel() for one in model.parameters() if one.requires_grad)
     stages = [_stage(recipe, number, stage, model, device) for number, stage in enumerate(recipe.stages)]
-    unit = 1 if sys.platform == "darwin" else 1024
+    memory_of, held = _most_held(model.device)
     return {
         "recipe": recipe.hash,
         "model": recipe.model,
@@ -42,8 +45,17 @@ def plan(recipe: TrainingRecipe, device: str = "auto") -> dict[str, Any]:
         "precision": precision_of(recipe, model.device),
         "stages": stages,
         "seconds": round(sum(stage["seconds"] for stage in stages), 1),
-        "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit + OPTIMIZER_BYTES * weights,
+        "memory_of": memory_of,
+        "memory_bytes": held + OPTIMIZER_BYTES * weights,
     }
+
+
+def _most_held(device: torch.device) -> tuple[str, int]:
+    """Whose memory a run needs, and the most bytes that it held so far."""
+    if device.type == "cuda":
+        return "gpu", torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return "process", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _stage(recipe: TrainingRecipe, number: int, stage: Stage, model: Any, device: str) -> dict[str, Any]:

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from embedkit.encoders.batches import token_batches
 from embedkit.encoders.layers import keep_layers
+from embedkit.encoders.opened import limited
 from embedkit.encoders.pieces import Piece, Tokenization
+from embedkit.encoders.sentence_transformer import positions_of
 from embedkit.encoders.torch_backend import fast_tokenizer, padded
 from embedkit.errors import ModelError
 from embedkit.train.packed import Layout, can_be_packed, packed_attention, packed_features
@@ -42,6 +44,8 @@ class RowMaker:
                 "The model takes more than the ids of a fast tokenizer; training is for text models with one."
             )
         pool_prompt = all(getattr(module, "include_prompt", True) for module in model.children())
+        if max_tokens is not None:
+            limited(max_tokens, None, positions_of(model), "the model")
         self._tokenization = Tokenization(tokenizer, max_tokens or model.max_seq_length, pool_prompt=pool_prompt)
         self._packs = False
         self._packs = can_be_packed(model[0].auto_model) and self._packed_agrees()

@@ -13,9 +13,11 @@ import itertools
 import json
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -58,9 +60,11 @@ from embedkit.train.data import Task, read_task
 from embedkit.train.gather import average_gradients, world
 from embedkit.train.leaks import without_leaks
 from embedkit.train.objectives import check_data
+from embedkit.train.optimizer import adamw, clipped_norm, learning_rate
 from embedkit.train.rows import RowMaker
-from embedkit.train.settings import Evaluation, Optimizer, Stage, TrainingRecipe, grid_of
+from embedkit.train.settings import Evaluation, Stage, TrainingRecipe, grid_of
 from embedkit.train.step import Prepared, Step
+from embedkit.train.stopping import held_signals
 
 MODEL, LOG, BEST, CANDIDATE = "model", "log.jsonl", "best-{stage}.safetensors", "candidate"
 TOKENS = {"cpu": 512, "cuda": 16384}  # a pass; on a CPU few enough that a layer's states stay in its cache
@@ -157,24 +161,6 @@ def temperatures_of(stage: Stage, device: torch.device) -> dict[int, nn.Paramete
     }
 
 
-def adamw(weights: Mapping[str, Tensor], settings: Optimizer) -> torch.optim.AdamW:
-    decayed = [weight for weight in weights.values() if weight.ndim > 1]
-    others = [weight for weight in weights.values() if weight.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    on_cpu = all(weight.device.type == "cpu" for weight in weights.values())
-    return torch.optim.AdamW(groups, lr=settings.lr, fused=True if on_cpu else None)  # torch's own choice on a GPU
-
-
-def learning_rate(settings: Optimizer, step: int, steps: int) -> float:
-    """Of step 0 ... steps - 1: up in a line over the share `warmup`, then down to nothing, or constant."""
-    warm = math.ceil(settings.warmup * steps)
-    if step < warm:
-        return settings.lr * (step + 1) / warm
-    share = (step - warm) / max(steps - warm, 1)
-    falls = {"linear": 1 - share, "cosine": (1 + math.cos(math.pi * share)) / 2, "constant": 1.0}
-    return settings.lr * falls[settings.schedule]
-
-
 def seed_step(seed: int, stage: int, step: int) -> None:
     """The random numbers of one step of one process."""
     state = np.random.SeedSequence([seed, stage, step, world()[0]]).generate_state(2)
@@ -226,7 +212,9 @@ class Run:
         self.model.train(stage.dropout)
         prepared = self._prepared(BatchStream(tasks, stage.batch, self.recipe.seed + number), step, self.at.step)
         shown = tqdm(total=stage.steps, initial=self.at.step, desc=stage.name, disable=not self.bar_wanted)
-        with shown as bar:
+        # several processes would have to agree on the step after which they stop
+        holding: AbstractContextManager[list[int]] = held_signals() if world()[1] == 1 else nullcontext([])
+        with shown as bar, holding as stop:
             while self.at.step < stage.steps and not self._gave_up(stage):
                 started = time.monotonic()
                 ready = next(prepared)
@@ -238,8 +226,10 @@ class Run:
                 self._evaluate(stage, weights)
                 ends = self.at.step == stage.steps or self._gave_up(stage)
                 followed = number + 1 < len(self.recipe.stages)  # the last stage ends in the published model
-                if self.at.step % stage.checkpoint_every == 0 or (ends and followed):
+                if self.at.step % stage.checkpoint_every == 0 or (ends and followed) or stop:
                     self._checkpoint(weights, optimizer, facts)
+                if stop:
+                    signal.raise_signal(stop.pop())
         prepared.close()
         if self.at.best_step is not None:
             _barrier()
@@ -281,18 +271,20 @@ class Run:
         if world()[1] > 1:
             dist.all_reduce(loss)
             loss /= world()[1]
-        if not math.isfinite(value := float(loss)):
-            raise UsageError(
-                f"The loss is {value} at step {self.at.step} of {stage.name}; lower optimizer.lr, or raise the temperature."
-            )
         trained = list(weights.values())
         average_gradients(trained)
-        norm = nn.utils.clip_grad_norm_(trained, stage.optimizer.clip)
+        found = {"loss": float(loss), "gradient_norm": clipped_norm(trained, stage.optimizer.clip)}
+        for name, value in found.items():
+            if not math.isfinite(value):  # and no weight has changed
+                raise UsageError(
+                    f"The {name.replace('_', ' ')} is {value} at step {self.at.step} of {stage.name}; lower optimizer.lr, or raise the "
+                    f"temperature."
+                )
         rate = learning_rate(stage.optimizer, self.at.step, stage.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
-        return {"loss": value, "lr": rate, "gradient_norm": float(norm)}
+        return {**found, "lr": rate}
 
     def _log(self, stage: Stage, done: Mapping[str, float], prepared: Prepared, seconds: float) -> None:
         tokens, padded = prepared.tokens
@@ -330,7 +322,7 @@ class Run:
             score = self.score(folder, asked, (None, None))
             remove_folder(folder)
         score = _from_first(score)
-        better = self.at.best is None or score > self.at.best
+        better = math.isfinite(score) and (self.at.best is None or score > self.at.best)
         if better:
             self.at = replace(self.at, best=score, best_step=self.at.step, since_best=0)
             if self.log is not None:
@@ -338,7 +330,13 @@ class Run:
         else:
             self.at = replace(self.at, since_best=self.at.since_best + 1)
         self._write(
-            {"stage": stage.name, "step": self.at.step, "task": asked.task, asked.metric: score, "best": better}
+            {
+                "stage": stage.name,
+                "step": self.at.step,
+                "task": asked.task,
+                asked.metric: _number(score),
+                "best": better,
+            }
         )
 
     def _facts(self, tasks: list[Task]) -> dict[str, Any]:
@@ -393,7 +391,7 @@ class Run:
         scores = {}
         for layers, dim in itertools.product(grid.layers, grid.dims):
             cut = (None if layers == maker.depth else layers, None if dim == maker.width else dim)
-            scores[f"{layers}/{dim}"] = self.score(folder, asked, cut)
+            scores[f"{layers}/{dim}"] = _number(self.score(folder, asked, cut))
         remove_folder(folder)
         return {"task": Path(asked.task).name, "split": asked.split, "metric": asked.metric, "scores": scores}
 
@@ -419,6 +417,11 @@ def data_digest(tasks: list[Task]) -> str:
         for example in task.examples:
             hashed.update("\0".join(example.texts).encode() + b"\n")
     return hashed.hexdigest()
+
+
+def _number(score: float) -> float | None:
+    """As JSON has it: the correlation of rows that are all the same is no number, and is null there."""
+    return score if math.isfinite(score) else None
 
 
 def _from_first(value: float) -> float:

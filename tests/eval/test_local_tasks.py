@@ -20,6 +20,7 @@ from embedkit.errors import DataError, UsageError
 from embedkit.eval.local_tasks import read_local
 from embedkit.eval.mteb_model import MtebModel
 from embedkit.eval.mteb_tasks import evaluate_mteb
+from embedkit.eval.run import metric_names
 
 pytestmark = pytest.mark.filterwarnings("ignore:To copy construct")  # mteb's, of what torch models give it
 WORDS = ["cat", "dog", "fish", "bird", "red", "blue", "run", "swim", "one", "two"]
@@ -154,6 +155,7 @@ def scored(kind: str, folder: Path, encoder: Any) -> Any:
     measured = evaluate_mteb(task.task, MtebModel(encoder))
     (report,) = measured.reports.values()
     assert report.main in report.scores and report.units > 0
+    assert set(metric_names(task)) == set(report.scores)  # told before anything is scored
     assert [own.task_name for own in measured.results] == [folder.name]
     return report
 
@@ -211,7 +213,7 @@ def test_three_labels_have_no_average_precision(tmp_path: Path, encoder: Any) ->
     rows = [{**row, "text": f"{word} {row['text']}", "label": word} for row, word in zip(plain, words, strict=True)]
     (task,) = read_local(table(tmp_path / "three" / "data.jsonl", rows))
     (report,) = evaluate_mteb(task.task, MtebModel(encoder)).reports.values()
-    assert set(report.scores) == {"accuracy", "f1"}
+    assert set(report.scores) == {"accuracy", "f1"} == set(metric_names(task))
 
 
 def test_clustering_has_an_interval_over_its_repetitions(tmp_path: Path, encoder: Any) -> None:

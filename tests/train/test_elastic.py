@@ -151,10 +151,15 @@ def test_ours_always_trains_the_whole_model_and_takes_the_layers_in_turn() -> No
 def test_settings_that_cannot_be_are_refused() -> None:
     assert grid_of(Elastic(dims=(4,), layers=(1,)), 8, 2) == Grid((1, 2), (4, 8))
     assert grid_of(Elastic("ese", dims=(4,)), 8, 6) == Grid((1, 2, 3, 4, 6), (4, 8))
+    for recipe in ("2dmse", "2dmse_weighted"):  # what its authors take where nothing is said
+        assert grid_of(Elastic(recipe), 384, 6) == Grid((1, 2, 3, 4, 5, 6), (8, 16, 32, 64, 128, 256, 384))
+        assert grid_of(Elastic(recipe), 64, 2) == Grid((1, 2), (8, 16, 32, 64))
+        assert grid_of(Elastic(recipe, dims=(5,)), 64, 3) == Grid((1, 2, 3), (5, 64))
     for wrong, message in (
         ({"dims": (9,)}, "the model has 8"),
         ({"layers": (3,)}, "the model has 2"),
-        ({"recipe": "2dmse", "dims": (4,)}, "draws from those below"),
+        ({"recipe": "2dmse", "dims": (4,), "layers": (2,)}, "draws from those below"),
+        ({"recipe": "2dmse"}, "dims is .*draws from those below 8"),
     ):
         with pytest.raises(UsageError, match=message):
             grid_of(Elastic(**wrong), 8, 2)

@@ -41,6 +41,7 @@ ANCHORS, POSITIVES, NEGATIVES = unit(3, 6), unit(3, 6, seed=1), unit(3, 2, 6, se
 ROWS = torch.cat((ANCHORS, POSITIVES, NEGATIVES.flatten(0, 1)))
 SCORES = torch.cat(((ANCHORS * POSITIVES).sum(1)[:, None], torch.einsum("bd,bmd->bm", ANCHORS, NEGATIVES)), 1)
 TEACHER = torch.tensor([example.teacher for example in EXAMPLES])
+COLD = ("info_nce", "kl", "list_net", "in_batch_distillation")  # which take a temperature
 LABELS = torch.tensor([0.2, 0.9, 0.5])
 EXPECTED: dict[str, Callable[[], Tensor]] = {
     "info_nce": lambda: info_nce(ANCHORS, POSITIVES, NEGATIVES, temperature=0.1),
@@ -56,16 +57,24 @@ EXPECTED: dict[str, Callable[[], Tensor]] = {
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_each_loss_of_a_recipe(name: str) -> None:
+    settings = {"temperature": 0.1} if name in COLD else {}
     torch.testing.assert_close(
-        value(name, EXAMPLES, ROWS, temperature=0.1, weight=2.0), 2 * EXPECTED[name](), check_dtype=False
+        value(name, EXAMPLES, ROWS, weight=2.0, **settings), 2 * EXPECTED[name](), check_dtype=False
     )
+
+
+def test_a_recipe_may_give_the_teacher_a_temperature_of_its_own() -> None:
+    both = {"temperature": 0.1, "teacher_temperature": 2.0}
+    for name, loss in (("kl", losses.kl_distillation), ("list_net", losses.list_net)):
+        got = value(name, EXAMPLES, ROWS, **both)
+        torch.testing.assert_close(got, loss(SCORES, TEACHER, **both), check_dtype=False)
 
 
 @pytest.mark.parametrize("name", ["info_nce", "triplet", "kl", "margin_mse"])
 def test_what_is_not_there_counts_nothing(name: str) -> None:
     """The last example has one negative: the loss, and its gradient, are those of the others' lists."""
     rows = torch.cat((ANCHORS, POSITIVES, NEGATIVES.flatten(0, 1)[:5])).requires_grad_()
-    got = value(name, SHORT, rows, temperature=0.1)
+    got = value(name, SHORT, rows, **({"temperature": 0.1} if name in COLD else {}))
     got.backward()
     assert torch.isfinite(rows.grad).all()
     if name == "info_nce":

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +17,9 @@ import torch
 
 from embedkit.errors import IntegrityError, UsageError
 from embedkit.recipe import fill
+from embedkit.train.optimizer import clipped_norm, learning_rate
 from embedkit.train.settings import Evaluation, TrainingRecipe
-from embedkit.train.trainer import learning_rate, train
+from embedkit.train.trainer import train
 from tests.conftest import WORDS
 
 
@@ -232,6 +236,131 @@ def test_another_run_is_not_resumed(recipe: Any, tmp_path: Path, monkeypatch: py
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(IntegrityError, match="has changed"):
         train(recipe(), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_waits_for_its_step_and_a_checkpoint(
+    recipe: Any, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes in the midst of step 4, after the optimizer and before the log; nothing of the five steps is lost."""
+    from embedkit.train.trainer import Run
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    log = Run._log
+
+    def interrupted(self: Run, *arguments: Any) -> Any:
+        if self.at.step == 5:
+            os.kill(os.getpid(), getattr(signal, name))
+        return log(self, *arguments)
+
+    chosen = recipe(checkpoint_every=100)
+    before = signal.signal(getattr(signal, name), stop)
+    try:
+        monkeypatch.setattr(Run, "_log", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(chosen, tmp_path / "stopped")
+        assert signal.getsignal(getattr(signal, name)) is stop
+    finally:
+        signal.signal(getattr(signal, name), before)
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "stopped" / "training.json").read_text())["progress"]["step"] == 5
+    train(chosen, tmp_path / "stopped", resume=True)
+    train(chosen, tmp_path / "whole")
+    assert log_of(tmp_path / "stopped") == log_of(tmp_path / "whole")
+    assert weights_of(tmp_path / "stopped") == weights_of(tmp_path / "whole")
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    from embedkit.train.stopping import held_signals
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with held_signals() as held:
+            signal.raise_signal(signal.SIGTERM)
+            assert held == [signal.SIGTERM]
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient norm"])
+def test_nothing_is_poisoned_by_what_is_no_number(
+    recipe: Any, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the gradients of step 2, or of its loss, one is NaN: the run ends, its weights are those of two steps."""
+    from embedkit.train.step import Step
+    from embedkit.train.trainer import Run
+
+    runs = []
+    backward, begin = Step.backward, Run.run
+
+    def poisoned(self: Step, prepared: Any, number: int) -> Any:
+        loss = backward(self, prepared, number)
+        if number == 2:
+            if what == "loss":
+                return loss * math.nan
+            next(self._maker.model.parameters()).grad.view(-1)[0] = math.nan
+        return loss
+
+    def watched(self: Run, resume: bool) -> Path:
+        runs.append(self)
+        return begin(self, resume)
+
+    monkeypatch.setattr(Step, "backward", poisoned)
+    monkeypatch.setattr(Run, "run", watched)
+    with pytest.raises(UsageError, match=f"The {what} is nan at step 2 of train; lower optimizer.lr"):
+        train(recipe(), tmp_path / "run")
+    assert all(torch.isfinite(weight).all() for weight in runs[0].model.parameters())
+    assert len(log_of(tmp_path / "run")) == 2
+
+
+def test_a_score_that_is_no_number_is_never_the_best(recipe: Any, tmp_path: Path) -> None:
+    """Neither the first one nor those of the grid's cells; all are null in what is written."""
+    from embedkit.cli.learning_curve import draw
+
+    scores, kept = iter([math.nan, 0.2, math.inf, *[math.nan] * 4]), []
+
+    def evaluate(folder: Path, asked: Evaluation, cut: tuple[int | None, int | None]) -> float:
+        kept.append((folder / "model.safetensors").read_bytes())
+        return next(scores)
+
+    evaluation = {"task": "t", "metric": "spearman", "every": 1}
+    chosen = recipe(steps=3, evaluation=evaluation, elastic={"dims": [8], "layers": [1]})
+    folder = train(chosen, tmp_path / "run", evaluate=evaluate)
+    assert (folder / "model.safetensors").read_bytes() == kept[1]
+    lines = [line for line in log_of(tmp_path / "run") if "spearman" in line]
+    assert [(line["spearman"], line["best"]) for line in lines] == [(None, False), (0.2, True), (None, False)]
+    assert set(json.loads((folder / "elastic.json").read_text())["tested"]["scores"].values()) == {None}
+    draw(tmp_path / "run")
+    assert (tmp_path / "run" / "scores.svg").exists()
+
+
+def test_more_tokens_than_the_model_has_positions_are_refused(recipe: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"max_tokens=9999 came; the model takes \d+ tokens"):
+        train(recipe(max_tokens=9999), tmp_path / "run")
+
+
+def test_the_memory_of_a_plan_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from embedkit.train.plan import _most_held
+
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 123)
+    assert _most_held(torch.device("cuda", 0)) == ("gpu", 123)
+    whose, held = _most_held(torch.device("cpu"))
+    assert whose == "process" and 10**7 < held < 10**12
+
+
+def test_the_norm_is_clipped_or_left() -> None:
+    weight = torch.nn.Parameter(torch.zeros(2))
+    for clip, left in ((None, [3.0, 4.0]), (10.0, [3.0, 4.0]), (0.5, [0.3, 0.4])):
+        weight.grad = torch.tensor([3.0, 4.0])
+        assert clipped_norm([weight], clip) == pytest.approx(5)
+        torch.testing.assert_close(weight.grad, torch.tensor(left), rtol=1e-5, atol=0)
 
 
 def test_learning_rates() -> None:
