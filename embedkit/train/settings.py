@@ -276,4 +276,5 @@ def grid_of(elastic: Elastic, width: int, depth: int) -> Grid:
             )
     if elastic.recipe == "ese":
         layers = tuple(range(1, depth - 1))  # ESE leaves the last but one out
-    return Grid(tuple(sorted({*layers, depth})), tuple(sorted({*dims, width})))
+    trained = tuple(sorted({*dims, width}))
+    return Grid(tuple(sorted({*layers, depth})), trained, dims if elastic.recipe == "ese" else trained)
