@@ -7,6 +7,7 @@ because nested dimensions and gradient caching call it several times.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,14 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from embedkit.errors import DataError
-from embedkit.train import losses
-from embedkit.train.batches import Batch, masks
+from embedkit.errors import DataError, UsageError
+from embedkit.train import losses, settings
+from embedkit.train.batches import Batch, masks, not_negative
 from embedkit.train.contrastive import HIDDEN, draw_pairs, info_nce, mix_lists, mix_pairs
 from embedkit.train.data import Task
 from embedkit.train.elastic import Columns
 from embedkit.train.rows import Text
 from embedkit.train.settings import Loss
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,10 @@ class Targets:
     present: Tensor  # (count, M) bool: the negatives that are there
     labels: Tensor  # (count,) how near anchor and positive are; NaN where not known
     teacher: Tensor  # (count, 1 + M) a teacher's scores; -inf where not known
-    known: Tensor | None
+    known: Tensor | None  # this and the next three: see batches.Masks
     known_negatives: Tensor | None
+    alike_anchors: Tensor | None
+    alike_positives: Tensor | None
     teacher_rows: Mapping[int, Tensor]  # term -> (N, D') unit rows
 
     def to(self, device: torch.device) -> Targets:
@@ -62,15 +67,13 @@ def targets_of(batch: Batch, rows: slice) -> Targets:
     for row, example in enumerate(examples):
         teacher[row, : len(example.teacher)] = torch.tensor(example.teacher)
     labels = [float("nan") if example.score is None else example.score for example in examples]
-    known, known_negatives = masks(batch, rows)
     return Targets(
         count=len(examples),
         places=present.flatten().nonzero()[:, 0],
         present=present,
         labels=torch.tensor(labels),
         teacher=teacher,
-        known=known,
-        known_negatives=known_negatives,
+        **masks(batch, rows)._asdict(),
         teacher_rows={},
     )
 
@@ -116,6 +119,8 @@ class Objective:
             mixed=torch.cat(mixed, dim=1) if mixed else None,
             known=targets.known,
             known_negatives=targets.known_negatives,
+            alike_anchors=targets.alike_anchors,
+            alike_positives=targets.alike_positives,
             margin=term.margin,
             focal_gamma=term.focal_gamma,
             gather=term.gather,
@@ -190,12 +195,13 @@ NEEDS = {  # loss -> what every example must have
 }
 
 
-def check_data(terms: Sequence[Loss], tasks: Sequence[Task], negatives: int) -> None:
-    """Raises DataError where a loss needs what the examples of a task do not have."""
+def check_data(terms: Sequence[Loss], tasks: Sequence[Task], batch: settings.Batch) -> None:
+    """Raises DataError where a loss needs what the examples of a task do not have, UsageError where it would be zero whatever
+    the model does. Warns of what is not used, and of batches that must repeat anchors."""
     for task in tasks:
         has = {
             "positives": all(example.positive for example in task.examples),
-            "negatives": negatives > 0 and all(example.negatives for example in task.examples),
+            "negatives": batch.negatives > 0 and all(example.negatives for example in task.examples),
             "scores": all(example.score is not None for example in task.examples),
             "a teacher's scores": all(example.teacher for example in task.examples),
         }
@@ -205,13 +211,46 @@ def check_data(terms: Sequence[Loss], tasks: Sequence[Task], negatives: int) -> 
                 *(["negatives"] if term.mixing != "none" or term.denominator == "own_hard" else []),
             ]
             if missing := [need for need in needs if not has[need]]:
-                hint = "; set batch.negatives" if missing[0] == "negatives" and not negatives else ""
+                hint = "; set batch.negatives" if missing[0] == "negatives" and not batch.negatives else ""
                 raise DataError(
                     f"The loss {term.name} needs {missing[0]} with every example, and not all of {task.name} have them{hint}."
                 )
+            if reason := _nothing_to_learn(term, task, [task] if batch.kind == "homogeneous" else tasks, batch):
+                raise UsageError(f"The loss {term.name} can learn nothing from {task.name}: {reason}.")
     if any(term.name == "list_net" for term in terms):
-        counts = {min(negatives, len(example.negatives)) for task in tasks for example in task.examples}
+        counts = {min(batch.negatives, len(example.negatives)) for task in tasks for example in task.examples}
         if len(counts) > 1:
             raise DataError(
                 f"list_net needs as many negatives with every example; there are {min(counts)} to {max(counts)}: set batch.negatives."
             )
+    _warn(tasks, batch)
+
+
+def _nothing_to_learn(term: Loss, task: Task, met: Sequence[Task], batch: settings.Batch) -> str | None:
+    """Why the loss and its gradient are zero in every batch; None where they are not. met: the tasks it shares batches with."""
+    first, others = task.examples[0], (example for one in met for example in one.examples)
+    if term.name in ("cosent", "angle") and all(one.score == first.score for one in others):
+        return f"all scores are {first.score}; give pairs of different scores"
+    if term.name == "in_batch_distillation" and all({*one.texts} == {first.anchor} for one in others):
+        return "there is one text and no other to compare it with; give more"
+    if term.name != "info_nce" or term.mixing != "none":
+        return None
+    if term.denominator != "inbatch_pos" and batch.negatives and any(one.negatives for one in task.examples):
+        return None
+    if not task.settings.in_batch:
+        return "in_batch is false and no negatives are used; set batch.negatives, with data that have some, or in_batch: true"
+    anchors = {one.anchor: not_negative(task, one) for one in task.examples}
+    if all(one.positive in known or one.positive in own for known, own in anchors.values() for one in others):
+        return "every positive is one of every anchor, which leaves no negatives; give more pairs"
+    return None
+
+
+def _warn(tasks: Sequence[Task], batch: settings.Batch) -> None:
+    anchors = len({example.anchor for task in tasks for example in task.examples})
+    if anchors < batch.size:
+        logger.warning(
+            "batch.size is %d and the data have %d different anchors: batches repeat some.", batch.size, anchors
+        )
+    for task in tasks:
+        if not batch.negatives and any(example.negatives for example in task.examples):
+            logger.warning("%s has negatives, and batch.negatives is 0: none are used; set it to use them.", task.name)

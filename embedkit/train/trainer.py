@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ from embedkit.train.checkpoint import (
     write_checkpoint,
     write_weights,
 )
-from embedkit.train.data import Task, read_task
+from embedkit.train.data import Task, data_digest, read_tasks
 from embedkit.train.gather import average_gradients, world
 from embedkit.train.leaks import without_leaks
 from embedkit.train.objectives import check_data
@@ -80,10 +79,11 @@ def train(
 ) -> Path:
     """Trains, and returns the model's folder, `output`/model.
 
-    `output` also holds log.jsonl (one line a step), training.json and, until the run ends, the last checkpoint. resume: go on with what is
-    there. evaluate: scores a model folder, where the recipe asks for it. In a group of processes (torchrun) all of them call this; the
-    first one writes. Raises UsageError where `output` holds a run already, or another one than is to be resumed, Stopped where
-    another process trains into it, DataError and ModelError for data and models that cannot be used.
+    `output` also holds log.jsonl (one line a step, and one of what leaks left out), training.json and, until the run ends, the
+    last checkpoint. resume: go on with what is there. evaluate: scores a model folder, where the recipe asks for it. In a group of
+    processes (torchrun) all of them call this; the first one writes. Raises UsageError where `output` holds a run already, or another
+    one than is to be resumed, Stopped where another process trains into it, DataError and ModelError for data and models that
+    cannot be used.
     """
     check_output(output, resume)
     if is_finished(recipe, output):
@@ -119,9 +119,9 @@ def open_model(recipe: TrainingRecipe, device: str, name: str | None = None) -> 
 
 def read_stage(stage: Stage, seed: int) -> list[Task]:
     """The data of a stage, without what leaks."""
-    tasks = [read_task(data, seed) for data in stage.data]
+    tasks = read_tasks(stage.data, seed)
     tasks = without_leaks(tasks, stage.leaks) if stage.leaks else tasks
-    check_data(stage.loss, tasks, stage.batch.negatives)
+    check_data(stage.loss, tasks, stage.batch)
     return tasks
 
 
@@ -223,6 +223,8 @@ class Run:
                 read_weights(record[2], weights, optimizer)
         else:
             self.at = Progress(stage=number, log_bytes=self.at.log_bytes)
+            if stage.leaks:
+                self._write({"stage": stage.name, "leaks": {task.name: dict(task.leaked) for task in tasks}})
         self.model.train(stage.dropout)
         prepared = self._prepared(BatchStream(tasks, stage.batch, self.recipe.seed + number), step, self.at.step)
         shown = tqdm(total=stage.steps, initial=self.at.step, desc=stage.name, disable=not self.bar_wanted)
@@ -410,15 +412,6 @@ class Run:
                 remove(best)
         _barrier()
         return folder
-
-
-def data_digest(tasks: list[Task]) -> str:
-    """Of all texts, in their order."""
-    hashed = blake2b(digest_size=16)
-    for task in tasks:
-        for example in task.examples:
-            hashed.update("\0".join(example.texts).encode() + b"\n")
-    return hashed.hexdigest()
 
 
 def _from_first(value: float) -> float:
