@@ -26,6 +26,7 @@ class Prepared:
     pieces: list[Piece]
     parts: list[list[int]]  # positions of the pieces that go through the model together
     targets: Targets
+    teacher_pieces: Mapping[int, list[Piece]]  # by term of the loss: a teacher has a tokenizer of its own
 
     @property
     def tokens(self) -> tuple[int, int]:
@@ -50,13 +51,17 @@ class Step:
     def prepare(self, batch: Batch) -> Prepared:
         """Needs no model, so it may run beside the step before."""
         rows = batch.share(*world())
-        pieces = self._maker.pieces(texts_of(batch, rows))
-        return Prepared(pieces, self._maker.parts(pieces), targets_of(batch, rows))
+        texts = texts_of(batch, rows)
+        pieces = self._maker.pieces(texts)
+        taught = {term: teacher.pieces(texts) for term, teacher in self._teachers.items()}
+        return Prepared(pieces, self._maker.parts(pieces), targets_of(batch, rows), taught)
 
     def backward(self, prepared: Prepared, number: int) -> Tensor:
         """Adds the gradients of step `number` to the weights; the value of the loss."""
         pieces, parts = prepared.pieces, prepared.parts
-        teacher_rows = {term: self._teacher_rows(maker, pieces) for term, maker in self._teachers.items()}
+        teacher_rows = {
+            term: _teacher_rows(teacher, prepared.teacher_pieces[term]) for term, teacher in self._teachers.items()
+        }
         targets = replace(prepared.targets.to(self._maker.model.device), teacher_rows=teacher_rows)
         objective = Objective(self._stage.loss, targets, self._temperatures)
         layers, dims = self._cells(number)
@@ -71,14 +76,6 @@ class Step:
 
         run = cached_backward if self._stage.batch.cached else plain_backward
         return run(embed, parts, loss)
-
-    @torch.no_grad()
-    def _teacher_rows(self, maker: RowMaker, pieces: Sequence[Piece]) -> Tensor:
-        parts = maker.parts(pieces)
-        found = torch.cat([maker.rows([pieces[place] for place in part])[0] for part in parts])
-        rows = torch.empty_like(found)
-        rows[torch.tensor([place for part in parts for place in part], device=found.device)] = found
-        return normalize(rows, dim=-1)
 
     def _cells(self, number: int) -> tuple[list[int], list[int]]:
         """The layers whose rows the step needs, and its dims."""
@@ -117,6 +114,16 @@ class Step:
         assert self._stage.elastic is not None
         given = dict(zip(self._stage.elastic.dims, self._stage.elastic.weights, strict=False))
         return [given.get(dim, 1.0) for dim in dims]
+
+
+@torch.no_grad()
+def _teacher_rows(maker: RowMaker, pieces: Sequence[Piece]) -> Tensor:
+    """(n, width) unit rows, in the order of the pieces."""
+    parts = maker.parts(pieces)
+    found = torch.cat([maker.rows([pieces[place] for place in part])[0] for part in parts])
+    rows = torch.empty_like(found)
+    rows[torch.tensor([place for part in parts for place in part], device=found.device)] = found
+    return normalize(rows, dim=-1)
 
 
 def _drawn(values: Sequence[int]) -> int:
