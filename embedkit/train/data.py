@@ -98,7 +98,7 @@ def read_task(settings: Data, seed: int = 0) -> Task:
         split = f" of the split {settings.split!r}" if settings.split else ""
         raise DataError(f"{path} gives no example{split}; expected at least one.")
     known = known_positives(examples)
-    cleaned = [_without_known(example, known) for example in examples]
+    cleaned = [without_known(example, known) for example in examples]
     if dropped := sum(len(a.negatives) - len(b.negatives) for a, b in zip(examples, cleaned, strict=True)):
         logger.info("%s: %d negatives are positives of the same anchor elsewhere; left out.", path.name, dropped)
     return Task(settings.name or path.name.partition(".")[0], settings, cleaned, known)
@@ -136,7 +136,8 @@ def data_digest(tasks: Sequence[Task]) -> str:
     return hashed.hexdigest()
 
 
-def _without_known(example: Example, known: Mapping[str, frozenset[str]]) -> Example:
+def without_known(example: Example, known: Mapping[str, frozenset[str]]) -> Example:
+    """Without negatives, and their scores, that are the anchor or known positives of it."""
     bad = known.get(example.anchor, frozenset())
     kept = [i for i, text in enumerate(example.negatives) if text not in bad and text != example.anchor]
     if len(kept) == len(example.negatives):

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from embedkit.errors import DataError, UsageError
-from embedkit.train.data import Example, Task, data_digest, example_pairs, known_positives, read_task, read_tasks
+from embedkit.train.data import (
+    Example,
+    Task,
+    data_digest,
+    example_pairs,
+    known_positives,
+    read_task,
+    read_tasks,
+    without_known,
+)
 from embedkit.train.leaks import Leaks, evaluation_texts, plain, without_leaks
 from embedkit.train.settings import Data
 
@@ -158,6 +167,13 @@ def test_texts_of_a_label_share_one_set_and_none_is_copied(tmp_path: Path) -> No
     task = read(tmp_path, *({"text": f"{label}{i}", "label": label} for label in "xyz" for i in range(20)))
     assert len(task.known) == 60
     assert len({id(texts) for texts in task.known.values()}) == 3
+
+    class Asked(frozenset[str]):
+        def __iter__(self) -> Any:
+            raise AssertionError("each example went through all texts of its label")
+
+    known = {"a": Asked({"p", "q"})}
+    assert without_known(Example("a", "p", ("q", "n", "a"), teacher=(4, 3, 2, 1)), known).teacher == (4, 2)
 
 
 def test_tasks_of_one_name_are_told_apart(tmp_path: Path) -> None:
