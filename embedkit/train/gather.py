@@ -60,7 +60,7 @@ class _Gather(torch.autograd.Function):
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         total = gradients[0].contiguous().clone()
         dist.all_reduce(total)
-        return total.split(context.counts)[dist.get_rank()], None
+        return torch.split(total, context.counts)[dist.get_rank()], None
 
 
 def average_gradients(weights: Sequence[Tensor]) -> None:

@@ -69,7 +69,7 @@ def test_semi_homogeneous_batches_keep_a_share_of_their_task() -> None:
 def test_processes_have_equal_shares_of_a_batch() -> None:
     (batch,) = take(TASKS, 1, size=6)
     assert [batch.share(rank, 3) for rank in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 6)]
-    with pytest.raises(UsageError, match="batch.size is 6 and there are 4 processes.*; choose a multiple of 4"):
+    with pytest.raises(UsageError, match=r"batch\.size is 6 and there are 4 processes.*; choose a multiple of 4"):
         batch.share(0, 4)
 
 
