@@ -139,6 +139,7 @@ class Grid:
 
     layers: tuple[int, ...]
     dims: tuple[int, ...]
+    early_dims: tuple[int, ...]  # of the layers before the last
 
     def cells(self, step: int, *, sampled: int) -> list[tuple[int, int]]:
         """The pairs of one step: all dims of the last layer, and of `sampled` others.

@@ -16,7 +16,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from embedkit.encoders.batches import token_batches
 from embedkit.encoders.layers import keep_layers
@@ -70,7 +72,10 @@ class RowMaker:
         return list(token_batches([piece.length for piece in pieces], self._budget))
 
     def rows(self, pieces: Sequence[Piece], layers: Sequence[int] = ()) -> list[Tensor]:
-        """float32 (n, width) after each of the layers, 0 being the embeddings; of the whole model when left out."""
+        """float32 (n, width) after each of the layers, 0 being the embeddings; of the whole model when left out.
+
+        As they come from pooling and dense heads: a Normalize at the model's end is left to what they are cut by, since the
+        alignments of 2DMSE and ESE are of rows that have their own length."""
         transformer, device = self.model[0], self.model.device
         config = transformer.auto_model.config
         early = [layer for layer in layers if layer != self.depth]
@@ -99,10 +104,15 @@ class RowMaker:
 
     def _pooled(self, features: dict[str, Any], state: Tensor) -> Tensor:
         features = {**features, "token_embeddings": state.float()}
-        for module in list(self.model.children())[1:]:
+        for module in self._heads():
             features = module(features)
         rows: Tensor = features["sentence_embedding"]
         return rows
+
+    def _heads(self) -> list[nn.Module]:
+        """What follows the transformer, without a Normalize at the end."""
+        modules = list(self.model.children())[1:]
+        return modules[:-1] if modules and isinstance(modules[-1], Normalize) else modules
 
     @torch.no_grad()
     def _packed_agrees(self) -> bool:
@@ -111,7 +121,7 @@ class RowMaker:
         packing._packs = True
         self.model.eval()
         pieces = self.pieces(TRIAL)
-        agree = torch.allclose(packing.rows(pieces)[0], self.rows(pieces)[0], atol=self._tolerance)
+        agree = _distance(packing.rows(pieces)[0], self.rows(pieces)[0]) < self._tolerance
         self.model.train(training)
         return agree
 
@@ -131,11 +141,16 @@ class RowMaker:
         alone.model = cut
         here, there = self.rows(pieces, [layer])[0], alone.rows(pieces)[0]
         self.model.train(training)
-        if not torch.allclose(here, there, atol=self._tolerance):
+        if (distance := _distance(here, there)) > self._tolerance:
             raise ModelError(
                 f"Rows after layer {layer} are not those of the model that is cut there (they differ by "
-                f"{float((here - there).abs().max()):.2g}); this family's layers cannot be trained: leave elastic.layers out."
+                f"{distance:.2g}); this family's layers cannot be trained: leave elastic.layers out."
             )
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    """The largest difference of unit rows."""
+    return float((normalize(one, dim=-1) - normalize(other, dim=-1)).abs().max())
 
 
 @contextmanager

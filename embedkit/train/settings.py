@@ -197,4 +197,5 @@ def grid_of(elastic: Elastic, width: int, depth: int) -> Grid:
                 f"elastic.{name} is {list(values)}; {elastic.recipe} draws from those below {most}: give some."
             )
     layers = {*range(1, depth - 1)} if elastic.recipe == "ese" else {*elastic.layers}  # ESE leaves the last but one out
-    return Grid(tuple(sorted({*layers, depth})), tuple(sorted({*elastic.dims, width})))
+    dims = tuple(sorted({*elastic.dims, width}))
+    return Grid(tuple(sorted({*layers, depth})), dims, tuple(elastic.dims) if elastic.recipe == "ese" else dims)

@@ -26,6 +26,7 @@ class Prepared:
     pieces: list[Piece]
     parts: list[list[int]]  # positions of the pieces that go through the model together
     targets: Targets
+    teacher_pieces: Mapping[int, list[Piece]]  # by term of the loss: a teacher has a tokenizer of its own
 
     @property
     def tokens(self) -> tuple[int, int]:
@@ -50,8 +51,10 @@ class Step:
     def prepare(self, batch: Batch) -> Prepared:
         """Needs no model, so it may run beside the step before."""
         rows = batch.share(*world())
-        pieces = self._maker.pieces(texts_of(batch, rows))
-        return Prepared(pieces, self._maker.parts(pieces), targets_of(batch, rows))
+        texts = texts_of(batch, rows)
+        pieces = self._maker.pieces(texts)
+        taught = {term: teacher.pieces(texts) for term, teacher in self._teachers.items()}
+        return Prepared(pieces, self._maker.parts(pieces), targets_of(batch, rows), taught)
 
     def backward(self, prepared: Prepared, number: int, generator: torch.Generator) -> Tensor:
         """Adds the gradients of step `number` to the weights; the value of the loss. generator: of what all processes draw alike."""
@@ -74,8 +77,8 @@ class Step:
 
     @torch.no_grad()
     def _teacher_rows(self, term: int, prepared: Prepared) -> Tensor:
-        """Those of all processes, where the term gathers."""
-        maker, pieces = self._teachers[term], prepared.pieces
+        """(n, width) unit rows, in the order of the pieces; those of all processes, where the term gathers."""
+        maker, pieces = self._teachers[term], prepared.teacher_pieces[term]
         parts = maker.parts(pieces)
         found = torch.cat([maker.rows([pieces[place] for place in part])[0] for part in parts])
         rows = torch.empty_like(found)

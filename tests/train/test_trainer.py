@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from embedkit.errors import IntegrityError, UsageError
 from embedkit.recipe import fill
 from embedkit.train.settings import Evaluation, TrainingRecipe
 from embedkit.train.trainer import learning_rate, train
-from tests.conftest import WORDS
+from tests.conftest import WORDS, make_family
 
 
 def rows(count: int = 40) -> list[dict[str, str]]:
@@ -201,6 +202,51 @@ def test_elastic_recipes_run_cached_or_not_and_the_model_carries_its_grid(
         assert "trained for" not in caplog.text
         embedkit.load(folder, dim=9, backend="torch")
     assert f"dim=9 came; the model was trained for 8, {'16, ' if 16 in elastic['dims'] else ''}32" in caplog.text
+
+
+def test_the_first_layers_of_ese_are_off_the_grid_at_full_width(
+    recipe: Any, plain_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import embedkit
+
+    deep = make_family("Bert", plain_model, tmp_path / "deep", layers=4)
+    chosen = replace(recipe(elastic={"recipe": "ese", "dims": [8]}, steps=1), model=str(deep))
+    folder = train(chosen, tmp_path / "run")
+    grid = json.loads((folder / "elastic.json").read_text())
+    assert [grid[name] for name in ("layers", "dims", "early_dims")] == [[1, 2, 4], [8, 32], [8]]
+    with caplog.at_level("WARNING", "embedkit"):
+        embedkit.load(folder, layers=2, dim=8, backend="torch")
+        embedkit.load(folder, backend="torch")
+        assert "trained for" not in caplog.text
+        embedkit.load(folder, layers=2, backend="torch")
+    assert "layers=2 with 32 dimensions came; the model's first layers were trained for 8" in caplog.text
+
+
+def test_a_teacher_reads_texts_with_its_own_tokenizer(
+    recipe: Any, make_model: Any, pairs: Path, tmp_path: Path
+) -> None:
+    """The same weights behind a vocabulary that is turned round: nothing to learn, only if the teacher gets its own ids."""
+    from safetensors.torch import load_file, save_file
+
+    turned = tmp_path / "turned"
+    shutil.copytree(make_model(), turned)
+    path = turned / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    vocabulary, special = tokenizer["model"]["vocab"], {one["content"] for one in tokenizer["added_tokens"]}
+    words = [word for word in vocabulary if word not in special]
+    other = dict(zip(words, reversed([vocabulary[word] for word in words]), strict=True))
+    weights = load_file(turned / "model.safetensors")
+    (name,) = (name for name in weights if name.endswith("word_embeddings.weight"))
+    table = weights[name].clone()
+    for word in words:
+        table[other[word]] = weights[name][vocabulary[word]]
+    save_file({**weights, name: table}, turned / "model.safetensors", metadata={"format": "pt"})
+    tokenizer["model"]["vocab"] = {**vocabulary, **other}
+    path.write_text(json.dumps(tokenizer))
+    loss = [{"name": "in_batch_distillation", "teacher": str(turned)}]
+    texts = [{"path": str(pairs), "texts": ["anchor"]}]
+    train(recipe(data=texts, loss=loss, dropout=False, steps=1, batch={"size": 8}), tmp_path / "run")
+    assert log_of(tmp_path / "run")[0]["loss"] == pytest.approx(0, abs=1e-6)
 
 
 def test_stages_run_in_order_and_distil_from_the_untouched_model(recipe: Any, pairs: Path, tmp_path: Path) -> None:
