@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from embedkit.errors import UsageError
 from embedkit.train import settings
 from embedkit.train.data import Example, Task
 
@@ -36,9 +37,18 @@ class Batch:
     tasks: list[Task]
 
     def share(self, rank: int, processes: int) -> slice:
-        """The rows of one process."""
-        each = len(self.examples) // processes
+        """The rows of one process. Raises UsageError where the processes cannot have as many."""
+        each = share_size(len(self.examples), processes)
         return slice(rank * each, (rank + 1) * each)
+
+
+def share_size(size: int, processes: int) -> int:
+    """The rows that each process has of a batch. Raises UsageError where they cannot have as many."""
+    if size % processes:
+        raise UsageError(
+            f"batch.size is {size} and there are {processes} processes, which take equal shares; choose a multiple of {processes}."
+        )
+    return size // processes
 
 
 class BatchStream:

@@ -150,10 +150,13 @@ def mix_pairs(negatives: Tensor, shares: Tensor, pairs: Tensor) -> Tensor:
     return normalize(share * one + (1 - share) * other, dim=-1)[:, None]
 
 
-def draw_pairs(present: Tensor) -> tuple[Tensor, Tensor]:
-    """(shares, pairs) for `mix_pairs`, from torch's generator. present: (B, M) bool; a row with one negative gives it twice."""
-    shares = torch.distributions.Beta(2.0, 2.0).sample((len(present),)).to(present.device)
-    order = torch.rand(present.shape, device=present.device).masked_fill(~present, 2.0).argsort(dim=1)
+def draw_pairs(present: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """(shares, pairs) for `mix_pairs`. present: (B, M) bool; a row with one negative gives it twice. generator: of the CPU, torch's
+    own when left out, so that all devices have the same draws."""
+    three = torch.rand(len(present), 3, generator=generator)
+    shares = three.median(dim=1).values.to(present.device)  # the middle of three uniform numbers is of Beta(2, 2)
+    places = torch.rand(present.shape, generator=generator).to(present.device)
+    order = places.masked_fill(~present, 2.0).argsort(dim=1)
     second = order[:, 1:2] if present.shape[1] > 1 else order[:, :1]
     alone = present.sum(1, keepdim=True) < 2
     return shares, torch.cat((order[:, :1], torch.where(alone, order[:, :1], second)), dim=1)

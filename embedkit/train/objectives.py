@@ -19,8 +19,9 @@ from embedkit.errors import DataError, UsageError
 from embedkit.train import losses, settings
 from embedkit.train.batches import Batch, masks, not_negative
 from embedkit.train.contrastive import HIDDEN, draw_pairs, info_nce, mix_lists, mix_pairs
-from embedkit.train.data import Task
+from embedkit.train.data import Example, Task
 from embedkit.train.elastic import Columns
+from embedkit.train.gather import gather_rows
 from embedkit.train.rows import Text
 from embedkit.train.settings import Loss
 
@@ -32,15 +33,19 @@ class Targets:
     """What the losses need of one process' share of a batch beside its rows."""
 
     count: int  # anchors
+    first: int  # where they begin in the batch
+    counts: tuple[int, ...]  # rows of each process; N is this one's
+    negatives_share: float  # negatives of this process, times processes, over those of the batch
     places: Tensor  # (K,) where each negative stands among count * M
     present: Tensor  # (count, M) bool: the negatives that are there
+    present_everywhere: Tensor  # (B, M) bool: those of the whole batch
     labels: Tensor  # (count,) how near anchor and positive are; NaN where not known
     teacher: Tensor  # (count, 1 + M) a teacher's scores; -inf where not known
     known: Tensor | None  # this and the next three: see batches.Masks
     known_negatives: Tensor | None
     alike_anchors: Tensor | None
     alike_positives: Tensor | None
-    teacher_rows: Mapping[int, Tensor]  # term -> (N, D') unit rows
+    teacher_rows: Mapping[int, Tensor]  # term -> (N, D') unit rows; of all processes where the term gathers
 
     def to(self, device: torch.device) -> Targets:
         moved: dict[str, Any] = {name: one.to(device) for name, one in vars(self).items() if isinstance(one, Tensor)}
@@ -59,18 +64,22 @@ def texts_of(batch: Batch, rows: slice) -> list[Text]:
 def targets_of(batch: Batch, rows: slice) -> Targets:
     examples = batch.examples[rows]
     most = max(len(example.negatives) for example in batch.examples)
-    present = torch.tensor(
-        [[m < len(example.negatives) for m in range(most)] for example in examples], dtype=torch.bool
-    )
-    present = present.reshape(len(examples), most)
+    there = [[m < len(example.negatives) for m in range(most)] for example in batch.examples]
+    everywhere = torch.tensor(there, dtype=torch.bool).reshape(len(there), most)
+    present = everywhere[rows]
+    shares = [batch.examples[start : start + len(examples)] for start in range(0, len(there), len(examples))]
     teacher = torch.full((len(examples), 1 + most), HIDDEN)
     for row, example in enumerate(examples):
         teacher[row, : len(example.teacher)] = torch.tensor(example.teacher)
     labels = [float("nan") if example.score is None else example.score for example in examples]
     return Targets(
         count=len(examples),
+        first=rows.start,
+        counts=tuple(sum(map(_rows_of, share)) for share in shares),
+        negatives_share=float(present.sum() * len(shares) / everywhere.sum().clamp(min=1)),
         places=present.flatten().nonzero()[:, 0],
         present=present,
+        present_everywhere=everywhere,
         labels=torch.tensor(labels),
         teacher=teacher,
         **masks(batch, rows)._asdict(),
@@ -78,12 +87,28 @@ def targets_of(batch: Batch, rows: slice) -> Targets:
     )
 
 
-class Objective:
-    """The weighted sum of the terms, for one batch. temperatures: term -> its logarithm, where it is learned."""
+def _rows_of(example: Example) -> int:
+    return 1 + bool(example.positive) + len(example.negatives)
 
-    def __init__(self, terms: Sequence[Loss], targets: Targets, temperatures: Mapping[int, Tensor]) -> None:
+
+class Objective:
+    """The weighted sum of the terms, for one batch. The mean over the processes is the loss of one with the whole batch.
+
+    temperatures: term -> its logarithm, where it is learned. generator: of what is drawn, the same in all processes.
+    """
+
+    def __init__(
+        self,
+        terms: Sequence[Loss],
+        targets: Targets,
+        temperatures: Mapping[int, Tensor],
+        generator: torch.Generator | None = None,
+    ) -> None:
         self._terms, self._targets, self._temperatures = terms, targets, temperatures
-        self._pairs = draw_pairs(targets.present) if any(term.mixing in ("pair", "both") for term in terms) else None
+        self._pairs: list[Tensor] | None = None
+        if any(term.mixing in ("pair", "both") for term in terms):  # drawn for the whole batch, whoever has its rows
+            own = slice(targets.first, targets.first + targets.count)
+            self._pairs = [one[own] for one in draw_pairs(targets.present_everywhere, generator)]
 
     def __call__(self, columns: Columns) -> Tensor:
         """columns: one (N, D) tensor of unit rows. Returns ()."""
@@ -132,17 +157,24 @@ class Objective:
         there = self._targets.present  # each negative with its anchor, as a row of its own
         row = there.nonzero()[:, 0]
         margin = self._terms[place].margin
-        return losses.triplet(
+        value = losses.triplet(
             anchors[row], positives[row], negatives[there][:, None], margin=0.3 if margin is None else margin
         )
+        return value * self._targets.negatives_share
+
+    def _gathered(self, place: int, *columns: Tensor) -> list[Tensor]:
+        """(count, ...) each; those of all processes where the term gathers."""
+        return [gather_rows(one) if self._terms[place].gather else one for one in columns]
 
     def _cosent(self, place: int, rows: Tensor) -> Tensor:
         left, right, _ = self._split(rows)
-        return losses.cosent((left * right).sum(-1), self._targets.labels, scale=self._terms[place].scale)
+        scores, labels = self._gathered(place, (left * right).sum(-1), self._targets.labels)
+        return losses.cosent(scores, labels, scale=self._terms[place].scale)
 
     def _angle(self, place: int, rows: Tensor) -> Tensor:
         left, right, _ = self._split(rows)
-        return losses.angle(left, right, self._targets.labels, scale=self._terms[place].scale)
+        left, right, labels = self._gathered(place, left, right, self._targets.labels)
+        return losses.angle(left, right, labels, scale=self._terms[place].scale)
 
     def _scores(self, rows: Tensor) -> Tensor:
         """(B, 1 + M) of the positive and of the negatives."""
@@ -158,7 +190,7 @@ class Objective:
         there = self._targets.present
         row = there.nonzero()[:, 0]
         pairs = [torch.stack((scores[row, 0], scores[:, 1:][there]), dim=1) for scores in (student, teacher)]
-        return losses.margin_mse(*pairs)
+        return losses.margin_mse(*pairs) * self._targets.negatives_share
 
     def _kl(self, place: int, rows: Tensor) -> Tensor:
         return losses.kl_distillation(
@@ -169,8 +201,13 @@ class Objective:
         return losses.list_net(self._scores(rows), self._targets.teacher, temperature=self._terms[place].temperature)
 
     def _in_batch_distillation(self, place: int, rows: Tensor) -> Tensor:
-        teacher = self._targets.teacher_rows[place]
-        return losses.in_batch_distillation(rows, teacher, temperature=self._terms[place].temperature)
+        term, targets = self._terms[place], self._targets
+        return losses.in_batch_distillation(
+            rows,
+            targets.teacher_rows[place],
+            temperature=term.temperature,
+            counts=targets.counts if term.gather else None,
+        )
 
 
 LOSSES: dict[str, Callable[[Objective, int, Tensor], Tensor]] = {

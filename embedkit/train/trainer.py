@@ -3,8 +3,8 @@
 The loop is plain torch. sentence-transformers brings the model and opens the result; its trainer pads every column to its
 longest text, and goes on after a stop with other batches and other dropout. Here step k of a stage depends on the recipe,
 the data and the weights before it, and on nothing else: its batch follows from the seed, and its random numbers begin anew
-from (seed, stage, step, process). A run that was stopped and resumed is therefore the same, to the bit on a CPU with as many
-threads.
+from (seed, stage, step), for dropout with the number of the process. A run that was stopped and resumed is therefore the
+same, to the bit on a CPU with as many threads.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from embedkit.storage import (
     remove_folder,
     write_json,
 )
-from embedkit.train.batches import BatchStream
+from embedkit.train.batches import BatchStream, share_size
 from embedkit.train.checkpoint import (
     RECORD,
     Progress,
@@ -81,11 +81,13 @@ def train(
 
     `output` also holds log.jsonl (one line a step, and one of what leaks left out), training.json and, until the run ends, the
     last checkpoint. resume: go on with what is there. evaluate: scores a model folder, where the recipe asks for it. In a group of
-    processes (torchrun) all of them call this; the first one writes. Raises UsageError where `output` holds a run already, or another
-    one than is to be resumed, Stopped where another process trains into it, DataError and ModelError for data and models that
-    cannot be used.
+    processes (torchrun) all of them call this; the first one writes. Raises UsageError where they cannot have equal shares of a batch,
+    or `output` holds a run already, or another one than is to be resumed, Stopped where another process trains into it, DataError
+    and ModelError for data and models that cannot be used.
     """
     check_output(output, resume)
+    for stage in recipe.stages:
+        share_size(stage.batch.size, world()[1])
     if is_finished(recipe, output):
         return output / MODEL
     if any(stage.evaluation for stage in recipe.stages) and evaluate is None:
@@ -175,10 +177,13 @@ def learning_rate(settings: Optimizer, step: int, steps: int) -> float:
     return settings.lr * falls[settings.schedule]
 
 
-def seed_step(seed: int, stage: int, step: int) -> None:
-    """The random numbers of one step of one process."""
-    state = np.random.SeedSequence([seed, stage, step, world()[0]]).generate_state(2)
-    torch.manual_seed(int(state[0]) << 32 | int(state[1]))
+def seed_step(seed: int, stage: int, step: int) -> torch.Generator:
+    """Torch's random numbers for one step of one process (dropout). Returns the generator of what all processes draw alike."""
+    own = np.random.SeedSequence([seed, stage, step, world()[0]])
+    shared = np.random.SeedSequence([seed, stage, step], spawn_key=(0,))  # without a key it is that of process 0
+    states = [int(high) << 32 | int(low) for high, low in (one.generate_state(2) for one in (own, shared))]
+    torch.manual_seed(states[0])
+    return torch.Generator().manual_seed(states[1])
 
 
 class Run:
@@ -277,9 +282,9 @@ class Run:
         weights: Mapping[str, Tensor],
         optimizer: torch.optim.Optimizer,
     ) -> dict[str, float]:
-        seed_step(self.recipe.seed, number, self.at.step)
+        generator = seed_step(self.recipe.seed, number, self.at.step)
         optimizer.zero_grad()
-        loss = step.backward(prepared, self.at.step)
+        loss = step.backward(prepared, self.at.step, generator)
         if world()[1] > 1:
             dist.all_reduce(loss)
             loss /= world()[1]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embedkit.errors import UsageError
 from embedkit.train import settings
 from embedkit.train.batches import Batch, BatchStream, masks
 from embedkit.train.data import Example, Task, known_positives
@@ -64,6 +65,13 @@ def test_semi_homogeneous_batches_keep_a_share_of_their_task() -> None:
     plain = take(TASKS, 32, size=8)
     used = sorted(example.anchor for batch in batches for example in batch.examples)
     assert len(used) == 256 == sum(len(batch.examples) for batch in plain)
+
+
+def test_processes_have_equal_shares_of_a_batch() -> None:
+    (batch,) = take(TASKS, 1, size=6)
+    assert [batch.share(rank, 3) for rank in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 6)]
+    with pytest.raises(UsageError, match=r"batch\.size is 6 and there are 4 processes.*; choose a multiple of 4"):
+        batch.share(0, 4)
 
 
 def test_the_same_seed_gives_the_same_batches() -> None:

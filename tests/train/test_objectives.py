@@ -185,3 +185,33 @@ def test_data_that_train_something_are_taken(caplog: pytest.LogCaptureFixture) -
         "batch.size is 4 and the data have 3 different anchors: batches repeat some.",
         "t has negatives, and batch.negatives is 0: none are used; set it to use them.",
     ]
+
+
+def test_what_is_drawn_for_a_batch_does_not_depend_on_who_has_its_rows() -> None:
+    """The mixed negatives of the whole batch, and of its rows one by one, by the same generator."""
+    batch = batch_of(EXAMPLES)
+
+    def loss(rows: slice) -> Tensor:
+        objective = Objective(
+            [Loss("info_nce", mixing="pair", denominator="own_hard")],
+            targets_of(batch, rows),
+            {},
+            torch.Generator().manual_seed(3),
+        )
+        return objective([torch.cat((ANCHORS[rows], POSITIVES[rows], NEGATIVES[rows].flatten(0, 1)))])
+
+    alone = torch.stack([loss(slice(i, i + 1)) for i in range(3)])
+    torch.testing.assert_close(alone.mean(), loss(slice(0, 3)))
+
+
+@pytest.mark.parametrize("name", ["triplet", "margin_mse"])
+def test_means_over_negatives_are_weighted_by_their_number(name: Any) -> None:
+    """Two, two and one: the mean over the shares of a batch is that of the batch."""
+    batch = batch_of(SHORT)
+    alone = []
+    for i in range(3):
+        negatives = NEGATIVES[i, : len(SHORT[i].negatives)]
+        rows = torch.cat((ANCHORS[i : i + 1], POSITIVES[i : i + 1], negatives))
+        alone.append(Objective([Loss(name)], targets_of(batch, slice(i, i + 1)), {})([rows]))
+    whole = torch.cat((ANCHORS, POSITIVES, NEGATIVES.flatten(0, 1)[:5]))
+    torch.testing.assert_close(torch.stack(alone).mean(), value(name, SHORT, whole))
