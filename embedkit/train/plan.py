@@ -67,9 +67,9 @@ def _stage(recipe: TrainingRecipe, number: int, stage: Stage, model: Any, device
     batches = list(islice(iter(BatchStream(tasks, stage.batch, recipe.seed + number)), BATCHES))
     ready = [step.prepare(batch) for batch in batches]
     for place in range(2):
-        seed_step(recipe.seed, number, place)
+        generator = seed_step(recipe.seed, number, place)
         started = time.monotonic()
-        step.backward(ready[place], place)
+        step.backward(ready[place], place, generator)
         seconds = time.monotonic() - started
     model.zero_grad()
     tokens, padded = (sum(counts) for counts in zip(*(one.tokens for one in ready), strict=True))

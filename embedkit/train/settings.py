@@ -82,7 +82,7 @@ class Loss:
     focal_gamma: float = 0.0
     mixing: Literal["none", "pair", "list", "both"] = "none"
     scale: float = 20.0  # of cosent and angle
-    gather: bool = True  # of info_nce: the candidates of all processes
+    gather: bool = True  # of info_nce, cosent, angle and in_batch_distillation: the rows of all processes
     teacher: str | None = None  # of in_batch_distillation; the recipe's model, untouched, when left out
 
     def __post_init__(self) -> None:

@@ -3,8 +3,8 @@
 The loop is plain torch. sentence-transformers brings the model and opens the result; its trainer pads every column to its
 longest text, and goes on after a stop with other batches and other dropout. Here step k of a stage depends on the recipe,
 the data and the weights before it, and on nothing else: its batch follows from the seed, and its random numbers begin anew
-from (seed, stage, step, process). A run that was stopped and resumed is therefore the same, to the bit on a CPU with as many
-threads.
+from (seed, stage, step), for dropout with the number of the process. A run that was stopped and resumed is therefore the
+same, to the bit on a CPU with as many threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ from embedkit.storage import (
     remove_folder,
     write_json,
 )
-from embedkit.train.batches import BatchStream
+from embedkit.train.batches import BatchStream, share_size
 from embedkit.train.checkpoint import (
     RECORD,
     Progress,
@@ -56,7 +55,7 @@ from embedkit.train.checkpoint import (
     write_checkpoint,
     write_weights,
 )
-from embedkit.train.data import Task, read_task
+from embedkit.train.data import Task, data_digest, read_tasks
 from embedkit.train.gather import average_gradients, world
 from embedkit.train.leaks import without_leaks
 from embedkit.train.objectives import check_data
@@ -84,12 +83,15 @@ def train(
 ) -> Path:
     """Trains, and returns the model's folder, `output`/model.
 
-    `output` also holds log.jsonl (one line a step), training.json and, until the run ends, the last checkpoint. resume: go on with what is
-    there. evaluate: scores a model folder, where the recipe asks for it. In a group of processes (torchrun) all of them call this; the
-    first one writes. Raises UsageError where `output` holds a run already, or another one than is to be resumed, Stopped where
-    another process trains into it, DataError and ModelError for data and models that cannot be used.
+    `output` also holds log.jsonl (one line a step, and one of what leaks left out), training.json and, until the run ends, the
+    last checkpoint. resume: go on with what is there. evaluate: scores a model folder, where the recipe asks for it. In a group of
+    processes (torchrun) all of them call this; the first one writes. Raises UsageError where they cannot have equal shares of a batch,
+    or `output` holds a run already, or another one than is to be resumed, Stopped where another process trains into it, DataError
+    and ModelError for data and models that cannot be used.
     """
     check_output(output, resume)
+    for stage in recipe.stages:
+        share_size(stage.batch.size, world()[1])
     if is_finished(recipe, output):
         return output / MODEL
     if any(stage.evaluation for stage in recipe.stages) and evaluate is None:
@@ -123,9 +125,9 @@ def open_model(recipe: TrainingRecipe, device: str, name: str | None = None) -> 
 
 def read_stage(stage: Stage, seed: int) -> list[Task]:
     """The data of a stage, without what leaks."""
-    tasks = [read_task(data, seed) for data in stage.data]
+    tasks = read_tasks(stage.data, seed)
     tasks = without_leaks(tasks, stage.leaks) if stage.leaks else tasks
-    check_data(stage.loss, tasks, stage.batch.negatives)
+    check_data(stage.loss, tasks, stage.batch)
     return tasks
 
 
@@ -161,10 +163,13 @@ def temperatures_of(stage: Stage, device: torch.device) -> dict[int, nn.Paramete
     }
 
 
-def seed_step(seed: int, stage: int, step: int) -> None:
-    """The random numbers of one step of one process."""
-    state = np.random.SeedSequence([seed, stage, step, world()[0]]).generate_state(2)
-    torch.manual_seed(int(state[0]) << 32 | int(state[1]))
+def seed_step(seed: int, stage: int, step: int) -> torch.Generator:
+    """Torch's random numbers for one step of one process (dropout). Returns the generator of what all processes draw alike."""
+    own = np.random.SeedSequence([seed, stage, step, world()[0]])
+    shared = np.random.SeedSequence([seed, stage, step], spawn_key=(0,))  # without a key it is that of process 0
+    states = [int(high) << 32 | int(low) for high, low in (one.generate_state(2) for one in (own, shared))]
+    torch.manual_seed(states[0])
+    return torch.Generator().manual_seed(states[1])
 
 
 class Run:
@@ -209,6 +214,8 @@ class Run:
                 read_weights(record[2], weights, optimizer)
         else:
             self.at = Progress(stage=number, log_bytes=self.at.log_bytes)
+            if stage.leaks:
+                self._write({"stage": stage.name, "leaks": {task.name: dict(task.leaked) for task in tasks}})
         self.model.train(stage.dropout)
         prepared = self._prepared(BatchStream(tasks, stage.batch, self.recipe.seed + number), step, self.at.step)
         shown = tqdm(total=stage.steps, initial=self.at.step, desc=stage.name, disable=not self.bar_wanted)
@@ -265,9 +272,9 @@ class Run:
         weights: Mapping[str, Tensor],
         optimizer: torch.optim.Optimizer,
     ) -> dict[str, float]:
-        seed_step(self.recipe.seed, number, self.at.step)
+        generator = seed_step(self.recipe.seed, number, self.at.step)
         optimizer.zero_grad()
-        loss = step.backward(prepared, self.at.step)
+        loss = step.backward(prepared, self.at.step, generator)
         if world()[1] > 1:
             dist.all_reduce(loss)
             loss /= world()[1]
@@ -408,15 +415,6 @@ class Run:
                 remove(best)
         _barrier()
         return folder
-
-
-def data_digest(tasks: list[Task]) -> str:
-    """Of all texts, in their order."""
-    hashed = blake2b(digest_size=16)
-    for task in tasks:
-        for example in task.examples:
-            hashed.update("\0".join(example.texts).encode() + b"\n")
-    return hashed.hexdigest()
 
 
 def _number(score: float) -> float | None:

@@ -346,8 +346,8 @@ def test_nothing_is_poisoned_by_what_is_no_number(
     runs = []
     backward, begin = Step.backward, Run.run
 
-    def poisoned(self: Step, prepared: Any, number: int) -> Any:
-        loss = backward(self, prepared, number)
+    def poisoned(self: Step, prepared: Any, number: int, *more: Any) -> Any:
+        loss = backward(self, prepared, number, *more)
         if number == 2:
             if what == "loss":
                 return loss * math.nan
@@ -407,6 +407,40 @@ def test_the_norm_is_clipped_or_left() -> None:
         weight.grad = torch.tensor([3.0, 4.0])
         assert clipped_norm([weight], clip) == pytest.approx(5)
         torch.testing.assert_close(weight.grad, torch.tensor(left), rtol=1e-5, atol=0)
+
+
+def test_what_leaks_left_out_stands_in_the_log_once(
+    recipe: Any, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two stages of the same data under one name, stopped within the second and resumed: the log of a run that never stopped."""
+    from embedkit.cli.learning_curve import draw
+    from embedkit.train.trainer import Run
+
+    (tmp_path / "set.jsonl").write_text(json.dumps({"text": rows()[0]["anchor"]}))
+    stage = recipe(leaks=[str(tmp_path / "set.jsonl")], data=[{"path": str(pairs)}] * 2, steps=2).stages[0]
+    chosen = replace(recipe(), stages=(stage, replace(stage, name="second", leaks=())))
+    train(chosen, tmp_path / "whole")
+    first, *steps = log_of(tmp_path / "whole")
+    words = " ".join(rows()[0]["anchor"].split())
+    holding = [row for row in rows() if words in row.values()]
+    assert first["leaks"]["pairs"]["exact"] == len(holding) > 0
+    assert first == {"stage": "train", "leaks": dict.fromkeys(("pairs", "pairs (2)"), first["leaks"]["pairs"])}
+    assert [line["step"] for line in steps] == [1, 2, 1, 2]
+    draw(tmp_path / "whole")
+    assert (tmp_path / "whole" / "loss.svg").exists()
+    step = Run._step
+
+    def dying(self: Run, *arguments: Any) -> Any:
+        if (self.at.stage, self.at.step) == (1, 1):
+            raise Killed
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Run, "_step", dying)
+    with pytest.raises(Killed):
+        train(chosen, tmp_path / "stopped")
+    monkeypatch.undo()
+    train(chosen, tmp_path / "stopped", resume=True)
+    assert log_of(tmp_path / "stopped") == log_of(tmp_path / "whole")
 
 
 def test_learning_rates() -> None:
