@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,16 +96,15 @@ def train_command(
             print_facts(facts, as_json) if as_json else click.echo(f"The model is in {folder}")
 
 
-def _evaluate(folder: Path, asked: Evaluation, cut: Cut) -> float:
-    """The score that a recipe asks for, of a model folder that is cut so."""
-    from embedkit.encoders import load
-    from embedkit.eval import evaluate
+def _evaluate(folder: Path, asked: Evaluation, cuts: Sequence[Cut]) -> list[float]:
+    """The score that a recipe asks for, of a model folder that is cut in each of these ways."""
+    from embedkit.eval.run import evaluate_cuts
     from embedkit.train.settings import from_environment
 
-    layers, dim = cut
-    report = evaluate(load(folder, layers=layers, dim=dim), from_environment(asked.task), split=asked.split)
-    _check_metric(asked, report.scores)
-    return report.scores[asked.metric]
+    reports = evaluate_cuts(folder, from_environment(asked.task), cuts, split=asked.split)
+    for report in reports:
+        _check_metric(asked, report.scores)
+    return [report.scores[asked.metric] for report in reports]
 
 
 def _check_evaluation(asked: Evaluation) -> None:

@@ -313,6 +313,20 @@ def evaluate(encoder: Encoder | Index, task: str | Path, *, split: str | None = 
     return next(iter(reports.values()))
 
 
+def evaluate_cuts(
+    folder: str | Path, task: str | Path, cuts: Sequence[tuple[int | None, int | None]], *, split: str | None = None
+) -> list[Report]:
+    """Of a model that is cut to (layers, dim) each, None being all of them: as `evaluate` of it, with one encoding for each number of
+    layers. Raises what `evaluate` and `load` raise."""
+    found: dict[tuple[int | None, int | None], Report] = {}
+    with tempfile.TemporaryDirectory() as rows:
+        for layers in dict.fromkeys(layers for layers, _ in cuts):
+            encoder = CachedEncoder(load(folder, layers=layers), Path(rows))
+            for dim in (dim for other, dim in cuts if other == layers):
+                found[layers, dim] = evaluate(Narrowed(encoder, dim, "float32"), task, split=split)
+    return [found[cut] for cut in cuts]
+
+
 def find_task(task: str | Path, split: str | None = None) -> Task:
     """What `evaluate` scores, read as far as it can be without a model; the data of a task of mteb are left where they are.
 

@@ -9,13 +9,12 @@ same, to the bit on a CPU with as many threads.
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
@@ -68,7 +67,9 @@ from embedkit.train.stopping import held_signals
 MODEL, LOG, BEST, CANDIDATE = "model", "log.jsonl", "best-{stage}.safetensors", "candidate"
 TOKENS = {"cpu": 512, "cuda": 16384}  # a pass; on a CPU few enough that a layer's states stay in its cache
 Cut = tuple[int | None, int | None]  # layers and dim of embedkit.load
-Evaluate = Callable[[Path, Evaluation, Cut], float]  # a model folder, cut so -> the score that the recipe names
+Evaluate = Callable[
+    [Path, Evaluation, Sequence[Cut]], list[float]
+]  # a model folder, cut so -> scores that the recipe names
 logger = logging.getLogger(__name__)
 
 
@@ -326,7 +327,7 @@ class Run:
         if self.log is not None and self.score is not None:
             folder = self.output / CANDIDATE
             self._save_model(folder)
-            score = self.score(folder, asked, (None, None))
+            (score,) = self.score(folder, asked, [(None, None)])
             remove_folder(folder)
         score = _from_first(score)
         better = math.isfinite(score) and (self.at.best is None or score > self.at.best)
@@ -395,10 +396,10 @@ class Run:
         grid, asked = grid_of(stage.elastic, maker.width, maker.depth), stage.evaluation
         folder = self.output / CANDIDATE
         self._save_model(folder)
-        scores = {}
-        for layers, dim in itertools.product(grid.layers, grid.dims):
-            cut = (None if layers == maker.depth else layers, None if dim == maker.width else dim)
-            scores[f"{layers}/{dim}"] = _number(self.score(folder, asked, cut))
+        cells = [(n, d) for n in grid.layers for d in (grid.dims if n == maker.depth else grid.early_dims)]
+        cuts = [(None if n == maker.depth else n, None if d == maker.width else d) for n, d in cells]
+        found = self.score(folder, asked, cuts)
+        scores = {f"{n}/{d}": _number(score) for (n, d), score in zip(cells, found, strict=True)}
         remove_folder(folder)
         return {"task": Path(asked.task).name, "split": asked.split, "metric": asked.metric, "scores": scores}
 

@@ -20,7 +20,7 @@ from embedkit.errors import DataError, UsageError
 from embedkit.eval.local_tasks import read_local
 from embedkit.eval.mteb_model import MtebModel
 from embedkit.eval.mteb_tasks import evaluate_mteb
-from embedkit.eval.run import metric_names
+from embedkit.eval.run import evaluate_cuts, metric_names
 
 pytestmark = pytest.mark.filterwarnings("ignore:To copy construct")  # mteb's, of what torch models give it
 WORDS = ["cat", "dog", "fish", "bird", "red", "blue", "run", "swim", "one", "two"]
@@ -234,3 +234,13 @@ def test_reranking_by_a_loop(tmp_path: Path, encoder: Any) -> None:
             found[f"q{number}"] = np.mean([(n + 1) / rank for n, rank in enumerate(ranks)])
     assert report.per_query["map"] == pytest.approx(found, abs=1e-6)
     assert report.texts["q1"] == FILES["reranking"][1][1]["query"]
+
+
+def test_cuts_of_a_model_score_as_models_that_are_cut(tmp_path: Path, tiny_model: Path) -> None:
+    data = table(tmp_path / "sts" / FILES["sts"][0], FILES["sts"][1])
+    cuts = [(None, None), (1, 8), (1, None), (None, 8)]
+    found = evaluate_cuts(tiny_model, data, cuts)
+    for report, (layers, dim) in zip(found, cuts, strict=True):
+        alone = embedkit.evaluate(embedkit.load(tiny_model, layers=layers, dim=dim), data)
+        assert report.scores == pytest.approx(alone.scores, abs=1e-6)
+    assert len({round(report.scores["pearson"], 5) for report in found}) == 4  # the cuts were made

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from embedkit.errors import IntegrityError, UsageError
 from embedkit.recipe import fill
 from embedkit.train.optimizer import clipped_norm, learning_rate
 from embedkit.train.settings import Evaluation, TrainingRecipe
-from embedkit.train.trainer import train
+from embedkit.train.trainer import Cut, train
 from tests.conftest import WORDS, make_family
 
 
@@ -141,12 +141,12 @@ def test_the_best_of_several_evaluations_is_published(recipe: Any, tmp_path: Pat
 
     scores, kept = iter([0.1, 0.5, 0.4, 0.3, 0.9]), []
 
-    def evaluate(folder: Path, asked: Evaluation, cut: tuple[int | None, int | None]) -> float:
-        assert cut == (None, None)
+    def evaluate(folder: Path, asked: Evaluation, cuts: Sequence[Cut]) -> list[float]:
+        assert cuts == [(None, None)]
         assert asked.metric == "spearman"
         assert len(embedkit.load(folder, backend="torch", dtype="float32").encode(["cat"])) == 1
         kept.append((folder / "model.safetensors").read_bytes())
-        return next(scores)
+        return [next(scores)]
 
     chosen = recipe(evaluation={"task": "t", "metric": "spearman", "every": 1, "patience": 2}, steps=9)
     folder = train(chosen, tmp_path / "run", evaluate=evaluate)
@@ -161,10 +161,12 @@ def test_the_best_of_several_evaluations_is_published(recipe: Any, tmp_path: Pat
 def test_every_cell_of_the_grid_is_tested_and_the_model_carries_the_scores(recipe: Any, tmp_path: Path) -> None:
     import embedkit
 
-    def evaluate(folder: Path, asked: Evaluation, cut: tuple[int | None, int | None]) -> float:
-        layers, dim = cut
+    def similarity(folder: Path, layers: int | None, dim: int | None) -> float:
         rows = embedkit.load(folder, layers=layers, dim=dim, backend="torch", dtype="float32").encode(["cat", "dog"])
         return float(rows[0] @ rows[1])
+
+    def evaluate(folder: Path, asked: Evaluation, cuts: Sequence[Cut]) -> list[float]:
+        return [similarity(folder, layers, dim) for layers, dim in cuts]
 
     evaluation = {"task": "some/pairs.jsonl", "metric": "spearman", "every": 9}
     chosen = recipe(elastic={"dims": [8], "layers": [1]}, evaluation=evaluation, dropout=False, steps=1)
@@ -172,8 +174,7 @@ def test_every_cell_of_the_grid_is_tested_and_the_model_carries_the_scores(recip
     tested = json.loads((folder / "elastic.json").read_text())["tested"]
     assert (tested["task"], tested["metric"], len(tested["scores"])) == ("pairs.jsonl", "spearman", 4)
     for cell, score in tested["scores"].items():
-        layers, dim = map(int, cell.split("/"))
-        assert score == evaluate(folder, None, (layers, dim))  # type: ignore[arg-type]
+        assert score == similarity(folder, *map(int, cell.split("/")))
 
 
 @pytest.mark.parametrize(
@@ -372,9 +373,9 @@ def test_a_score_that_is_no_number_is_never_the_best(recipe: Any, tmp_path: Path
 
     scores, kept = iter([math.nan, 0.2, math.inf, *[math.nan] * 4]), []
 
-    def evaluate(folder: Path, asked: Evaluation, cut: tuple[int | None, int | None]) -> float:
+    def evaluate(folder: Path, asked: Evaluation, cuts: Sequence[Cut]) -> list[float]:
         kept.append((folder / "model.safetensors").read_bytes())
-        return next(scores)
+        return [next(scores) for _ in cuts]
 
     evaluation = {"task": "t", "metric": "spearman", "every": 1}
     chosen = recipe(steps=3, evaluation=evaluation, elastic={"dims": [8], "layers": [1]})
