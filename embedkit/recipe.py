@@ -160,7 +160,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             raise UsageError(f"{where} is {value!r}; expected a list.")
         return tuple(_value(inner[0], one, f"{where}.{place}") for place, one in enumerate(value))
     if is_dataclass(hint):
-        return fill(hint, value, where)  # type: ignore[arg-type]
+        return value if isinstance(value, hint) else fill(hint, value, where)  # type: ignore[arg-type]
     if hint is float and isinstance(value, str):  # YAML reads 1e-5, without a dot, as a text
         with suppress(ValueError):
             return float(value)

@@ -27,8 +27,9 @@ from grid import DEV, DIMS, LAYERS, STS, Grid, retrieval_grid, sts_grids
 
 from embedkit.encoders.default_model import DEFAULT_MODEL
 from embedkit.eval.report import replace_table
-from embedkit.train.settings import read_training_recipe
-from embedkit.train.trainer import train
+from embedkit.eval.run import evaluate_cuts
+from embedkit.train.settings import Evaluation, from_environment, read_training_recipe
+from embedkit.train.trainer import Cut, train
 
 HERE = Path(__file__).parent
 ROWS, PICTURE = HERE / "elastic_minilm.jsonl", HERE / "elastic_minilm.png"
@@ -42,11 +43,18 @@ def trained(overrides: Sequence[str], folder: Path) -> tuple[Path, Row]:
     """The model that the recipe makes, and what it cost, both kept in the folder; not what it cost in parts, after a stop."""
     costs, whole = folder / "cost.json", not folder.exists()
     began, used = time.monotonic(), time.process_time()
-    model = train(read_training_recipe("elastic", overrides), folder, resume=True, device="cpu", progress=True)
+    recipe = read_training_recipe("elastic", overrides)
+    model = train(recipe, folder, resume=True, evaluate=on_dev_pairs, device="cpu", progress=True)
     if whole:
         cost = {"cpu_minutes": (time.process_time() - used) / 60, "minutes": (time.monotonic() - began) / 60}
         costs.write_text(json.dumps({name: round(value, 2) for name, value in cost.items()}))
     return model, json.loads(costs.read_text()) if costs.exists() else {}
+
+
+def on_dev_pairs(folder: Path, asked: Evaluation, cuts: Sequence[Cut]) -> list[float]:
+    """For the grid of tested cells that the model carries."""
+    reports = evaluate_cuts(folder, from_environment(asked.task), cuts, split=asked.split)
+    return [report.scores[asked.metric] for report in reports]
 
 
 def run(name: str, data: Path) -> Iterator[Row]:

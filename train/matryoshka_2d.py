@@ -41,8 +41,8 @@ from embedkit.train.trainer import train
 
 HERE = Path(__file__).parent
 ROWS = HERE / "matryoshka_2d.jsonl"
-BATCH, STEPS, CHOICE, TEMPERATURE = 64, 600, 200, 0.05
-RATES = (2e-5, 5e-5, 1e-4, 2e-4)
+BATCH, STEPS, CHOICE, TEMPERATURE = 64, 150, 75, 0.05
+RATES = (5e-5, 1.5e-4, 4.5e-4)
 SEEDS, CHOICE_SEED = (0, 1, 2), 3
 LEAKS = ("stsb", "sts12", "sts15", "sick")
 EARLY_LAYERS, SHORT_DIMS = LAYERS[:-1], DIMS[:-1]
@@ -82,7 +82,7 @@ def by_embedkit(loss: Mapping[str, Any], elastic: Mapping[str, Any]) -> Method:
             "steps": steps,
             "checkpoint_every": steps,
         }
-        recipe = fill(TrainingRecipe, {"model": DEFAULT_MODEL, "seed": seed, "stages": [stage]})
+        recipe = fill(TrainingRecipe, {"model": DEFAULT_MODEL, "seed": seed, "precision": "float32", "stages": [stage]})
         return train(recipe, scratch / "run", device="cpu", progress=True)
 
     return method

@@ -2,8 +2,9 @@
 
     python train/memory.py [--batch 8192] [--small 64]
 
-EMBEDKIT_DATA is the folder of the collections. Each run has a process of its own, and appends a row to train/memory.jsonl. Where there
-are fewer pairs than a batch takes they are made distinct by a number.
+Regenerates a table of train/README.md. EMBEDKIT_DATA is the folder of the collections. Each run has a process of its own, and appends a
+row to train/memory.jsonl; what stands there is not run again. Where there are fewer pairs than a batch takes they are made distinct
+by a number.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from speed import pairs
+
+from embedkit.eval.report import replace_table
 
 ROWS = Path(__file__).with_name("memory.jsonl")
 STEPS = 2
@@ -63,12 +66,28 @@ def measure(size: int, cached: bool) -> dict[str, Any]:
             "steps": STEPS,
         }
         watcher.start()
+        began = time.monotonic()
         try:
             train(fill(TrainingRecipe, {"model": DEFAULT_MODEL, "stages": [stage]}), folder / "run", device="cpu")
         finally:
             done.set()
             watcher.join()
-    return {"batch": size, "cached": cached, "peak_rss_anon": peak}
+    seconds = round(time.monotonic() - began, 1)
+    return {"batch": size, "cached": cached, "peak_rss_anon": peak, "seconds": seconds}
+
+
+def read_rows() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Each batch beside the smallest."""
+    least = min(rows, key=lambda row: row["batch"])["peak_rss_anon"]
+    lines = ["| batch | gradient caching | peak RssAnon, MB | times | minutes |", "|---|---|---|---|---|"]
+    for row in sorted(rows, key=lambda row: row["batch"]):
+        cells = ("yes" if row["cached"] else "no", row["peak_rss_anon"] / 1e6, row["peak_rss_anon"] / least)
+        lines.append("| {:,} | {} | {:,.0f} | {:.2f} | {:.1f} |".format(row["batch"], *cells, row["seconds"] / 60))
+    return lines
 
 
 def main() -> None:
@@ -78,8 +97,11 @@ def main() -> None:
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.only is None:
+        done = {row["batch"] for row in read_rows()}
         for size in (arguments.small, arguments.batch):
-            subprocess.run([sys.executable, __file__, *sys.argv[1:], "--only", str(size)], check=True)
+            if size not in done:
+                subprocess.run([sys.executable, __file__, *sys.argv[1:], "--only", str(size)], check=True)
+        replace_table(ROWS.with_name("README.md"), "memory", table(read_rows()))
         return
     row = measure(arguments.only, cached=arguments.only == arguments.batch)
     with ROWS.open("a") as stream:

@@ -24,7 +24,8 @@ def draw(folder: Path) -> None:
         row = json.loads(line)
         if "task" in row:
             metric = next(name for name in row if name not in ("stage", "step", "task", "best"))
-            scores.setdefault(f"{Path(row['task']).name}, {metric}", []).append((steps, row[metric]))
+            if row[metric] is not None:  # a score that is no number
+                scores.setdefault(f"{Path(row['task']).name}, {metric}", []).append((steps, row[metric]))
         elif "loss" in row:
             losses.setdefault(row["stage"], []).append(row["loss"])
             steps += 1

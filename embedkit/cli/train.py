@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,9 @@ def train_command(
 
     if threads is not None:
         torch.set_num_threads(threads)
+    for stage in settings.stages:
+        if stage.evaluation:
+            _check_evaluation(stage.evaluation)
     with process_group(device) as place:
         if plan_only:
             from embedkit.train.plan import plan
@@ -92,19 +96,30 @@ def train_command(
             print_facts(facts, as_json) if as_json else click.echo(f"The model is in {folder}")
 
 
-def _evaluate(folder: Path, asked: Evaluation, cut: Cut) -> float:
-    """The score that a recipe asks for, of a model folder that is cut so."""
-    from embedkit.encoders import load
-    from embedkit.eval import evaluate
+def _evaluate(folder: Path, asked: Evaluation, cuts: Sequence[Cut]) -> list[float]:
+    """The score that a recipe asks for, of a model folder that is cut in each of these ways."""
+    from embedkit.eval.run import evaluate_cuts
     from embedkit.train.settings import from_environment
 
-    layers, dim = cut
-    report = evaluate(load(folder, layers=layers, dim=dim), from_environment(asked.task), split=asked.split)
-    if asked.metric not in report.scores:
+    reports = evaluate_cuts(folder, from_environment(asked.task), cuts, split=asked.split)
+    for report in reports:
+        _check_metric(asked, report.scores)
+    return [report.scores[asked.metric] for report in reports]
+
+
+def _check_evaluation(asked: Evaluation) -> None:
+    """Raises, before anything is trained, what `_evaluate` would raise after the first so many steps."""
+    from embedkit.eval.run import find_task, metric_names
+    from embedkit.train.settings import from_environment
+
+    _check_metric(asked, metric_names(find_task(from_environment(asked.task), asked.split)))
+
+
+def _check_metric(asked: Evaluation, known: Collection[str]) -> None:
+    if asked.metric not in known:
         raise UsageError(
-            f"evaluation.metric is {asked.metric!r}; {asked.task} has {', '.join(report.scores)}: choose one of them."
+            f"evaluation.metric is {asked.metric!r}; {asked.task} has {', '.join(known)}: choose one of them."
         )
-    return report.scores[asked.metric]
 
 
 def _print_plan(facts: dict[str, Any], as_json: bool) -> None:
@@ -122,4 +137,6 @@ def _print_plan(facts: dict[str, Any], as_json: bool) -> None:
                 for key, value in example.items():
                     for text in value if isinstance(value, list) else [value]:
                         click.echo(f"    {key:9}  {text[:160]}")
-    click.echo(f"About {facts['seconds'] / 60:.1f} minutes and {facts['memory_bytes'] / 1e9:.2f} GB")
+    memory = "of the GPU's memory" if facts["memory_of"] == "gpu" else "of memory"
+    cost = f"{facts['seconds'] / 60:.1f} minutes and {facts['memory_bytes'] / 1e9:.2f} GB {memory}"
+    click.echo(f"About {cost}, multiplying in {facts['precision']}")

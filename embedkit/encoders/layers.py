@@ -92,11 +92,12 @@ def _cut_config(config: Any, layers: int, most: int) -> None:
 
 
 def trained_grid(folder: Path | None) -> dict[str, list[int]] | None:
-    """{"layers": [...], "dims": [...]} for which `embedkit train` trained the model; None where it did not, or for none."""
+    """{"layers": [...], "dims": [...], "early_dims": [...]} for which `embedkit train` trained the model; None where it did not, or for
+    none. early_dims: of the layers before the last."""
     if folder is None or not (folder / GRID).is_file():
         return None
     grid = read_json(folder / GRID)
-    return {name: [int(value) for value in grid[name]] for name in ("layers", "dims")}
+    return {name: [int(value) for value in grid[name]] for name in ("layers", "dims", "early_dims")}
 
 
 def off_the_grid(grid: dict[str, list[int]], layers: int | None, dim: int | None) -> str | None:
@@ -105,6 +106,10 @@ def off_the_grid(grid: dict[str, list[int]], layers: int | None, dim: int | None
         known = grid["dims" if name == "dim" else name]
         if asked is not None and asked not in known:
             return f"{name}={asked} came; the model was trained for {', '.join(map(str, known))}"
+    whole, width = max(grid["layers"]), max(grid["dims"])
+    if (layers or whole) < whole and (dim or width) not in grid["early_dims"]:
+        early = ", ".join(map(str, grid["early_dims"]))
+        return f"layers={layers} with {dim or width} dimensions came; the model's first layers were trained for {early}"
     return None
 
 

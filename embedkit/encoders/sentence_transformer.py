@@ -171,15 +171,20 @@ def torch_device(device: str) -> torch.device:
 
 def _limit_tokens(model: Any, max_tokens: int | None, name: str) -> int | None:
     """Sets the token limit that was asked for, and never one beyond the model's positions; returns it."""
-    most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    for place, module in model.named_modules():
-        if place.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            most = module.num_embeddings - module.padding_idx - 1  # RoBERTa counts positions from there: 514 hold 512
     own = model.max_seq_length if model.max_seq_length and model.max_seq_length < NO_LIMIT else None
-    tokens = limited(max_tokens, own, most, name)
+    tokens = limited(max_tokens, own, positions_of(model), name)
     if tokens is not None and tokens != own:
         model.max_seq_length = tokens
     return tokens
+
+
+def positions_of(model: Any) -> int | None:
+    """How many tokens of an input have a position; None where the model sets no bound."""
+    for place, module in model.named_modules():
+        if place.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return int(module.num_embeddings - module.padding_idx - 1)  # RoBERTa counts from there: 514 hold 512
+    most: int | None = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    return most
 
 
 def _attention(place: torch.device, dtype: str) -> dict[str, str]:

@@ -33,6 +33,16 @@ NAMES = {
 }  # mteb's -> ours; any other main score keeps mteb's name
 SAME = {"max_ap": "ap", "similarity_ap": "ap", "map_at_1000": "map"}  # where the values are equal
 RERANKED = ("map", "ndcg@10", "mrr@10", "recall@100")  # every candidate is judged
+SCORES = {  # type of a task of one's own -> what `read_scores` gives of it; a classification by two labels has "ap" as well
+    "reranking": RERANKED,
+    "sts": ("spearman", "pearson"),
+    "pair-classification": ("ap", "accuracy", "f1"),
+    "bitext": ("f1", "accuracy"),
+    "classification": ("accuracy", "f1"),
+    "clustering": ("v_measure",),
+    "text-to-image": METRICS,
+    "image-to-text": METRICS,
+}
 ROUNDED = 1e-4  # mteb rounds its scores of rankings to five digits
 Fields = dict[str, Any]  # of a Report
 
@@ -45,6 +55,11 @@ class Part:
     data: Any  # its rows, as the task holds them
     scores: Mapping[str, Any]  # by mteb's names
     predicted: Any  # what mteb saves beside; None where it saves nothing
+
+
+def known_scores(task: Any) -> tuple[str, ...]:
+    """The names that `read_scores` may give for a task of mteb; which of them it has is known when it was run."""
+    return tuple(dict.fromkeys([task.metadata.main_score, *METRICS, *NAMES.values()]))
 
 
 def read_scores(part: Part) -> Fields:

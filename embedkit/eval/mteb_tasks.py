@@ -37,9 +37,8 @@ def find_tasks(names: Sequence[str]) -> list[HubTask]:
     try:
         return [HubTask(name, mteb.get_task(name)) for name in names]
     except (KeyError, ValueError) as error:
-        raise UsageError(
-            f"{error.args[0] if error.args else error}; mteb lists its tasks with: mteb available-tasks."
-        ) from None
+        reason = str(error.args[0] if error.args else error).removeprefix("KeyError: ")  # which mteb writes itself
+        raise UsageError(f"{reason.rstrip('?.')}; mteb lists its tasks with: mteb available-tasks.") from None
 
 
 def find_benchmark(name: str) -> list[HubTask]:

@@ -17,9 +17,10 @@ from embedkit.encoders import load
 from embedkit.errors import DataError, UsageError
 from embedkit.eval.cost import SAMPLE, Encoding, Searching, costs, exact_search, index_search, machine
 from embedkit.eval.embedding_cache import CachedEncoder
-from embedkit.eval.local_tasks import LocalTask, is_beir, read_local
+from embedkit.eval.local_tasks import ENDINGS, LocalTask, is_beir, read_local
 from embedkit.eval.mteb_index import MtebIndex, reads_corpus
 from embedkit.eval.mteb_model import MtebModel
+from embedkit.eval.mteb_scores import SCORES, known_scores
 from embedkit.eval.mteb_tasks import HubTask, evaluate_mteb, find_tasks, identity, result_files
 from embedkit.eval.report import write_grid, write_reports
 from embedkit.eval.result_cache import Outcome, ResultCache
@@ -299,14 +300,71 @@ def evaluate(encoder: Encoder | Index, task: str | Path, *, split: str | None = 
 
     task: a BEIR folder (corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv), a file or folder of another kind (see
     `local_tasks.py`), or the name of a task of mteb, whose data come from the hub. split: of a folder; None is what its
-    task.yaml says, or "test". Metrics of a BEIR folder: ndcg@10, recall@100, mrr@10 and map over the 100 best, with 95 %
-    intervals over queries.
+    task.yaml says, or "test"; of a task of mteb: one that mteb scores it on. Metrics of a BEIR folder: ndcg@10, recall@100, mrr@10 and
+    map over the 100 best, with 95 % intervals over queries.
     Raises UsageError for a task that is not there, DataError for data that cannot be scored, ModelMismatch where an
     index's model is not the one that made its rows.
     """
-    tasks: Sequence[Task] = read_tasks(Path(task), split) if Path(task).exists() else find_tasks([str(task)])
+    found = find_task(task, split)
     system = System(encoder.encoder(), encoder) if isinstance(encoder, Index) else System(encoder)
-    reports = {name: report for one in tasks for name, report in _outcome(one, system, progress).reports.items()}
+    reports = _outcome(found, system, progress).reports
     if len(reports) > 1:
-        raise UsageError(f"{task} has {len(reports)} subsets ({', '.join(reports)}); run it with: embedkit eval.")
+        raise _several(task, list(reports))
     return next(iter(reports.values()))
+
+
+def evaluate_cuts(
+    folder: str | Path, task: str | Path, cuts: Sequence[tuple[int | None, int | None]], *, split: str | None = None
+) -> list[Report]:
+    """Of a model that is cut to (layers, dim) each, None being all of them: as `evaluate` of it, with one encoding for each number of
+    layers. Raises what `evaluate` and `load` raise."""
+    found: dict[tuple[int | None, int | None], Report] = {}
+    with tempfile.TemporaryDirectory() as rows:
+        for layers in dict.fromkeys(layers for layers, _ in cuts):
+            encoder = CachedEncoder(load(folder, layers=layers), Path(rows))
+            for dim in (dim for other, dim in cuts if other == layers):
+                found[layers, dim] = evaluate(Narrowed(encoder, dim, "float32"), task, split=split)
+    return [found[cut] for cut in cuts]
+
+
+def find_task(task: str | Path, split: str | None = None) -> Task:
+    """What `evaluate` scores, read as far as it can be without a model; the data of a task of mteb are left where they are.
+
+    Raises what `evaluate` raises for it.
+    """
+    if Path(task).exists():
+        tasks: Sequence[Task] = read_tasks(Path(task), split)
+    elif len(Path(task).parts) > 1 or Path(task).suffix.strip(".") in (*ENDINGS, "gz"):
+        raise UsageError(f"There is no file or folder {task}; check the path, or give the name of a task of mteb.")
+    else:
+        tasks = find_tasks([str(task)])
+    names = [one.name for one in tasks]
+    if isinstance(tasks[0], HubTask):
+        names = [f"{task}/{subset}" for subset in tasks[0].task.hf_subsets or [""]]
+        _of_split(tasks[0], split)
+    if len(names) > 1:
+        raise _several(task, names)
+    return tasks[0]
+
+
+def _of_split(task: HubTask, split: str | None) -> None:
+    """Has the task score this split alone. Raises UsageError for one that mteb does not score it on."""
+    if split is None:
+        return
+    if split not in (its := list(task.task.eval_splits)):
+        raise UsageError(f"split={split!r} came; mteb scores {task.name} on {', '.join(its)}: choose one of them.")
+    task.task.filter_eval_splits([split])
+
+
+def _several(task: str | Path, names: Sequence[str]) -> UsageError:
+    return UsageError(f"{task} has {len(names)} subsets ({', '.join(names)}); run it with: embedkit eval.")
+
+
+def metric_names(task: Task) -> Sequence[str]:
+    """The scores that the report of a task has; of a task of mteb, those that its type may have."""
+    if isinstance(task, Retrieval):
+        return task.metrics
+    if isinstance(task, LocalTask):
+        two = task.type == "classification" and len({str(row["label"]) for row in task.rows}) == 2
+        return (*SCORES[task.type], *(["ap"] if two else []))
+    return known_scores(task.task)

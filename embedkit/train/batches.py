@@ -14,16 +14,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from embedkit.errors import UsageError
 from embedkit.train import settings
 from embedkit.train.data import Example, Task
 
 WAITING = 512  # examples of a task that may wait
 WINDOW = 16  # semi-homogeneous batches that are dealt among each other
+Cell = tuple[int, int]  # two rows of a batch
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,18 @@ class Batch:
     tasks: list[Task]
 
     def share(self, rank: int, processes: int) -> slice:
-        """The rows of one process."""
-        each = len(self.examples) // processes
+        """The rows of one process. Raises UsageError where the processes cannot have as many."""
+        each = share_size(len(self.examples), processes)
         return slice(rank * each, (rank + 1) * each)
+
+
+def share_size(size: int, processes: int) -> int:
+    """The rows that each process has of a batch. Raises UsageError where they cannot have as many."""
+    if size % processes:
+        raise UsageError(
+            f"batch.size is {size} and there are {processes} processes, which take equal shares; choose a multiple of {processes}."
+        )
+    return size // processes
 
 
 class BatchStream:
@@ -133,56 +145,98 @@ class Content:
         return (
             example.anchor not in self._anchors
             and self._taken.isdisjoint(candidates)
-            and self._candidates.isdisjoint(_not_negative(task, example))
+            and all(self._candidates.isdisjoint(texts) for texts in not_negative(task, example))
         )
 
     def add(self, task: Task, example: Example) -> None:
         self._anchors.add(example.anchor)
         self._candidates.update(example.texts[1:])
-        self._taken.update(_not_negative(task, example))
+        self._taken.update(*not_negative(task, example))
 
 
-def _not_negative(task: Task, example: Example) -> frozenset[str]:
-    """Texts that are no negatives of this anchor."""
-    return task.known.get(example.anchor, frozenset()) | {example.anchor, example.positive}
+def not_negative(task: Task, example: Example) -> tuple[frozenset[str], frozenset[str]]:
+    """Texts that are no negatives of this anchor, in two sets: those of a label are many, and not copied."""
+    return task.known.get(example.anchor, frozenset()), frozenset((example.anchor, example.positive))
 
 
-def masks(batch: Batch, rows: slice) -> tuple[Tensor | None, Tensor | None]:
-    """(known (b, B), known_negatives (b, B, M)) bool for `info_nce`, of the anchors in `rows` against the whole batch.
+class Masks(NamedTuple):
+    """bool, of b anchors of a process against the B rows of the batch, for `info_nce`; None where nothing is to be hidden."""
 
-    None where nothing is hidden beside an anchor's own positive. Where examples have fewer negatives than others, what is
-    missing is hidden from all.
+    known: Tensor | None  # (b, B)
+    known_negatives: Tensor | None  # (b, B, M)
+    alike_anchors: Tensor | None  # (b, B)
+    alike_positives: Tensor | None  # (b, B)
+
+
+def masks(batch: Batch, rows: slice) -> Masks:
+    """Of the anchors in `rows`. An anchor's own positive is not hidden by them.
+
+    Where examples have fewer negatives than others, what is missing is hidden from all.
     """
     examples = batch.examples
     most = max(len(example.negatives) for example in examples)
-    places: dict[str, list[tuple[int, int]]] = {}  # text -> (row, -1 for its positive or the number of its negative)
-    for j, example in enumerate(examples):
-        for m, text in enumerate((example.positive, *example.negatives), -1):
-            places.setdefault(text, []).append((j, m))
-    shape = (rows.stop - rows.start, len(examples), most)
-    hidden: tuple[list[tuple[int, int]], list[tuple[int, int, int]]] = ([], [])  # cells of the two masks
-    for row, i in enumerate(range(rows.start, rows.stop)):
-        for text in places.keys() & _not_negative(batch.tasks[i], examples[i]):
-            hidden[0].extend((row, j) for j, m in places[text] if m < 0 and j != i)
-            hidden[1].extend((row, j, m) for j, m in places[text] if m >= 0)
+    known, negatives, anchors, positives = _cells(batch, rows)
+    shape = (rows.stop - rows.start, len(examples))
     short = [j for j, example in enumerate(examples) if len(example.negatives) < most]
     alone = [i for i in range(rows.start, rows.stop) if not batch.tasks[i].settings.in_batch]
-    known = known_negatives = None  # of large batches they are large, and mostly there is nothing to hide
-    if hidden[0] or alone:
-        known = torch.zeros(shape[:2], dtype=torch.bool)
-        known[tuple(torch.tensor(hidden[0], dtype=torch.int64).reshape(-1, 2).T)] = True
-    if most and (hidden[1] or short or alone):
-        known_negatives = torch.zeros(shape, dtype=torch.bool)
-        known_negatives[tuple(torch.tensor(hidden[1], dtype=torch.int64).reshape(-1, 3).T)] = True
+    hidden = hidden_negatives = None  # of large batches they are large, and mostly there is nothing to hide
+    if known or alone:
+        hidden = _marked(shape, [(i - rows.start, j) for i, j in known if rows.start <= i < rows.stop])
+    if most and (negatives or short or alone):
+        hidden_negatives = _marked((*shape, most), negatives)
         for j in short:
-            known_negatives[:, j, len(examples[j].negatives) :] = True
+            hidden_negatives[:, j, len(examples[j].negatives) :] = True
     for i in alone:
         row = i - rows.start
-        if known is not None:
-            known[row] = True
-            known[row, i] = False
-        if known_negatives is not None:
-            own = known_negatives[row, i].clone()
-            known_negatives[row] = True
-            known_negatives[row, i] = own
-    return known, known_negatives
+        if hidden is not None:
+            hidden[row] = True
+            hidden[row, i] = False
+        if hidden_negatives is not None:
+            own = hidden_negatives[row, i].clone()
+            hidden_negatives[row] = True
+            hidden_negatives[row, i] = own
+    return Masks(hidden, hidden_negatives, _either_way(shape, anchors, rows), _either_way(shape, positives, rows))
+
+
+def _cells(batch: Batch, rows: slice) -> tuple[list[Cell], list[tuple[int, int, int]], list[Cell], list[Cell]]:
+    """What is to be hidden: (i, j) positive j from anchor i; (row, j, m) negative m of row j from anchor `row` of `rows`;
+    (i, j) of two anchors and of two positives, in one order or in both."""
+    anchors: dict[str, list[int]] = {}  # text -> rows that have it as their anchor
+    positives: dict[str, list[int]] = {}
+    negatives: dict[str, list[tuple[int, int]]] = {}  # text -> (row, number)
+    for j, example in enumerate(batch.examples):
+        anchors.setdefault(example.anchor, []).append(j)
+        if example.positive:
+            positives.setdefault(example.positive, []).append(j)
+        for m, text in enumerate(example.negatives):
+            negatives.setdefault(text, []).append((j, m))
+    known: list[Cell] = []
+    hidden: list[tuple[int, int, int]] = []
+    of_anchors: list[Cell] = []
+    of_positives: list[Cell] = []
+    places = set(anchors), set(positives), set(negatives)
+    for i, (example, task) in enumerate(zip(batch.examples, batch.tasks, strict=True)):
+        for texts in not_negative(task, example):
+            of_anchors += [(i, j) for text in texts & places[0] for j in anchors[text] if j != i]
+            known += [(i, j) for text in texts & places[1] for j in positives[text] if j != i]
+            if rows.start <= i < rows.stop:
+                row = i - rows.start
+                hidden += [(row, j, m) for text in texts & places[2] for j, m in negatives[text]]
+        alike = task.known.get(example.positive, frozenset())
+        of_positives += [(i, j) for text in alike & places[1] for j in positives[text] if j != i]
+    return known, hidden, known + of_anchors, known + of_positives
+
+
+def _either_way(shape: tuple[int, int], cells: Sequence[Cell], rows: slice) -> Tensor | None:
+    """(b, B): the cells, and each with its two rows exchanged, because two texts are alike in either order."""
+    if not cells:
+        return None
+    both = (cell for i, j in cells for cell in ((i, j), (j, i)))
+    return _marked(shape, [(i - rows.start, j) for i, j in both if rows.start <= i < rows.stop])
+
+
+def _marked(shape: tuple[int, ...], cells: Sequence[tuple[int, ...]]) -> Tensor:
+    """True in these cells."""
+    marked = torch.zeros(shape, dtype=torch.bool)
+    marked[tuple(torch.tensor(cells, dtype=torch.int64).reshape(-1, len(shape)).T)] = True
+    return marked

@@ -32,6 +32,8 @@ def info_nce(
     mixed: Tensor | None = None,  # (B, S, D) more hard negatives of anchor i, for anchor i alone
     known: Tensor | None = None,  # (B, G) bool: positive j is one of anchor i, or otherwise no negative of it
     known_negatives: Tensor | None = None,  # (B, G, M) bool: negative m of row j is no negative of anchor i
+    alike_anchors: Tensor | None = None,  # (B, G) bool: anchors i and j are no negatives of each other
+    alike_positives: Tensor | None = None,  # (B, G) bool: positives i and j are no negatives of each other
     margin: float | None = None,
     focal_gamma: float = 0.0,
     detach_weight: bool = True,
@@ -44,9 +46,9 @@ def info_nce(
     other positives (SimCSE); "inbatch_pos+own_hard": both (MoCa's code); "all": the other positives and all negatives of all
     rows (NV-Embed, stage 1; MultipleNegativesRankingLoss); "all+qq+pp": these, the other anchors against q_i, and the other
     positives against p_i (GTE, Li et al. 2023; KaLM's code).
-    known, known_negatives: masked, as are the anchor and the positive of a row that `known` names in "all+qq+pp". G is B, or
-    processes * B with gather. margin: a candidate that scores above the positive by more than this is taken for a false
-    negative and masked, in all parts (Qwen3-Embedding, Zhang et al. 2025, uses 0.1).
+    known, known_negatives: masked, as are the anchor and the positive of a row that `known` names in "all+qq+pp"; alike_anchors
+    and alike_positives mask further ones there. G is B, or processes * B with gather. margin: a candidate that scores above
+    the positive by more than this is taken for a false negative and masked, in all parts (Qwen3-Embedding, Zhang et al. 2025, uses 0.1).
     focal_gamma: rows are weighted by (1 - P_i)^gamma, P_i being exp(-loss) (KaLM-Embedding V2, arXiv 2506.20923); the weight
     has no gradient unless detach_weight is False. temperature: a tensor that requires a gradient is learned.
     gather: the candidates of all processes, see gather.py. Raises ValueError for a denominator that is not known, and for
@@ -77,7 +79,10 @@ def info_nce(
             hidden = None if known_negatives is None else known_negatives[rows][own - own[0], own]
             parts.append((torch.einsum("bd,bmd->bm", mine, negatives[rows]), hidden))
         if all_anchors is not None:
-            parts += [(mine @ all_anchors.T, masked), (true @ all_positives.T, masked)]
+            parts.append((mine @ all_anchors.T, masked if alike_anchors is None else masked | alike_anchors[rows]))
+            parts.append(
+                (true @ all_positives.T, masked if alike_positives is None else masked | alike_positives[rows])
+            )
         if mixed is not None:
             parts.append((torch.einsum("bd,bsd->bs", mine, mixed[rows]), None))
         return _cross_entropy(positive, parts, temperature, margin)
@@ -145,10 +150,13 @@ def mix_pairs(negatives: Tensor, shares: Tensor, pairs: Tensor) -> Tensor:
     return normalize(share * one + (1 - share) * other, dim=-1)[:, None]
 
 
-def draw_pairs(present: Tensor) -> tuple[Tensor, Tensor]:
-    """(shares, pairs) for `mix_pairs`, from torch's generator. present: (B, M) bool; a row with one negative gives it twice."""
-    shares = torch.distributions.Beta(2.0, 2.0).sample((len(present),)).to(present.device)
-    order = torch.rand(present.shape, device=present.device).masked_fill(~present, 2.0).argsort(dim=1)
+def draw_pairs(present: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    """(shares, pairs) for `mix_pairs`. present: (B, M) bool; a row with one negative gives it twice. generator: of the CPU, torch's
+    own when left out, so that all devices have the same draws."""
+    three = torch.rand(len(present), 3, generator=generator)
+    shares = three.median(dim=1).values.to(present.device)  # the middle of three uniform numbers is of Beta(2, 2)
+    places = torch.rand(present.shape, generator=generator).to(present.device)
+    order = places.masked_fill(~present, 2.0).argsort(dim=1)
     second = order[:, 1:2] if present.shape[1] > 1 else order[:, :1]
     alone = present.sum(1, keepdim=True) < 2
     return shares, torch.cat((order[:, :1], torch.where(alone, order[:, :1], second)), dim=1)

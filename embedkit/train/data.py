@@ -5,7 +5,7 @@ Told apart by their keys, a row at a time:
 * sentence-transformers: anchor, positive, negative or negative_1 ... (or query for anchor, answer for positive); sentence1,
   sentence2 and a score; text and label, from which example-based pairs are made: the positive is another text of the label,
   the negatives are texts of other labels (KaLM-Embedding, NV-Embed)
-* FlagEmbedding: query, pos, neg, with pos_scores and neg_scores of a teacher
+* FlagEmbedding: query, pos, neg, with pos_scores and neg_scores of a teacher; a text alone is a list of one, as a table has it
 * Tevatron: query_text (or query), positive_passages, negative_passages
 
 A BEIR folder gives its judged queries with the documents judged above 0. Everything is held in memory: texts once, an example
@@ -14,11 +14,14 @@ some hundred bytes.
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ from embedkit.corpus.documents import read_corpus
 from embedkit.corpus.formats import file_rows, folder_rows
 from embedkit.errors import DataError
 from embedkit.train.settings import Data, from_environment
+from embedkit.types import is_unicode
 
 Row = Mapping[str, Any]
 logger = logging.getLogger(__name__)
@@ -60,6 +64,20 @@ class Task:
     settings: Data
     examples: Sequence[Example]
     known: Mapping[str, frozenset[str]]  # anchor -> all of its positives, none of which may be taken for a negative
+    leaked: Mapping[str, int] = field(default_factory=dict)  # verdict of leaks.py -> examples that were left out for it
+
+
+def read_tasks(data: Sequence[Data], seed: int = 0) -> list[Task]:
+    """Each entry of `data`, as `read_task` does; where several have one name, it is numbered: pairs, pairs (2), ..."""
+    tasks: dict[str, Task] = {}
+    for settings in data:
+        task = read_task(settings, seed)
+        name, number = task.name, 1
+        while name in tasks:
+            number += 1
+            name = f"{task.name} ({number})"
+        tasks[name] = replace(task, name=name)
+    return list(tasks.values())
 
 
 def read_task(settings: Data, seed: int = 0) -> Task:
@@ -80,29 +98,50 @@ def read_task(settings: Data, seed: int = 0) -> Task:
         split = f" of the split {settings.split!r}" if settings.split else ""
         raise DataError(f"{path} gives no example{split}; expected at least one.")
     known = known_positives(examples)
-    cleaned = [_without_known(example, known) for example in examples]
+    cleaned = [without_known(example, known) for example in examples]
     if dropped := sum(len(a.negatives) - len(b.negatives) for a, b in zip(examples, cleaned, strict=True)):
         logger.info("%s: %d negatives are positives of the same anchor elsewhere; left out.", path.name, dropped)
     return Task(settings.name or path.name.partition(".")[0], settings, cleaned, known)
 
 
 def known_positives(examples: Iterable[Example]) -> dict[str, frozenset[str]]:
-    """anchor -> all texts that any example has as its positive."""
-    found: dict[str, set[str]] = defaultdict(set)
-    classes: dict[str, frozenset[str]] = {}  # not copied for each of their texts
+    """anchor -> all texts that any example has as its positive, or as alike. The texts of a label share one set."""
+    singles: dict[str, set[str]] = defaultdict(set)
+    classes: dict[str, list[frozenset[str]]] = defaultdict(list)
     for example in examples:
-        if example.positive and (example.score is None or example.score > 0):
-            found[example.anchor].add(example.positive)
         if example.alike:
-            classes[example.anchor] = example.alike
-    return {**{anchor: frozenset(texts) for anchor, texts in found.items()}, **classes}
+            classes[example.anchor].append(example.alike)
+        true = example.positive and (example.score is None or example.score > 0)
+        if true and example.positive not in example.alike:
+            singles[example.anchor].add(example.positive)
+    known = {anchor: frozenset(texts) for anchor, texts in singles.items()}
+    for anchor, sets in classes.items():
+        alone = len(sets) == 1 and anchor not in known
+        known[anchor] = sets[0] if alone else known.get(anchor, frozenset()).union(*sets)
+    return known
 
 
-def _without_known(example: Example, known: Mapping[str, frozenset[str]]) -> Example:
-    bad = {*known.get(example.anchor, ()), example.anchor}
-    if not bad.intersection(example.negatives):
+def data_digest(tasks: Sequence[Task]) -> str:
+    """Of all that is trained on, in its order: texts, scores, a teacher's scores, and what is known (hence labels)."""
+    hashed = blake2b(digest_size=16)
+    digests: dict[frozenset[str], str] = {}  # of a label's texts once, not for each of them
+    for task in tasks:
+        for one in task.examples:
+            hashed.update(json.dumps([one.texts, one.score, one.teacher]).encode())
+        for anchor, texts in task.known.items():
+            if texts not in digests:
+                digests[texts] = blake2b(json.dumps(sorted(texts)).encode(), digest_size=16).hexdigest()
+            hashed.update(json.dumps([anchor, digests[texts]]).encode())
+        hashed.update(b"\n")
+    return hashed.hexdigest()
+
+
+def without_known(example: Example, known: Mapping[str, frozenset[str]]) -> Example:
+    """Without negatives, and their scores, that are the anchor or known positives of it."""
+    bad = known.get(example.anchor, frozenset())
+    kept = [i for i, text in enumerate(example.negatives) if text not in bad and text != example.anchor]
+    if len(kept) == len(example.negatives):
         return example
-    kept = [place for place, text in enumerate(example.negatives) if text not in bad]
     teacher = (example.teacher[0], *(example.teacher[1 + i] for i in kept)) if example.teacher else ()
     return replace(example, negatives=tuple(example.negatives[i] for i in kept), teacher=teacher)
 
@@ -136,11 +175,11 @@ def _of_fields(rows: Iterable[tuple[str, Row]], settings: Data) -> Iterator[Exam
 
 
 def _field_texts(row: Row, fields: Sequence[str], where: str) -> Iterator[str]:
-    for field in fields:
-        if field not in row:
-            raise DataError(f"{where}: there is no field {field!r}; it has {', '.join(map(str, row))}.")
-        value = row[field]
-        yield from (_text(text, field, where) for text in (value if isinstance(value, list) else [value]))
+    for name in fields:
+        if name not in row:
+            raise DataError(f"{where}: there is no field {name!r}; it has {', '.join(map(str, row))}.")
+        value = row[name]
+        yield from (_text(text, name, where) for text in (value if isinstance(value, list) else [value]))
 
 
 def _examples(rows: Iterable[tuple[str, Row]], generator: np.random.Generator) -> Iterator[Example]:
@@ -186,9 +225,9 @@ def _of_row(row: Row, where: str) -> Iterator[Example]:
 
 def _flag(row: Row, where: str) -> Iterator[Example]:
     anchor = _text(row["query"], "query", where)
-    negatives = tuple(_text(text, "neg", where) for text in row.get("neg") or ())
-    positives = [_text(text, "pos", where) for text in row["pos"]]
-    true, false = row.get("pos_scores") or (), row.get("neg_scores") or ()
+    negatives = tuple(_text(text, "neg", where) for text in _optional(row, "neg", where))
+    positives = [_text(text, "pos", where) for text in _listed(row["pos"], "pos", where)]
+    true, false = _optional(row, "pos_scores", where), _optional(row, "neg_scores", where)
     if (true or false) and (len(true), len(false)) != (len(positives), len(negatives)):
         raise DataError(
             f"{where}: {len(true)} pos_scores and {len(false)} neg_scores came for {len(positives)} pos and "
@@ -204,15 +243,15 @@ def _tevatron(row: Row, where: str) -> Iterator[Example]:
     name = "query_text" if "query_text" in row else "query"
     anchor = _text(row.get(name), name, where)
 
-    def passages(key: str) -> list[str]:
-        found = row.get(key) or []
-        if not all(isinstance(one, Mapping) for one in found):
+    def passage(one: Any, key: str) -> str:
+        if not isinstance(one, Mapping):
             raise DataError(f"{where}: {key} is no list of passages; expected docid, title and text of each.")
-        return [f"{one.get('title') or ''} {_text(one.get('text'), key, where)}".strip() for one in found]
+        text = _text(one.get("text"), key, where)
+        return _text(f"{one.get('title') or ''} {text}".strip(), key, where)
 
-    negatives = tuple(passages("negative_passages"))
-    for positive in passages("positive_passages"):
-        yield Example(anchor, positive, negatives)
+    negatives = tuple(passage(one, "negative_passages") for one in _optional(row, "negative_passages", where))
+    for one in _listed(row["positive_passages"], "positive_passages", where):
+        yield Example(anchor, passage(one, "positive_passages"), negatives)
 
 
 def example_pairs(labelled: Sequence[tuple[str, str]], generator: np.random.Generator) -> Iterator[Example]:
@@ -237,14 +276,34 @@ def example_pairs(labelled: Sequence[tuple[str, str]], generator: np.random.Gene
             yield Example(text, positive, tuple(negatives), alike=alike)
 
 
-def _text(value: Any, field: str, where: str) -> str:
+def _text(value: Any, name: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: {field} is {value!r}; expected a text.")
+        raise DataError(f"{where}: {name} is {value!r}; expected a text.")
+    if not is_unicode(value):
+        raise DataError(f"{where}: {name} holds half of a character; mend or remove it.")
     return value
 
 
-def _number(value: Any, field: str, where: str) -> float:
+def _listed(value: Any, name: str, where: str) -> Sequence[Any]:
+    """A list as it is; a text, which is all that a cell of a table can be, as a list of one."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, (list, tuple)):
+        raise DataError(f"{where}: {name} is {value!r}; expected a list.")
+    return value
+
+
+def _optional(row: Row, name: str, where: str) -> Sequence[Any]:
+    """What is listed there; nothing where the field is missing or empty."""
+    value = row.get(name)
+    return [] if value is None or value == "" else _listed(value, name, where)
+
+
+def _number(value: Any, name: str, where: str) -> float:
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise DataError(f"{where}: {field} is {value!r}; expected a number.") from None
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"{where}: {name} is {value!r}; expected a finite number.")
+    return number

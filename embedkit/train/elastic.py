@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from embedkit.train.gather import sum_over_processes
+
 Columns = Sequence[Tensor]  # (B, D) each, of any length
 ColumnLoss = Callable[[Columns], Tensor]
 States = Sequence[Columns]
@@ -121,10 +123,10 @@ def _compression(columns: Columns, dim: int, mse_weight: float) -> Tensor:
 def compressed(rows: Tensor, dim: int) -> Tensor:
     """X U diag(s), with U, s the first singular vectors and values of softmax(X^T X / sqrt(D)): ESE's compression.
 
-    (B, D) -> (B, dim). Exact singular vectors; the authors' svd_lowrank is a random approximation of them. The sign of each, which is
-    arbitrary, is that of its largest entry.
+    (B, D) -> (B, dim). X^T X is of the rows of all processes. Exact singular vectors; the authors' svd_lowrank is a random
+    approximation of them. The sign of each, which is arbitrary, is that of its largest entry.
     """
-    attention = torch.softmax(rows.T @ rows / math.sqrt(rows.shape[1]), dim=1)
+    attention = torch.softmax(sum_over_processes(rows.T @ rows) / math.sqrt(rows.shape[1]), dim=1)
     vectors, values, _ = torch.linalg.svd(attention)
     signs = vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
     result: Tensor = rows @ (vectors * signs)[:, :dim] * values[:dim]
@@ -137,6 +139,7 @@ class Grid:
 
     layers: tuple[int, ...]
     dims: tuple[int, ...]
+    early_dims: tuple[int, ...]  # of the layers before the last
 
     def cells(self, step: int, *, sampled: int) -> list[tuple[int, int]]:
         """The pairs of one step: all dims of the last layer, and of `sampled` others.

@@ -8,6 +8,7 @@ processes, as `average_gradients` and DistributedDataParallel do, they are those
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -22,26 +23,44 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
-def gather_rows(rows: Tensor) -> Tensor:
-    """(B, ...) of each process -> (processes * B, ...), in order of rank. B must be the same everywhere."""
+def gather_rows(rows: Tensor, counts: Sequence[int] | None = None) -> Tensor:
+    """(B, ...) of each process -> all of them, (sum of all B, ...), in order of rank.
+
+    counts: the B of each process; it must be the same everywhere where they are left out.
+    """
     if world()[1] == 1:
         return rows
-    gathered: Tensor = _Gather.apply(rows)  # type: ignore[no-untyped-call]
+    gathered: Tensor = _Gather.apply(rows, counts or [len(rows)] * world()[1])  # type: ignore[no-untyped-call]
     return gathered
+
+
+def first_row(counts: Sequence[int]) -> int:
+    """Where this process' rows begin among the gathered ones."""
+    return [*accumulate(counts, initial=0)][world()[0]]
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """Of a tensor without a gradient, which is changed."""
+    if world()[1] > 1:
+        dist.all_reduce(tensor)
+    return tensor
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(context: Any, rows: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
+    def forward(context: Any, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        context.counts = list(counts)
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])  # all_gather takes parts of one size
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> Tensor:
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         total = gradients[0].contiguous().clone()
         dist.all_reduce(total)
-        return total.chunk(dist.get_world_size())[dist.get_rank()]
+        return torch.split(total, context.counts)[dist.get_rank()], None
 
 
 def average_gradients(weights: Sequence[Tensor]) -> None:

@@ -26,8 +26,8 @@ def plain(text: str) -> str:
 
 
 def evaluation_texts(path: Path) -> Iterator[str]:
-    """The queries of a BEIR folder that are judged in another split than "train"; of any other file or folder all texts of all
-    rows, those of lists too."""
+    """The queries of a BEIR folder that are judged in another split than "train", and none of its documents, which are there to
+    be searched and may be trained on; of any other file or folder all texts of all rows, those of lists too."""
     if (path / "qrels").is_dir():
         queries = read_queries(find(path, "queries.jsonl"))
         splits = {one.name.partition(".")[0] for one in (path / "qrels").glob("*.tsv*")} - {"train"}
@@ -79,7 +79,7 @@ class Leaks:
 
 
 def without_leaks(tasks: Sequence[Task], paths: Sequence[str]) -> list[Task]:
-    """The tasks without the examples of which any text leaks; a log line counts them.
+    """The tasks without the examples of which any text leaks; a log line and `Task.leaked` count them.
 
     Raises DataError where a task has none left.
     """
@@ -87,7 +87,7 @@ def without_leaks(tasks: Sequence[Task], paths: Sequence[str]) -> list[Task]:
     verdicts: dict[str, str | None] = {}
     kept = []
     for task in tasks:
-        counts: Counter[str] = Counter()
+        counts = {"exact": 0, "near": 0}
         examples = []
         for example in task.examples:
             for text in example.texts:
@@ -109,5 +109,5 @@ def without_leaks(tasks: Sequence[Task], paths: Sequence[str]) -> list[Task]:
             raise DataError(
                 f"All examples of {task.name} stand in the evaluation sets that leaks names; give other data."
             )
-        kept.append(replace(task, examples=examples))
+        kept.append(replace(task, examples=examples, leaked=counts))
     return kept

@@ -6,11 +6,14 @@ are modules that hold the model, here they are functions that gradient caching a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from embedkit.train.contrastive import HIDDEN, in_blocks
+from embedkit.train.gather import first_row, gather_rows
 
 
 def cosent(scores: Tensor, labels: Tensor, *, scale: float = 20.0) -> Tensor:
@@ -66,43 +69,57 @@ def margin_mse(student: Tensor, teacher: Tensor) -> Tensor:
 def kl_distillation(
     student: Tensor, teacher: Tensor, *, temperature: float = 1.0, teacher_temperature: float | None = None
 ) -> Tensor:
-    """KL(softmax(teacher / t') || softmax(student / t)) * t^2, mean over the rows (Hinton et al. 2015, section 2).
+    """KL(softmax(teacher / t') || softmax(student / t)), mean over the rows (Hinton et al. 2015, section 2).
 
     student, teacher (B, C), scores of the same candidates; a candidate with -inf in both is left out. teacher_temperature:
-    t' where it is not t. The teacher gets no gradient. Returns ().
+    t' where it is not t. The teacher gets no gradient. Returns (). Without Hinton's factor t^2, as in KaLM-Embedding V2.5 (Zhao
+    et al. 2025), which adds it to InfoNCE: t is 0.05 here, and the term would be 400 times smaller than its neighbour.
     """
     log_student = torch.log_softmax(student / temperature, dim=1)
     log_teacher = torch.log_softmax(teacher.detach() / (teacher_temperature or temperature), dim=1)
     gaps = torch.where(log_teacher == HIDDEN, 0.0, log_teacher - log_student)
-    return (log_teacher.exp() * gaps).sum(1).mean() * temperature**2
+    return (log_teacher.exp() * gaps).sum(1).mean()
 
 
-def list_net(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
+def list_net(
+    student: Tensor, teacher: Tensor, *, temperature: float = 1.0, teacher_temperature: float | None = None
+) -> Tensor:
     """Cross-entropy of the top-one probabilities (ListNet, Cao et al. 2007, eq. 6): KL plus the teacher's entropy.
 
-    student, teacher (B, C), scores of the same candidates, of which none may be left out. Returns (), mean over the rows.
+    student, teacher (B, C), scores of the same candidates, of which none may be left out; temperatures as in `kl_distillation`.
+    Returns (), mean over the rows.
     """
-    return F.cross_entropy(student / temperature, torch.softmax(teacher.detach() / temperature, dim=1))
+    target = torch.softmax(teacher.detach() / (teacher_temperature or temperature), dim=1)
+    return F.cross_entropy(student / temperature, target)
 
 
 def in_batch_distillation(
-    student: Tensor, teacher: Tensor, *, temperature: float = 0.05, rows_at_once: int = 256
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float = 0.05,
+    counts: Sequence[int] | None = None,
+    rows_at_once: int = 256,
 ) -> Tensor:
     """KL between the similarities of a batch's rows under the teacher and under the student, each row without itself.
 
     student (B, D), teacher (B, D') unit rows of the same B >= 2 texts; the widths may differ, which is what lets a prefix or an early
     layer learn from whole rows. Returns (), mean over the rows. (Relational distillation, Park et al. 2019, with the softmax
     of SEED, Fang et al. 2021, eq. 4.) Without temperature^2, so that its gradient has the size of InfoNCE's.
+    counts: the B of each process, where rows are compared with those of all processes; `teacher` then holds the rows of all. The
+    mean of what the processes return is the loss of one process with all rows.
     """
+    everywhere = student if counts is None else gather_rows(student, counts)
+    first, processes = (0, 1) if counts is None else (first_row(counts), len(counts))
 
     def losses(start: int, stop: int) -> Tensor:
-        own = torch.arange(start, stop, device=student.device)[:, None] == torch.arange(
-            len(student), device=student.device
-        )
+        places = torch.arange(len(everywhere), device=student.device)
+        block = slice(first + start, first + stop)
+        own = places[block, None] == places
         log_student, log_teacher = (
-            torch.log_softmax((rows[start:stop] @ rows.T / temperature).masked_fill(own, HIDDEN), dim=1)
-            for rows in (student, teacher.detach())
+            torch.log_softmax((rows[block] @ rows.T / temperature).masked_fill(own, HIDDEN), dim=1)
+            for rows in (everywhere, teacher.detach())
         )
         return (log_teacher.exp() * torch.where(own, 0.0, log_teacher - log_student)).sum(1)
 
-    return in_blocks(losses, len(student), rows_at_once).mean()
+    return in_blocks(losses, len(student), rows_at_once).sum() * processes / len(everywhere)

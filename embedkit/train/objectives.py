@@ -7,6 +7,7 @@ because nested dimensions and gradient caching call it several times.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,14 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from embedkit.errors import DataError
-from embedkit.train import losses
-from embedkit.train.batches import Batch, masks
+from embedkit.errors import DataError, UsageError
+from embedkit.train import losses, settings
+from embedkit.train.batches import Batch, masks, not_negative
 from embedkit.train.contrastive import HIDDEN, draw_pairs, info_nce, mix_lists, mix_pairs
-from embedkit.train.data import Task
+from embedkit.train.data import Example, Task
 from embedkit.train.elastic import Columns
+from embedkit.train.gather import gather_rows
 from embedkit.train.rows import Text
 from embedkit.train.settings import Loss
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,19 @@ class Targets:
     """What the losses need of one process' share of a batch beside its rows."""
 
     count: int  # anchors
+    first: int  # where they begin in the batch
+    counts: tuple[int, ...]  # rows of each process; N is this one's
+    negatives_share: float  # negatives of this process, times processes, over those of the batch
     places: Tensor  # (K,) where each negative stands among count * M
     present: Tensor  # (count, M) bool: the negatives that are there
+    present_everywhere: Tensor  # (B, M) bool: those of the whole batch
     labels: Tensor  # (count,) how near anchor and positive are; NaN where not known
     teacher: Tensor  # (count, 1 + M) a teacher's scores; -inf where not known
-    known: Tensor | None
+    known: Tensor | None  # this and the next three: see batches.Masks
     known_negatives: Tensor | None
-    teacher_rows: Mapping[int, Tensor]  # term -> (N, D') unit rows
+    alike_anchors: Tensor | None
+    alike_positives: Tensor | None
+    teacher_rows: Mapping[int, Tensor]  # term -> (N, D') unit rows; of all processes where the term gathers
 
     def to(self, device: torch.device) -> Targets:
         moved: dict[str, Any] = {name: one.to(device) for name, one in vars(self).items() if isinstance(one, Tensor)}
@@ -54,33 +64,51 @@ def texts_of(batch: Batch, rows: slice) -> list[Text]:
 def targets_of(batch: Batch, rows: slice) -> Targets:
     examples = batch.examples[rows]
     most = max(len(example.negatives) for example in batch.examples)
-    present = torch.tensor(
-        [[m < len(example.negatives) for m in range(most)] for example in examples], dtype=torch.bool
-    )
-    present = present.reshape(len(examples), most)
+    there = [[m < len(example.negatives) for m in range(most)] for example in batch.examples]
+    everywhere = torch.tensor(there, dtype=torch.bool).reshape(len(there), most)
+    present = everywhere[rows]
+    shares = [batch.examples[start : start + len(examples)] for start in range(0, len(there), len(examples))]
     teacher = torch.full((len(examples), 1 + most), HIDDEN)
     for row, example in enumerate(examples):
         teacher[row, : len(example.teacher)] = torch.tensor(example.teacher)
     labels = [float("nan") if example.score is None else example.score for example in examples]
-    known, known_negatives = masks(batch, rows)
     return Targets(
         count=len(examples),
+        first=rows.start,
+        counts=tuple(sum(map(_rows_of, share)) for share in shares),
+        negatives_share=float(present.sum() * len(shares) / everywhere.sum().clamp(min=1)),
         places=present.flatten().nonzero()[:, 0],
         present=present,
+        present_everywhere=everywhere,
         labels=torch.tensor(labels),
         teacher=teacher,
-        known=known,
-        known_negatives=known_negatives,
+        **masks(batch, rows)._asdict(),
         teacher_rows={},
     )
 
 
-class Objective:
-    """The weighted sum of the terms, for one batch. temperatures: term -> its logarithm, where it is learned."""
+def _rows_of(example: Example) -> int:
+    return 1 + bool(example.positive) + len(example.negatives)
 
-    def __init__(self, terms: Sequence[Loss], targets: Targets, temperatures: Mapping[int, Tensor]) -> None:
+
+class Objective:
+    """The weighted sum of the terms, for one batch. The mean over the processes is the loss of one with the whole batch.
+
+    temperatures: term -> its logarithm, where it is learned. generator: of what is drawn, the same in all processes.
+    """
+
+    def __init__(
+        self,
+        terms: Sequence[Loss],
+        targets: Targets,
+        temperatures: Mapping[int, Tensor],
+        generator: torch.Generator | None = None,
+    ) -> None:
         self._terms, self._targets, self._temperatures = terms, targets, temperatures
-        self._pairs = draw_pairs(targets.present) if any(term.mixing in ("pair", "both") for term in terms) else None
+        self._pairs: list[Tensor] | None = None
+        if any(term.mixing in ("pair", "both") for term in terms):  # drawn for the whole batch, whoever has its rows
+            own = slice(targets.first, targets.first + targets.count)
+            self._pairs = [one[own] for one in draw_pairs(targets.present_everywhere, generator)]
 
     def __call__(self, columns: Columns) -> Tensor:
         """columns: one (N, D) tensor of unit rows. Returns ()."""
@@ -116,6 +144,8 @@ class Objective:
             mixed=torch.cat(mixed, dim=1) if mixed else None,
             known=targets.known,
             known_negatives=targets.known_negatives,
+            alike_anchors=targets.alike_anchors,
+            alike_positives=targets.alike_positives,
             margin=term.margin,
             focal_gamma=term.focal_gamma,
             gather=term.gather,
@@ -127,17 +157,24 @@ class Objective:
         there = self._targets.present  # each negative with its anchor, as a row of its own
         row = there.nonzero()[:, 0]
         margin = self._terms[place].margin
-        return losses.triplet(
+        value = losses.triplet(
             anchors[row], positives[row], negatives[there][:, None], margin=0.3 if margin is None else margin
         )
+        return value * self._targets.negatives_share
+
+    def _gathered(self, place: int, *columns: Tensor) -> list[Tensor]:
+        """(count, ...) each; those of all processes where the term gathers."""
+        return [gather_rows(one) if self._terms[place].gather else one for one in columns]
 
     def _cosent(self, place: int, rows: Tensor) -> Tensor:
         left, right, _ = self._split(rows)
-        return losses.cosent((left * right).sum(-1), self._targets.labels, scale=self._terms[place].scale)
+        scores, labels = self._gathered(place, (left * right).sum(-1), self._targets.labels)
+        return losses.cosent(scores, labels, scale=self._terms[place].scale)
 
     def _angle(self, place: int, rows: Tensor) -> Tensor:
         left, right, _ = self._split(rows)
-        return losses.angle(left, right, self._targets.labels, scale=self._terms[place].scale)
+        left, right, labels = self._gathered(place, left, right, self._targets.labels)
+        return losses.angle(left, right, labels, scale=self._terms[place].scale)
 
     def _scores(self, rows: Tensor) -> Tensor:
         """(B, 1 + M) of the positive and of the negatives."""
@@ -153,19 +190,26 @@ class Objective:
         there = self._targets.present
         row = there.nonzero()[:, 0]
         pairs = [torch.stack((scores[row, 0], scores[:, 1:][there]), dim=1) for scores in (student, teacher)]
-        return losses.margin_mse(*pairs)
+        return losses.margin_mse(*pairs) * self._targets.negatives_share
 
     def _kl(self, place: int, rows: Tensor) -> Tensor:
-        return losses.kl_distillation(
-            self._scores(rows), self._targets.teacher, temperature=self._terms[place].temperature
-        )
+        return losses.kl_distillation(self._scores(rows), self._targets.teacher, **self._both_temperatures(place))
 
     def _list_net(self, place: int, rows: Tensor) -> Tensor:
-        return losses.list_net(self._scores(rows), self._targets.teacher, temperature=self._terms[place].temperature)
+        return losses.list_net(self._scores(rows), self._targets.teacher, **self._both_temperatures(place))
+
+    def _both_temperatures(self, place: int) -> dict[str, Any]:
+        term = self._terms[place]
+        return {"temperature": term.temperature, "teacher_temperature": term.teacher_temperature}
 
     def _in_batch_distillation(self, place: int, rows: Tensor) -> Tensor:
-        teacher = self._targets.teacher_rows[place]
-        return losses.in_batch_distillation(rows, teacher, temperature=self._terms[place].temperature)
+        term, targets = self._terms[place], self._targets
+        return losses.in_batch_distillation(
+            rows,
+            targets.teacher_rows[place],
+            temperature=term.temperature,
+            counts=targets.counts if term.gather else None,
+        )
 
 
 LOSSES: dict[str, Callable[[Objective, int, Tensor], Tensor]] = {
@@ -190,12 +234,13 @@ NEEDS = {  # loss -> what every example must have
 }
 
 
-def check_data(terms: Sequence[Loss], tasks: Sequence[Task], negatives: int) -> None:
-    """Raises DataError where a loss needs what the examples of a task do not have."""
+def check_data(terms: Sequence[Loss], tasks: Sequence[Task], batch: settings.Batch) -> None:
+    """Raises DataError where a loss needs what the examples of a task do not have, UsageError where it would be zero whatever
+    the model does. Warns of what is not used, and of batches that must repeat anchors."""
     for task in tasks:
         has = {
             "positives": all(example.positive for example in task.examples),
-            "negatives": negatives > 0 and all(example.negatives for example in task.examples),
+            "negatives": batch.negatives > 0 and all(example.negatives for example in task.examples),
             "scores": all(example.score is not None for example in task.examples),
             "a teacher's scores": all(example.teacher for example in task.examples),
         }
@@ -205,13 +250,46 @@ def check_data(terms: Sequence[Loss], tasks: Sequence[Task], negatives: int) -> 
                 *(["negatives"] if term.mixing != "none" or term.denominator == "own_hard" else []),
             ]
             if missing := [need for need in needs if not has[need]]:
-                hint = "; set batch.negatives" if missing[0] == "negatives" and not negatives else ""
+                hint = "; set batch.negatives" if missing[0] == "negatives" and not batch.negatives else ""
                 raise DataError(
                     f"The loss {term.name} needs {missing[0]} with every example, and not all of {task.name} have them{hint}."
                 )
+            if reason := _nothing_to_learn(term, task, [task] if batch.kind == "homogeneous" else tasks, batch):
+                raise UsageError(f"The loss {term.name} can learn nothing from {task.name}: {reason}.")
     if any(term.name == "list_net" for term in terms):
-        counts = {min(negatives, len(example.negatives)) for task in tasks for example in task.examples}
+        counts = {min(batch.negatives, len(example.negatives)) for task in tasks for example in task.examples}
         if len(counts) > 1:
             raise DataError(
                 f"list_net needs as many negatives with every example; there are {min(counts)} to {max(counts)}: set batch.negatives."
             )
+    _warn(tasks, batch)
+
+
+def _nothing_to_learn(term: Loss, task: Task, met: Sequence[Task], batch: settings.Batch) -> str | None:
+    """Why the loss and its gradient are zero in every batch; None where they are not. met: the tasks it shares batches with."""
+    first, others = task.examples[0], (example for one in met for example in one.examples)
+    if term.name in ("cosent", "angle") and all(one.score == first.score for one in others):
+        return f"all scores are {first.score}; give pairs of different scores"
+    if term.name == "in_batch_distillation" and all({*one.texts} == {first.anchor} for one in others):
+        return "there is one text and no other to compare it with; give more"
+    if term.name != "info_nce" or term.mixing != "none":
+        return None
+    if term.denominator != "inbatch_pos" and batch.negatives and any(one.negatives for one in task.examples):
+        return None
+    if not task.settings.in_batch:
+        return "in_batch is false and no negatives are used; set batch.negatives, with data that have some, or in_batch: true"
+    anchors = {one.anchor: not_negative(task, one) for one in task.examples}
+    if all(one.positive in known or one.positive in own for known, own in anchors.values() for one in others):
+        return "every positive is one of every anchor, which leaves no negatives; give more pairs"
+    return None
+
+
+def _warn(tasks: Sequence[Task], batch: settings.Batch) -> None:
+    anchors = len({example.anchor for task in tasks for example in task.examples})
+    if anchors < batch.size:
+        logger.warning(
+            "batch.size is %d and the data have %d different anchors: batches repeat some.", batch.size, anchors
+        )
+    for task in tasks:
+        if not batch.negatives and any(example.negatives for example in task.examples):
+            logger.warning("%s has negatives, and batch.negatives is 0: none are used; set it to use them.", task.name)

@@ -8,6 +8,7 @@ attention is of every token to every token; that rows are the same as padded one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -53,15 +54,51 @@ def attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, _: Tensor | None, *, dropout: float = 0.0, **settings: Any
 ) -> tuple[Tensor, None]:
     """(1, heads, T, d) each -> (1, T, heads, d), as transformers' attention interface has it."""
-    layout = LAYOUT.get()
+    layout, on_cpu = LAYOUT.get(), query.device.type == "cpu"
     # on a CPU the kernel's backward pass in bfloat16 takes five times as long as the one in float32
-    dtype = torch.float32 if query.device.type == "cpu" else query.dtype
+    dtype = torch.float32 if on_cpu and not dropout else query.dtype
     parts = (layout.padded(one[0].transpose(0, 1).to(dtype)) for one in (query, key, value))
     q, k, v = (one.transpose(1, 2) for one in parts)  # (B, heads, L, d)
     mask = None if layout.full else layout.present[:, None, None, :]
     with torch.autocast(query.device.type, enabled=False):  # it would make bfloat16 of them again
-        mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=settings.get("scaling"))
+        if on_cpu and dropout:
+            mixed = attention_with_dropout(q, k, v, mask, dropout, settings.get("scaling"))
+        else:
+            mixed = scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, dropout_p=dropout, scale=settings.get("scaling")
+            )
     return layout.packed(mixed.transpose(1, 2))[None].to(query.dtype), None
+
+
+def attention_with_dropout(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, scale: float | None
+) -> Tensor:
+    """scaled_dot_product_attention of (B, heads, L, d), as torch defines it. On a CPU torch has no kernel for it with dropout: it
+    multiplies in float32 whatever comes, and draws a number for each weight, which takes twice as long as this."""
+    scores = ((q * (scale or q.shape[-1] ** -0.5)) @ k.transpose(-1, -2)).float()
+    if mask is not None:
+        scores.masked_fill_(~mask, -math.inf)
+    weights: Tensor = Dropout.apply(scores.softmax(-1), dropout)  # type: ignore[no-untyped-call]
+    return weights.to(v.dtype) @ v
+
+
+class Dropout(torch.autograd.Function):
+    """Dropout whose share is rounded to 1/65,536: a random number of 64 bits is enough for four values."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, share: float) -> Tensor:
+        steps, dropped = 1 << 16, round(share * (1 << 16))
+        count, whole = values.numel(), torch.iinfo(torch.int64)
+        bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(whole.min, None)
+        gone = bits.view(torch.int16)[:count].view(values.shape) < dropped - steps // 2
+        ctx.save_for_backward(gone)
+        ctx.factor = steps / (steps - dropped)
+        return values.mul(ctx.factor).masked_fill_(gone, 0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gone,) = ctx.saved_tensors
+        return gradients[0].mul(ctx.factor).masked_fill_(gone, 0), None
 
 
 def can_be_packed(transformer: Any) -> bool:

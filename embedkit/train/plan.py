@@ -8,11 +8,21 @@ import time
 from itertools import islice
 from typing import Any
 
+import torch
+
 from embedkit.train.batches import Batch, BatchStream
 from embedkit.train.gather import world
 from embedkit.train.settings import Stage, TrainingRecipe
 from embedkit.train.step import Step
-from embedkit.train.trainer import open_model, read_stage, row_maker, seed_step, teachers_of, temperatures_of
+from embedkit.train.trainer import (
+    open_model,
+    precision_of,
+    read_stage,
+    row_maker,
+    seed_step,
+    teachers_of,
+    temperatures_of,
+)
 
 BATCHES, SHOWN = 3, 2
 OPTIMIZER_BYTES = 8  # a weight: AdamW's two moments
@@ -21,20 +31,31 @@ OPTIMIZER_BYTES = 8  # a weight: AdamW's two moments
 def plan(recipe: TrainingRecipe, device: str = "auto") -> dict[str, Any]:
     """Facts of the whole recipe and of each stage; nothing is written, no weight changes.
 
-    memory_bytes: the most that the process held so far, and AdamW's moments. seconds: of the second of two steps, times all.
+    memory_bytes: the most that was held so far, and AdamW's moments. memory_of: "gpu", by torch's tensors there, or "process", all in
+    all. seconds: of the second of two steps, times all.
     """
     model = open_model(recipe, device)
     weights = sum(one.numel() for one in model.parameters() if one.requires_grad)
     stages = [_stage(recipe, number, stage, model, device) for number, stage in enumerate(recipe.stages)]
-    unit = 1 if sys.platform == "darwin" else 1024
+    memory_of, held = _most_held(model.device)
     return {
         "recipe": recipe.hash,
         "model": recipe.model,
         "weights": weights,
+        "precision": precision_of(recipe, model.device),
         "stages": stages,
         "seconds": round(sum(stage["seconds"] for stage in stages), 1),
-        "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit + OPTIMIZER_BYTES * weights,
+        "memory_of": memory_of,
+        "memory_bytes": held + OPTIMIZER_BYTES * weights,
     }
+
+
+def _most_held(device: torch.device) -> tuple[str, int]:
+    """Whose memory a run needs, and the most bytes that it held so far."""
+    if device.type == "cuda":
+        return "gpu", torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return "process", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _stage(recipe: TrainingRecipe, number: int, stage: Stage, model: Any, device: str) -> dict[str, Any]:
@@ -46,9 +67,9 @@ def _stage(recipe: TrainingRecipe, number: int, stage: Stage, model: Any, device
     batches = list(islice(iter(BatchStream(tasks, stage.batch, recipe.seed + number)), BATCHES))
     ready = [step.prepare(batch) for batch in batches]
     for place in range(2):
-        seed_step(recipe.seed, number, place)
+        generator = seed_step(recipe.seed, number, place)
         started = time.monotonic()
-        step.backward(ready[place], place)
+        step.backward(ready[place], place, generator)
         seconds = time.monotonic() - started
     model.zero_grad()
     tokens, padded = (sum(counts) for counts in zip(*(one.tokens for one in ready), strict=True))

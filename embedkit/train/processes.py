@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+# The others wait while the first process evaluates, tests a grid or writes the model, which may take longer than the 10 (NCCL) or 30
+# minutes (gloo) that torch waits. Nobody waits for the dead: torchrun ends all processes when one of them ends.
+PATIENCE = timedelta(days=1)
 
 
 @contextmanager
@@ -23,7 +28,7 @@ def process_group(device: str) -> Iterator[str]:
     if on_gpus:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if on_gpus else "gloo")
+    dist.init_process_group("nccl" if on_gpus else "gloo", timeout=PATIENCE)
     try:
         yield device
     finally:

@@ -16,11 +16,15 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from embedkit.encoders.batches import token_batches
 from embedkit.encoders.layers import keep_layers
+from embedkit.encoders.opened import limited
 from embedkit.encoders.pieces import Piece, Tokenization
+from embedkit.encoders.sentence_transformer import positions_of
 from embedkit.encoders.torch_backend import fast_tokenizer, padded
 from embedkit.errors import ModelError
 from embedkit.train.packed import Layout, can_be_packed, packed_attention, packed_features
@@ -42,6 +46,8 @@ class RowMaker:
                 "The model takes more than the ids of a fast tokenizer; training is for text models with one."
             )
         pool_prompt = all(getattr(module, "include_prompt", True) for module in model.children())
+        if max_tokens is not None:
+            limited(max_tokens, None, positions_of(model), model[0].auto_model.name_or_path)  # or a UsageError
         self._tokenization = Tokenization(tokenizer, max_tokens or model.max_seq_length, pool_prompt=pool_prompt)
         self._packs = False
         self._packs = can_be_packed(model[0].auto_model) and self._packed_agrees()
@@ -70,7 +76,10 @@ class RowMaker:
         return list(token_batches([piece.length for piece in pieces], self._budget))
 
     def rows(self, pieces: Sequence[Piece], layers: Sequence[int] = ()) -> list[Tensor]:
-        """float32 (n, width) after each of the layers, 0 being the embeddings; of the whole model when left out."""
+        """float32 (n, width) after each of the layers, 0 being the embeddings; of the whole model when left out.
+
+        As they come from pooling and dense heads: a Normalize at the model's end is left to what they are cut by, since the
+        alignments of 2DMSE and ESE are of rows that have their own length."""
         transformer, device = self.model[0], self.model.device
         config = transformer.auto_model.config
         early = [layer for layer in layers if layer != self.depth]
@@ -99,10 +108,15 @@ class RowMaker:
 
     def _pooled(self, features: dict[str, Any], state: Tensor) -> Tensor:
         features = {**features, "token_embeddings": state.float()}
-        for module in list(self.model.children())[1:]:
+        for module in self._heads():
             features = module(features)
         rows: Tensor = features["sentence_embedding"]
         return rows
+
+    def _heads(self) -> list[nn.Module]:
+        """What follows the transformer, without a Normalize at the end."""
+        modules = list(self.model.children())[1:]
+        return modules[:-1] if modules and isinstance(modules[-1], Normalize) else modules
 
     @torch.no_grad()
     def _packed_agrees(self) -> bool:
@@ -111,7 +125,7 @@ class RowMaker:
         packing._packs = True
         self.model.eval()
         pieces = self.pieces(TRIAL)
-        agree = torch.allclose(packing.rows(pieces)[0], self.rows(pieces)[0], atol=self._tolerance)
+        agree = _distance(packing.rows(pieces)[0], self.rows(pieces)[0]) < self._tolerance
         self.model.train(training)
         return agree
 
@@ -131,11 +145,16 @@ class RowMaker:
         alone.model = cut
         here, there = self.rows(pieces, [layer])[0], alone.rows(pieces)[0]
         self.model.train(training)
-        if not torch.allclose(here, there, atol=self._tolerance):
+        if (distance := _distance(here, there)) > self._tolerance:
             raise ModelError(
                 f"Rows after layer {layer} are not those of the model that is cut there (they differ by "
-                f"{float((here - there).abs().max()):.2g}); this family's layers cannot be trained: leave elastic.layers out."
+                f"{distance:.2g}); this family's layers cannot be trained: leave elastic.layers out."
             )
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    """The largest difference of unit rows."""
+    return float((normalize(one, dim=-1) - normalize(other, dim=-1)).abs().max())
 
 
 @contextmanager

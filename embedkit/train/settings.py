@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from embedkit.errors import UsageError
@@ -14,6 +15,20 @@ from embedkit.train.contrastive import Denominator
 from embedkit.train.elastic import Grid
 
 LossName = Literal["info_nce", "cosent", "angle", "triplet", "margin_mse", "kl", "list_net", "in_batch_distillation"]
+
+TAKERS: Mapping[
+    str, Sequence[LossName]
+] = {  # setting of a loss -> the losses that look at it; all, where it is not named
+    "temperature": ("info_nce", "kl", "list_net", "in_batch_distillation"),
+    "teacher_temperature": ("kl", "list_net"),
+    "learn_temperature": ("info_nce",),
+    "denominator": ("info_nce",),
+    "margin": ("info_nce", "triplet"),
+    "focal_gamma": ("info_nce",),
+    "mixing": ("info_nce",),
+    "scale": ("cosent", "angle"),
+    "teacher": ("in_batch_distillation",),
+}
 
 
 @dataclass(frozen=True)
@@ -58,14 +73,26 @@ class Loss:
     name: LossName
     weight: float = 1.0
     temperature: float = 0.05
+    teacher_temperature: float | None = (
+        None  # of kl and list_net, for the teacher's scores; `temperature` when left out
+    )
     learn_temperature: bool = False  # of info_nce, `temperature` being where it begins
     denominator: Denominator = "all"
     margin: float | None = None  # of info_nce: false negatives above it are masked; of triplet: the margin, 0.3
     focal_gamma: float = 0.0
     mixing: Literal["none", "pair", "list", "both"] = "none"
     scale: float = 20.0  # of cosent and angle
-    gather: bool = True  # of info_nce: the candidates of all processes
+    gather: bool = True  # of info_nce, cosent, angle and in_batch_distillation: the rows of all processes
     teacher: str | None = None  # of in_batch_distillation; the recipe's model, untouched, when left out
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            takers = TAKERS.get(field.name, (self.name,))
+            if self.name not in takers and (value := getattr(self, field.name)) != field.default:
+                raise UsageError(
+                    f"{field.name} is {value!r} with the loss {self.name}, which takes none; leave it out, or choose one that does: "
+                    f"{', '.join(takers)}."
+                )
 
 
 @dataclass(frozen=True)
@@ -76,6 +103,7 @@ class Elastic:
     dims: tuple[int, ...] = ()  # the full width is always trained as well
     weights: tuple[float, ...] = ()  # of the dims, for matryoshka; 1 each when left out
     layers: tuple[int, ...] = ()  # the last is always trained as well; none for matryoshka
+    # left out, dims and layers of 2dmse and 2dmse_weighted are their authors': 8, 16, 32, ... and all
     layers_per_step: int = 1  # beside the last, for embedkit
 
     def __post_init__(self) -> None:
@@ -99,7 +127,7 @@ class Optimizer:
     weight_decay: float = 0.01
     warmup: float = 0.1  # share of the steps
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    clip: float = 1.0  # norm of the gradient
+    clip: float | None = 1.0  # the most that the gradient's norm may be; null: any
 
 
 @dataclass(frozen=True)
@@ -111,6 +139,40 @@ class Evaluation:
     split: str = "dev"
     every: int = 100  # steps
     patience: int | None = None  # stop after so many evaluations without a better score
+
+
+Rule = tuple[Callable[[float], bool], str]  # whether a number is right, and what is
+
+
+def _at_least(least: int) -> Rule:
+    return lambda value: value >= least, f"at least {least}"
+
+
+POSITIVE: Rule = (lambda value: value > 0, "a number above 0")
+NUMBERS: Mapping[str, Rule] = {  # setting of a stage -> what it may be, where it is given
+    "steps": _at_least(1),
+    "max_tokens": _at_least(1),
+    "checkpoint_every": _at_least(1),
+    "data.weight": POSITIVE,
+    "data.limit": _at_least(1),
+    "loss.weight": _at_least(0),
+    "loss.temperature": POSITIVE,
+    "loss.teacher_temperature": POSITIVE,
+    "loss.scale": POSITIVE,
+    "loss.focal_gamma": _at_least(0),
+    "loss.margin": (lambda value: True, "a number"),
+    "batch.size": _at_least(2),
+    "batch.ratio": (lambda value: 0 <= value <= 1, "a share from 0 to 1"),
+    "batch.negatives": _at_least(0),
+    "batch.tokens": _at_least(1),
+    "elastic.layers_per_step": _at_least(1),
+    "optimizer.lr": POSITIVE,
+    "optimizer.weight_decay": _at_least(0),
+    "optimizer.warmup": (lambda value: 0 <= value <= 1, "a share of the steps, from 0 to 1, and no number of steps"),
+    "optimizer.clip": (lambda value: value > 0, "a number above 0, or null for no clipping"),
+    "evaluation.every": _at_least(1),
+    "evaluation.patience": _at_least(1),
+}
 
 
 @dataclass(frozen=True)
@@ -133,16 +195,14 @@ class Stage:
     def __post_init__(self) -> None:
         if not self.data or not self.loss:
             raise UsageError(f"The stage {self.name!r} has no {'loss' if self.data else 'data'}; give at least one.")
-        for name, value, least in (
-            ("steps", self.steps, 1),
-            ("batch.size", self.batch.size, 2),
-            ("batch.tokens", self.batch.tokens or 1, 1),
-            ("batch.negatives", self.batch.negatives, 0),
-            ("checkpoint_every", self.checkpoint_every, 1),
-            ("evaluation.every", self.evaluation.every if self.evaluation else 1, 1),
-        ):
-            if value < least:
-                raise UsageError(f"{name} is {value} in the stage {self.name!r}; expected at least {least}.")
+        for key, (right, expected) in NUMBERS.items():
+            *group, name = key.split(".")
+            parts = getattr(self, group[0]) if group else self
+            for place, part in enumerate(parts) if isinstance(parts, tuple) else [(None, parts)]:
+                value = getattr(part, name, None)  # a part that may be left out is None
+                if value is not None and not (math.isfinite(value) and right(value)):
+                    where = key if place is None else f"{group[0]}.{place}.{name}"
+                    raise UsageError(f"{where} is {value} in the stage {self.name!r}; expected {expected}.")
 
 
 @dataclass(frozen=True)
@@ -152,7 +212,17 @@ class TrainingRecipe:
     model: str
     stages: tuple[Stage, ...]
     seed: int = 0
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the transformer's products; weights stay float32
+    # of the transformer's products, weights stay float32; auto: bfloat16 where the device multiplies it faster
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if not names:
+            raise UsageError(
+                "stages is an empty list; give at least one stage, or leave it out where there is only one."
+            )
+        if twice := [name for place, name in enumerate(names) if name in names[:place]]:
+            raise UsageError(f"Two stages have the name {twice[0]!r}, by which the log tells them apart; rename one.")
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -172,11 +242,13 @@ def read_training_recipe(name: str, overrides: Sequence[str] = ()) -> TrainingRe
     stages = mapping.get("stages", [{}])
     if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
         raise UsageError("stages is no list of mappings; write one '- name: ...' a stage.")
-    top = {key: mapping[key] for key in own & set(mapping)}
-    recipe = fill(TrainingRecipe, {**top, "stages": []})
     named = "stages" in mapping
-    filled = [fill(Stage, merged(shared, one), f"stages.{i}" if named else "") for i, one in enumerate(stages)]
-    return replace(recipe, stages=tuple(filled))
+    names = [{"name": f"train {number}"} if len(stages) > 1 else {} for number in range(1, len(stages) + 1)]
+    filled = [
+        fill(Stage, {**name, **merged(shared, one)}, f"stages.{place}" if named else "")
+        for place, (name, one) in enumerate(zip(names, stages, strict=True))
+    ]
+    return fill(TrainingRecipe, {**{key: mapping[key] for key in own & set(mapping)}, "stages": filled})
 
 
 def from_environment(path: str) -> str:
@@ -187,13 +259,22 @@ def from_environment(path: str) -> str:
 
 
 def grid_of(elastic: Elastic, width: int, depth: int) -> Grid:
-    """The cells that a model of this width and depth is trained for. Raises UsageError where it does not have them."""
-    for name, values, most in (("dims", elastic.dims, width), ("layers", elastic.layers, depth)):
+    """The cells that a model of this width and depth is trained for. Raises UsageError where it does not have them.
+
+    2DMSE, where nothing is said: all layers, and the dims 8, 16, 32, ... below the width (Li et al. 2024, arXiv 2402.14776 v1).
+    """
+    dims, layers = elastic.dims, elastic.layers
+    if elastic.recipe.startswith("2dmse"):
+        dims = dims or tuple(8 << place for place in range(width.bit_length()) if 8 << place < width)
+        layers = layers or tuple(range(1, depth))
+    for name, values, most in (("dims", dims, width), ("layers", layers, depth)):
         if not all(1 <= value <= most for value in values):
             raise UsageError(f"elastic.{name} is {list(values)}; the model has {most}: choose from 1 to {most}.")
         if elastic.recipe.startswith("2dmse") and not any(value < most for value in values):
             raise UsageError(
                 f"elastic.{name} is {list(values)}; {elastic.recipe} draws from those below {most}: give some."
             )
-    layers = {*range(1, depth - 1)} if elastic.recipe == "ese" else {*elastic.layers}  # ESE leaves the last but one out
-    return Grid(tuple(sorted({*layers, depth})), tuple(sorted({*elastic.dims, width})))
+    if elastic.recipe == "ese":
+        layers = tuple(range(1, depth - 1))  # ESE leaves the last but one out
+    trained = tuple(sorted({*dims, width}))
+    return Grid(tuple(sorted({*layers, depth})), trained, dims if elastic.recipe == "ese" else trained)

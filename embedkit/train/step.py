@@ -13,7 +13,7 @@ from embedkit.encoders.pieces import Piece
 from embedkit.train.batches import Batch
 from embedkit.train.cached import Rows, cached_backward, plain_backward
 from embedkit.train.elastic import Columns, cut, elastic, ese, matryoshka, two_dmse
-from embedkit.train.gather import world
+from embedkit.train.gather import gather_rows, world
 from embedkit.train.objectives import Objective, Targets, targets_of, texts_of
 from embedkit.train.rows import RowMaker
 from embedkit.train.settings import Stage, grid_of
@@ -26,6 +26,7 @@ class Prepared:
     pieces: list[Piece]
     parts: list[list[int]]  # positions of the pieces that go through the model together
     targets: Targets
+    teacher_pieces: Mapping[int, list[Piece]]  # by term of the loss: a teacher has a tokenizer of its own
 
     @property
     def tokens(self) -> tuple[int, int]:
@@ -50,16 +51,18 @@ class Step:
     def prepare(self, batch: Batch) -> Prepared:
         """Needs no model, so it may run beside the step before."""
         rows = batch.share(*world())
-        pieces = self._maker.pieces(texts_of(batch, rows))
-        return Prepared(pieces, self._maker.parts(pieces), targets_of(batch, rows))
+        texts = texts_of(batch, rows)
+        pieces = self._maker.pieces(texts)
+        taught = {term: teacher.pieces(texts) for term, teacher in self._teachers.items()}
+        return Prepared(pieces, self._maker.parts(pieces), targets_of(batch, rows), taught)
 
-    def backward(self, prepared: Prepared, number: int) -> Tensor:
-        """Adds the gradients of step `number` to the weights; the value of the loss."""
+    def backward(self, prepared: Prepared, number: int, generator: torch.Generator) -> Tensor:
+        """Adds the gradients of step `number` to the weights; the value of the loss. generator: of what all processes draw alike."""
         pieces, parts = prepared.pieces, prepared.parts
-        teacher_rows = {term: self._teacher_rows(maker, pieces) for term, maker in self._teachers.items()}
+        teacher_rows = {term: self._teacher_rows(term, prepared) for term in self._teachers}
         targets = replace(prepared.targets.to(self._maker.model.device), teacher_rows=teacher_rows)
-        objective = Objective(self._stage.loss, targets, self._temperatures)
-        layers, dims = self._cells(number)
+        objective = Objective(self._stage.loss, targets, self._temperatures, generator)
+        layers, dims = self._cells(number, generator)
         order = torch.tensor([place for part in parts for place in part], device=self._maker.model.device)
         back = torch.argsort(order)
 
@@ -73,14 +76,17 @@ class Step:
         return run(embed, parts, loss)
 
     @torch.no_grad()
-    def _teacher_rows(self, maker: RowMaker, pieces: Sequence[Piece]) -> Tensor:
+    def _teacher_rows(self, term: int, prepared: Prepared) -> Tensor:
+        """(n, width) unit rows, in the order of the pieces; those of all processes, where the term gathers."""
+        maker, pieces = self._teachers[term], prepared.teacher_pieces[term]
         parts = maker.parts(pieces)
         found = torch.cat([maker.rows([pieces[place] for place in part])[0] for part in parts])
         rows = torch.empty_like(found)
         rows[torch.tensor([place for part in parts for place in part], device=found.device)] = found
-        return normalize(rows, dim=-1)
+        rows = normalize(rows, dim=-1)
+        return gather_rows(rows, prepared.targets.counts) if self._stage.loss[term].gather else rows
 
-    def _cells(self, number: int) -> tuple[list[int], list[int]]:
+    def _cells(self, number: int, generator: torch.Generator) -> tuple[list[int], list[int]]:
         """The layers whose rows the step needs, and its dims."""
         maker, settings = self._maker, self._stage.elastic
         if settings is None or self.grid is None:
@@ -95,7 +101,7 @@ class Step:
         # 2dmse draws a layer and a dim below the full ones
         layers = [layer for layer in self.grid.layers if layer < maker.depth]
         dims = [dim for dim in self.grid.dims if dim < maker.width]
-        return [_drawn(layers), maker.depth], [_drawn(dims)]
+        return [_drawn(layers, generator), maker.depth], [_drawn(dims, generator)]
 
     def _elastic(self, loss: Objective, states: Mapping[int, Columns], dims: Sequence[int]) -> Tensor:
         settings, depth = self._stage.elastic, self._maker.depth
@@ -119,5 +125,5 @@ class Step:
         return [given.get(dim, 1.0) for dim in dims]
 
 
-def _drawn(values: Sequence[int]) -> int:
-    return values[int(torch.randint(len(values), ()))]
+def _drawn(values: Sequence[int], generator: torch.Generator) -> int:
+    return values[int(torch.randint(len(values), (), generator=generator))]

@@ -3,21 +3,21 @@
 The loop is plain torch. sentence-transformers brings the model and opens the result; its trainer pads every column to its
 longest text, and goes on after a stop with other batches and other dropout. Here step k of a stage depends on the recipe,
 the data and the weights before it, and on nothing else: its batch follows from the seed, and its random numbers begin anew
-from (seed, stage, step, process). A run that was stopped and resumed is therefore the same, to the bit on a CPU with as many
-threads.
+from (seed, stage, step), for dropout with the number of the process. A run that was stopped and resumed is therefore the
+same, to the bit on a CPU with as many threads.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import math
+import signal
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from tqdm import tqdm
 from embedkit.encoders.layers import GRID
 from embedkit.encoders.loading import open_for_training
 from embedkit.encoders.sentence_transformer import quiet
-from embedkit.encoders.torch_backend import versions
+from embedkit.encoders.torch_backend import default_dtype, versions
 from embedkit.errors import UsageError
 from embedkit.storage import (
     PositionalFile,
@@ -43,7 +43,7 @@ from embedkit.storage import (
     remove_folder,
     write_json,
 )
-from embedkit.train.batches import BatchStream
+from embedkit.train.batches import BatchStream, share_size
 from embedkit.train.checkpoint import (
     RECORD,
     Progress,
@@ -54,18 +54,22 @@ from embedkit.train.checkpoint import (
     write_checkpoint,
     write_weights,
 )
-from embedkit.train.data import Task, read_task
+from embedkit.train.data import Task, data_digest, read_tasks
 from embedkit.train.gather import average_gradients, world
 from embedkit.train.leaks import without_leaks
 from embedkit.train.objectives import check_data
+from embedkit.train.optimizer import adamw, clipped_norm, learning_rate
 from embedkit.train.rows import RowMaker
-from embedkit.train.settings import Evaluation, Optimizer, Stage, TrainingRecipe, grid_of
+from embedkit.train.settings import Evaluation, Stage, TrainingRecipe, grid_of
 from embedkit.train.step import Prepared, Step
+from embedkit.train.stopping import held_signals
 
 MODEL, LOG, BEST, CANDIDATE = "model", "log.jsonl", "best-{stage}.safetensors", "candidate"
 TOKENS = {"cpu": 512, "cuda": 16384}  # a pass; on a CPU few enough that a layer's states stay in its cache
 Cut = tuple[int | None, int | None]  # layers and dim of embedkit.load
-Evaluate = Callable[[Path, Evaluation, Cut], float]  # a model folder, cut so -> the score that the recipe names
+Evaluate = Callable[
+    [Path, Evaluation, Sequence[Cut]], list[float]
+]  # a model folder, cut so -> scores that the recipe names
 logger = logging.getLogger(__name__)
 
 
@@ -80,13 +84,16 @@ def train(
 ) -> Path:
     """Trains, and returns the model's folder, `output`/model.
 
-    `output` also holds log.jsonl (one line a step), training.json and, until the run ends, the last checkpoint. resume: go on with what is
-    there. evaluate: scores a model folder, where the recipe asks for it. In a group of processes (torchrun) all of them call this; the
-    first one writes. Raises UsageError where `output` holds a run already, or another one than is to be resumed, Stopped where
-    another process trains into it, DataError and ModelError for data and models that cannot be used.
+    `output` also holds log.jsonl (one line a step, and one of what leaks left out), training.json and, until the run ends, the
+    last checkpoint. resume: go on with what is there. evaluate: scores a model folder, where the recipe asks for it. In a group of
+    processes (torchrun) all of them call this; the first one writes. Raises UsageError where they cannot have equal shares of a batch,
+    or `output` holds a run already, or another one than is to be resumed, Stopped where another process trains into it, DataError
+    and ModelError for data and models that cannot be used.
     """
     check_output(output, resume)
-    if is_finished(output):
+    for stage in recipe.stages:
+        share_size(stage.batch.size, world()[1])
+    if is_finished(recipe, output):
         return output / MODEL
     if any(stage.evaluation for stage in recipe.stages) and evaluate is None:
         raise UsageError("The recipe evaluates on the way, and no function to evaluate with was given.")
@@ -102,10 +109,14 @@ def check_output(output: Path, resume: bool) -> None:
         raise UsageError(f"{output} holds a run already; go on with it by --resume, or choose another folder.")
 
 
-def is_finished(output: Path) -> bool:
-    """Whether a run ended there, and its model is published."""
+def is_finished(recipe: TrainingRecipe, output: Path) -> bool:
+    """Whether a run ended there, and its model is published. Raises UsageError where that was another recipe's."""
     record = read_record(output)
-    return record is not None and record[0].finished and (output / MODEL).is_dir()
+    if record is None or not record[0].finished or not (output / MODEL).is_dir():
+        return False
+    if record[1]["recipe"] != recipe.hash:
+        raise UsageError(f"{output} holds a finished run of another recipe; choose another folder.")
+    return True
 
 
 def open_model(recipe: TrainingRecipe, device: str, name: str | None = None) -> Any:
@@ -115,15 +126,22 @@ def open_model(recipe: TrainingRecipe, device: str, name: str | None = None) -> 
 
 def read_stage(stage: Stage, seed: int) -> list[Task]:
     """The data of a stage, without what leaks."""
-    tasks = [read_task(data, seed) for data in stage.data]
+    tasks = read_tasks(stage.data, seed)
     tasks = without_leaks(tasks, stage.leaks) if stage.leaks else tasks
-    check_data(stage.loss, tasks, stage.batch.negatives)
+    check_data(stage.loss, tasks, stage.batch)
     return tasks
 
 
 def row_maker(recipe: TrainingRecipe, stage: Stage, model: Any) -> RowMaker:
     budget = stage.batch.tokens or TOKENS.get(model.device.type, TOKENS["cuda"])
-    return RowMaker(model, budget=budget, precision=recipe.precision, max_tokens=stage.max_tokens)
+    return RowMaker(model, budget=budget, precision=precision_of(recipe, model.device), max_tokens=stage.max_tokens)
+
+
+def precision_of(recipe: TrainingRecipe, device: torch.device) -> str:
+    """What the recipe asks for; for "auto" bfloat16 where the device multiplies it faster, else float32."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    return "bfloat16" if default_dtype(device) == "bfloat16" else "float32"  # float16 would need scaled losses
 
 
 def teachers_of(recipe: TrainingRecipe, stage: Stage, device: str) -> dict[int, RowMaker]:
@@ -146,28 +164,13 @@ def temperatures_of(stage: Stage, device: torch.device) -> dict[int, nn.Paramete
     }
 
 
-def adamw(weights: Mapping[str, Tensor], settings: Optimizer) -> torch.optim.AdamW:
-    decayed = [weight for weight in weights.values() if weight.ndim > 1]
-    others = [weight for weight in weights.values() if weight.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    on_cpu = all(weight.device.type == "cpu" for weight in weights.values())
-    return torch.optim.AdamW(groups, lr=settings.lr, fused=True if on_cpu else None)  # torch's own choice on a GPU
-
-
-def learning_rate(settings: Optimizer, step: int, steps: int) -> float:
-    """Of step 0 ... steps - 1: up in a line over the share `warmup`, then down to nothing, or constant."""
-    warm = math.ceil(settings.warmup * steps)
-    if step < warm:
-        return settings.lr * (step + 1) / warm
-    share = (step - warm) / max(steps - warm, 1)
-    falls = {"linear": 1 - share, "cosine": (1 + math.cos(math.pi * share)) / 2, "constant": 1.0}
-    return settings.lr * falls[settings.schedule]
-
-
-def seed_step(seed: int, stage: int, step: int) -> None:
-    """The random numbers of one step of one process."""
-    state = np.random.SeedSequence([seed, stage, step, world()[0]]).generate_state(2)
-    torch.manual_seed(int(state[0]) << 32 | int(state[1]))
+def seed_step(seed: int, stage: int, step: int) -> torch.Generator:
+    """Torch's random numbers for one step of one process (dropout). Returns the generator of what all processes draw alike."""
+    own = np.random.SeedSequence([seed, stage, step, world()[0]])
+    shared = np.random.SeedSequence([seed, stage, step], spawn_key=(0,))  # without a key it is that of process 0
+    states = [int(high) << 32 | int(low) for high, low in (one.generate_state(2) for one in (own, shared))]
+    torch.manual_seed(states[0])
+    return torch.Generator().manual_seed(states[1])
 
 
 class Run:
@@ -212,10 +215,14 @@ class Run:
                 read_weights(record[2], weights, optimizer)
         else:
             self.at = Progress(stage=number, log_bytes=self.at.log_bytes)
+            if stage.leaks:
+                self._write({"stage": stage.name, "leaks": {task.name: dict(task.leaked) for task in tasks}})
         self.model.train(stage.dropout)
         prepared = self._prepared(BatchStream(tasks, stage.batch, self.recipe.seed + number), step, self.at.step)
         shown = tqdm(total=stage.steps, initial=self.at.step, desc=stage.name, disable=not self.bar_wanted)
-        with shown as bar:
+        # several processes would have to agree on the step after which they stop
+        holding: AbstractContextManager[list[int]] = held_signals() if world()[1] == 1 else nullcontext([])
+        with shown as bar, holding as stop:
             while self.at.step < stage.steps and not self._gave_up(stage):
                 started = time.monotonic()
                 ready = next(prepared)
@@ -227,8 +234,10 @@ class Run:
                 self._evaluate(stage, weights)
                 ends = self.at.step == stage.steps or self._gave_up(stage)
                 followed = number + 1 < len(self.recipe.stages)  # the last stage ends in the published model
-                if self.at.step % stage.checkpoint_every == 0 or (ends and followed):
+                if self.at.step % stage.checkpoint_every == 0 or (ends and followed) or stop:
                     self._checkpoint(weights, optimizer, facts)
+                if stop:
+                    signal.raise_signal(stop.pop())
         prepared.close()
         if self.at.best_step is not None:
             _barrier()
@@ -264,24 +273,26 @@ class Run:
         weights: Mapping[str, Tensor],
         optimizer: torch.optim.Optimizer,
     ) -> dict[str, float]:
-        seed_step(self.recipe.seed, number, self.at.step)
+        generator = seed_step(self.recipe.seed, number, self.at.step)
         optimizer.zero_grad()
-        loss = step.backward(prepared, self.at.step)
+        loss = step.backward(prepared, self.at.step, generator)
         if world()[1] > 1:
             dist.all_reduce(loss)
             loss /= world()[1]
-        if not math.isfinite(value := float(loss)):
-            raise UsageError(
-                f"The loss is {value} at step {self.at.step} of {stage.name}; lower optimizer.lr, or raise the temperature."
-            )
         trained = list(weights.values())
         average_gradients(trained)
-        norm = nn.utils.clip_grad_norm_(trained, stage.optimizer.clip)
+        found = {"loss": float(loss), "gradient_norm": clipped_norm(trained, stage.optimizer.clip)}
+        for name, value in found.items():
+            if not math.isfinite(value):  # and no weight has changed
+                raise UsageError(
+                    f"The {name.replace('_', ' ')} is {value} at step {self.at.step} of {stage.name}; lower optimizer.lr, or raise the "
+                    f"temperature."
+                )
         rate = learning_rate(stage.optimizer, self.at.step, stage.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
-        return {"loss": value, "lr": rate, "gradient_norm": float(norm)}
+        return {**found, "lr": rate}
 
     def _log(self, stage: Stage, done: Mapping[str, float], prepared: Prepared, seconds: float) -> None:
         tokens, padded = prepared.tokens
@@ -316,10 +327,10 @@ class Run:
         if self.log is not None and self.score is not None:
             folder = self.output / CANDIDATE
             self._save_model(folder)
-            score = self.score(folder, asked, (None, None))
+            (score,) = self.score(folder, asked, [(None, None)])
             remove_folder(folder)
         score = _from_first(score)
-        better = self.at.best is None or score > self.at.best
+        better = math.isfinite(score) and (self.at.best is None or score > self.at.best)
         if better:
             self.at = replace(self.at, best=score, best_step=self.at.step, since_best=0)
             if self.log is not None:
@@ -327,7 +338,13 @@ class Run:
         else:
             self.at = replace(self.at, since_best=self.at.since_best + 1)
         self._write(
-            {"stage": stage.name, "step": self.at.step, "task": asked.task, asked.metric: score, "best": better}
+            {
+                "stage": stage.name,
+                "step": self.at.step,
+                "task": asked.task,
+                asked.metric: _number(score),
+                "best": better,
+            }
         )
 
     def _facts(self, tasks: list[Task]) -> dict[str, Any]:
@@ -337,6 +354,7 @@ class Run:
             "processes": world()[1],
             "threads": torch.get_num_threads(),
             "device": self.model.device.type,
+            "precision": precision_of(self.recipe, self.model.device),
             **versions(),
         }
 
@@ -378,10 +396,10 @@ class Run:
         grid, asked = grid_of(stage.elastic, maker.width, maker.depth), stage.evaluation
         folder = self.output / CANDIDATE
         self._save_model(folder)
-        scores = {}
-        for layers, dim in itertools.product(grid.layers, grid.dims):
-            cut = (None if layers == maker.depth else layers, None if dim == maker.width else dim)
-            scores[f"{layers}/{dim}"] = self.score(folder, asked, cut)
+        cells = [(n, d) for n in grid.layers for d in (grid.dims if n == maker.depth else grid.early_dims)]
+        cuts = [(None if n == maker.depth else n, None if d == maker.width else d) for n, d in cells]
+        found = self.score(folder, asked, cuts)
+        scores = {f"{n}/{d}": _number(score) for (n, d), score in zip(cells, found, strict=True)}
         remove_folder(folder)
         return {"task": Path(asked.task).name, "split": asked.split, "metric": asked.metric, "scores": scores}
 
@@ -400,13 +418,9 @@ class Run:
         return folder
 
 
-def data_digest(tasks: list[Task]) -> str:
-    """Of all texts, in their order."""
-    hashed = blake2b(digest_size=16)
-    for task in tasks:
-        for example in task.examples:
-            hashed.update("\0".join(example.texts).encode() + b"\n")
-    return hashed.hexdigest()
+def _number(score: float) -> float | None:
+    """As JSON has it: the correlation of rows that are all the same is no number, and is null there."""
+    return score if math.isfinite(score) else None
 
 
 def _from_first(value: float) -> float:

@@ -63,13 +63,44 @@ def test_a_plan_shows_the_literal_inputs_and_writes_nothing(run: Run, recipe: Pa
         (["loss.0.name=info_nse"], 2, "Error: loss.0.name is 'info_nse' (did you mean 'info_nce'?)"),
         (["steps=0"], 2, "steps is 0"),
         (["loss.0.name=triplet"], 3, "The loss triplet needs negatives"),
-        (["evaluation.metric=ndcg@10"], 2, "evaluation.metric is 'ndcg@10'; "),
+        (["optimizer.warmup=10"], 2, "optimizer.warmup is 10.0 in the stage 'train'; expected a share of the steps"),
     ],
 )
 def test_what_cannot_be_run_is_one_sentence(
     run: Run, recipe: Path, tmp_path: Path, arguments: list[str], code: int, sentence: str
 ) -> None:
     assert sentence in run("train", recipe, *arguments, "-o", tmp_path / "run").sentence(code)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (
+            "metric=ndcg@10",
+            "evaluation.metric is 'ndcg@10'; {folder}/pairs.jsonl has spearman, pearson: choose one of them.",
+        ),
+        (
+            "task={folder}/none.jsonl",
+            "There is no file or folder {folder}/none.jsonl; check the path, or give the name of",
+        ),
+        ("task={folder}/none", "There is no file or folder {folder}/none; check the path"),
+        ("task=STSBenchmrk", "'STSBenchmrk' not found. Did you mean: 'STSBenchmark'; mteb lists its tasks"),
+        ("task=STSBenchmark", "split='dev' came; mteb scores STSBenchmark on test: choose one of them."),
+        ("task=STS22", "split='dev' came; mteb scores STS22 on test"),
+        ("split=test", "has no split 'test'; it has dev, train"),
+    ],
+)
+def test_a_wrong_evaluation_is_found_before_anything_is_trained_and_in_a_plan(
+    run: Run, recipe: Path, tmp_path: Path, wrong: str, sentence: str
+) -> None:
+    if wrong == "split=test":
+        rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+        splits = [{**row, "split": ("dev", "train")[i % 2]} for i, row in enumerate(rows)]
+        (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, splits)))
+    override = f"evaluation.{wrong.format(folder=tmp_path)}"
+    for more in (["-o", tmp_path / "run"], ["--plan"]):
+        assert sentence.format(folder=tmp_path) in run("train", recipe, override, *more).sentence(2)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_and_a_recipe_are_asked_for(run: Run, recipe: Path) -> None:

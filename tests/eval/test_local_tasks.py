@@ -20,6 +20,7 @@ from embedkit.errors import DataError, UsageError
 from embedkit.eval.local_tasks import read_local
 from embedkit.eval.mteb_model import MtebModel
 from embedkit.eval.mteb_tasks import evaluate_mteb
+from embedkit.eval.run import evaluate_cuts, metric_names
 
 pytestmark = pytest.mark.filterwarnings("ignore:To copy construct")  # mteb's, of what torch models give it
 WORDS = ["cat", "dog", "fish", "bird", "red", "blue", "run", "swim", "one", "two"]
@@ -154,6 +155,7 @@ def scored(kind: str, folder: Path, encoder: Any) -> Any:
     measured = evaluate_mteb(task.task, MtebModel(encoder))
     (report,) = measured.reports.values()
     assert report.main in report.scores and report.units > 0
+    assert set(metric_names(task)) == set(report.scores)  # told before anything is scored
     assert [own.task_name for own in measured.results] == [folder.name]
     return report
 
@@ -211,7 +213,7 @@ def test_three_labels_have_no_average_precision(tmp_path: Path, encoder: Any) ->
     rows = [{**row, "text": f"{word} {row['text']}", "label": word} for row, word in zip(plain, words, strict=True)]
     (task,) = read_local(table(tmp_path / "three" / "data.jsonl", rows))
     (report,) = evaluate_mteb(task.task, MtebModel(encoder)).reports.values()
-    assert set(report.scores) == {"accuracy", "f1"}
+    assert set(report.scores) == {"accuracy", "f1"} == set(metric_names(task))
 
 
 def test_clustering_has_an_interval_over_its_repetitions(tmp_path: Path, encoder: Any) -> None:
@@ -232,3 +234,13 @@ def test_reranking_by_a_loop(tmp_path: Path, encoder: Any) -> None:
             found[f"q{number}"] = np.mean([(n + 1) / rank for n, rank in enumerate(ranks)])
     assert report.per_query["map"] == pytest.approx(found, abs=1e-6)
     assert report.texts["q1"] == FILES["reranking"][1][1]["query"]
+
+
+def test_cuts_of_a_model_score_as_models_that_are_cut(tmp_path: Path, tiny_model: Path) -> None:
+    data = table(tmp_path / "sts" / FILES["sts"][0], FILES["sts"][1])
+    cuts = [(None, None), (1, 8), (1, None), (None, 8)]
+    found = evaluate_cuts(tiny_model, data, cuts)
+    for report, (layers, dim) in zip(found, cuts, strict=True):
+        alone = embedkit.evaluate(embedkit.load(tiny_model, layers=layers, dim=dim), data)
+        assert report.scores == pytest.approx(alone.scores, abs=1e-6)
+    assert len({round(report.scores["pearson"], 5) for report in found}) == 4  # the cuts were made

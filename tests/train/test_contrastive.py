@@ -25,7 +25,9 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
     return unit(B, D), normalize(unit(B, D) + unit(B, D, seed=1), dim=-1), unit(B, M, D, seed=2)
 
 
-def slow(denominator: str, known: Any = None, known_negatives: Any = None, margin: float = 9.0) -> Tensor:
+def slow(
+    denominator: str, known: Any = None, known_negatives: Any = None, margin: float = 9.0, alike: Any = ((), ())
+) -> Tensor:
     """The table of denominators, a candidate at a time."""
     anchors, positives, negatives = batch()
     losses = []
@@ -36,8 +38,10 @@ def slow(denominator: str, known: Any = None, known_negatives: Any = None, margi
             skipped = i == j or (known is not None and bool(known[i, j]))
             if denominator != "own_hard" and not skipped:
                 scores.append(anchors[i] @ positives[j])
-            if denominator == "all+qq+pp" and not skipped:
-                scores += [anchors[i] @ anchors[j], positives[i] @ positives[j]]
+            if denominator == "all+qq+pp" and not skipped and (i, j) not in alike[0]:
+                scores.append(anchors[i] @ anchors[j])
+            if denominator == "all+qq+pp" and not skipped and (i, j) not in alike[1]:
+                scores.append(positives[i] @ positives[j])
             for m in range(M):
                 wanted = denominator.startswith("all") or ("own_hard" in denominator and i == j)
                 if wanted and not (known_negatives is not None and known_negatives[i, j, m]):
@@ -59,16 +63,20 @@ def test_known_positives_and_false_negatives_are_masked(denominator: Any) -> Non
     generator = torch.Generator().manual_seed(3)
     known = torch.rand(B, B, generator=generator) < 0.3
     known_negatives = torch.rand(B, B, M, generator=generator) < 0.3
+    alike = torch.rand(2, B, B, generator=generator) < 0.3
     got = info_nce(
         *batch(),
         temperature=TAU,
         denominator=denominator,
         known=known,
         known_negatives=known_negatives,
+        alike_anchors=alike[0],
+        alike_positives=alike[1],
         margin=-0.1,
         rows_at_once=2,
     )
-    expected = slow(denominator, known, known_negatives, margin=-0.1)
+    cells = [{(int(i), int(j)) for i, j in one.nonzero()} for one in alike]
+    expected = slow(denominator, known, known_negatives, margin=-0.1, alike=cells)
     torch.testing.assert_close(got, expected.mean())
     assert not torch.allclose(expected, slow(denominator))
 

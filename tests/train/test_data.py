@@ -11,8 +11,17 @@ import numpy as np
 import pytest
 
 from embedkit.errors import DataError, UsageError
-from embedkit.train.data import Example, Task, example_pairs, read_task
-from embedkit.train.leaks import Leaks, plain, without_leaks
+from embedkit.train.data import (
+    Example,
+    Task,
+    data_digest,
+    example_pairs,
+    known_positives,
+    read_task,
+    read_tasks,
+    without_known,
+)
+from embedkit.train.leaks import Leaks, evaluation_texts, plain, without_leaks
 from embedkit.train.settings import Data
 
 
@@ -34,6 +43,8 @@ def read(folder: Path, *rows: dict[str, Any], **settings: Any) -> Task:
             {"query": "a", "pos": ["p"], "neg": ["n", "m"], "pos_scores": [3], "neg_scores": [1, 2]},
             [Example("a", "p", ("n", "m"), teacher=(3.0, 1.0, 2.0))],
         ),
+        ({"query": "a", "pos": "hello", "neg": "bad"}, [Example("a", "hello", ("bad",))]),
+        ({"query": "a", "pos": ["p"], "neg": None, "pos_scores": None}, [Example("a", "p")]),
         (
             {
                 "query_id": "1",
@@ -56,12 +67,33 @@ def test_each_dialect(tmp_path: Path, row: dict[str, Any], expected: list[Exampl
         ({"anchor": "a", "positive": " "}, "line 1: positive is ' '; expected a text"),
         ({"query": "a", "pos": ["p"], "neg": ["n"], "pos_scores": [1]}, "1 pos_scores and 0 neg_scores"),
         ({"query": "a", "positive_passages": ["p"]}, "no list of passages"),
-        ({"sentence1": "a", "sentence2": "b", "score": "high"}, "score is 'high'; expected a number"),
+        ({"sentence1": "a", "sentence2": "b", "score": "high"}, "score is 'high'; expected a finite number"),
+        ({"sentence1": "a", "sentence2": "b", "score": float("nan")}, "line 1: score is nan; expected a finite number"),
+        ({"anchor": "a", "positive": "b", "score": "-inf"}, "line 1: score is '-inf'; expected a finite number"),
+        ({"anchor": "a", "positive": "b", "score": 10**400}, "line 1: score is 1000"),
+        ({"query": "a", "pos": ["p"], "pos_scores": [float("inf")]}, "line 1: pos_scores, neg_scores is inf"),
+        ({"query": "a", "pos": None}, "line 1: pos is None; expected a list"),
+        ({"query": "a", "pos": {"p": 1}}, "line 1: pos is {'p': 1}; expected a list"),
+        ({"query": "a", "pos": ["p"], "neg": 7}, "line 1: neg is 7; expected a list"),
+        ({"query": "a", "pos": ["p"], "pos_scores": 0.5}, "line 1: pos_scores is 0.5; expected a list"),
+        ({"query": "a", "positive_passages": None}, "line 1: positive_passages is None; expected a list"),
+        ({"anchor": "a", "positive": "\ud800"}, "line 1: positive holds half of a character"),
+        ({"text": "a\udfff", "label": 1}, "line 1: text holds half of a character"),
+        (
+            {"query": "a", "positive_passages": [{"docid": "7", "title": "\ud800", "text": "p"}]},
+            "line 1: positive_passages holds half of a character",
+        ),
     ],
 )
 def test_rows_that_cannot_be_used_are_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read(tmp_path, row)
+
+
+def test_a_table_holds_one_text_a_field(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("query,pos,neg,pos_scores,neg_scores\na,hello,bad,0.9,0.1\nb,there,,0.8,\n")
+    expected = [Example("a", "hello", ("bad",), teacher=(0.9, 0.1)), Example("b", "there", teacher=(0.8,))]
+    assert list(read_task(Data(str(tmp_path / "data.csv"))).examples) == expected
 
 
 def test_negatives_that_are_positives_elsewhere_are_left_out(tmp_path: Path) -> None:
@@ -107,12 +139,81 @@ def test_texts_of_a_row_are_pairs_and_no_negatives_of_each_other(tmp_path: Path)
     assert task.known == {"a": {*"abcde"}, "c": {*"abcde"}, "f": {*"fg"}}
 
 
+def test_all_rows_and_dialects_add_to_what_is_known(tmp_path: Path) -> None:
+    task = read(tmp_path, {"c": ["a", "b"]}, {"c": ["a", "z", "y"]}, texts=("c",), paired=True)
+    assert task.known == {"a": {*"abyz"}}
+    rows = [{"text": text, "label": text[0]} for text in ("x1", "x2", "y1", "y2", "y3")]
+    task = read(tmp_path, *rows, {"anchor": "x1", "positive": "other"}, {"query": "x1", "pos": ["more"]})
+    assert task.known["x1"] == {"x1", "x2", "other", "more"}
+    assert task.known["x2"] == {"x1", "x2"}
+
+
+def test_known_positives_are_those_of_a_slow_loop() -> None:
+    generator = np.random.default_rng(0)
+    examples = []
+    for _ in range(300):
+        anchor, positive, *alike = map(str, generator.choice(40, size=int(generator.integers(2, 6)), replace=False))
+        score = None if generator.random() < 0.5 else float(generator.integers(0, 2))
+        examples.append(Example(anchor, positive, score=score, alike=frozenset(alike)))
+    known = known_positives(examples)
+    for anchor in map(str, range(40)):
+        own = [example for example in examples if example.anchor == anchor]
+        true = {example.positive for example in own if example.score != 0}
+        assert known.get(anchor, set()) == true.union(*(example.alike for example in own))
+
+
+def test_texts_of_a_label_share_one_set_and_none_is_copied(tmp_path: Path) -> None:
+    """Else memory and time would go with the square of the texts."""
+    task = read(tmp_path, *({"text": f"{label}{i}", "label": label} for label in "xyz" for i in range(20)))
+    assert len(task.known) == 60
+    assert len({id(texts) for texts in task.known.values()}) == 3
+
+    class Asked(frozenset[str]):
+        def __iter__(self) -> Any:
+            raise AssertionError("each example went through all texts of its label")
+
+    known = {"a": Asked({"p", "q"})}
+    assert without_known(Example("a", "p", ("q", "n", "a"), teacher=(4, 3, 2, 1)), known).teacher == (4, 2)
+
+
+def test_tasks_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / folder / "pairs.jsonl" for folder in "abc"]
+    for count, path in enumerate(paths, 1):
+        path.parent.mkdir()
+        path.write_text("\n".join(json.dumps({"anchor": f"a{i}", "positive": f"p{i}"}) for i in range(count)))
+    tasks = read_tasks([Data(str(paths[0])), Data(str(paths[1]), name="pairs (2)"), Data(str(paths[2]))])
+    assert {task.name: len(task.examples) for task in tasks} == {"pairs": 1, "pairs (2)": 2, "pairs (3)": 3}
+
+
+def test_the_digest_tells_all_that_is_trained_on(tmp_path: Path) -> None:
+    """Each of these differs from all others in one thing: texts, a score, a teacher's, a label, what other rows make known."""
+    plain = {"query": "a", "pos": ["p"], "neg": ["n", "m"], "pos_scores": [3], "neg_scores": [1, 2]}
+    labelled = [{"text": text, "label": text[0]} for text in ("x1", "x2", "y1", "y2")]
+    data: list[list[dict[str, Any]]] = [
+        [plain],
+        [{**plain, "neg": ["n", "o"]}],
+        [{**plain, "neg_scores": [1, 2.5]}],
+        [{"sentence1": "a", "sentence2": "p", "score": 0.5}],
+        [{"sentence1": "a", "sentence2": "p", "score": 0.25}],
+        [{"sentence1": "a", "sentence2": "p"}],
+        labelled,
+        [*labelled[:3], {"text": "y2", "label": "z"}, {"text": "z", "label": "z"}],
+    ]
+    digests = [data_digest([read(tmp_path, *rows)]) for rows in data]
+    one = read(tmp_path, plain)
+    digests.append(data_digest([Task(one.name, one.settings, one.examples, {"a": frozenset("pq")})]))
+    assert len(set(digests)) == len(data) + 1
+    assert digests[:-1] == [data_digest([read(tmp_path, *rows)]) for rows in data]
+
+
 def test_a_beir_folder_gives_its_judged_pairs(tmp_path: Path) -> None:
     (tmp_path / "qrels").mkdir()
     (tmp_path / "corpus.jsonl").write_text('{"_id": "1", "title": "T", "text": "p"}\n{"_id": "2", "text": "n"}\n')
     (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "a"}\n')
     (tmp_path / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t2\nq\t2\t0\n")
     assert list(read_task(Data(str(tmp_path))).examples) == [Example("a", "T p")]
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t2\n")
+    assert list(evaluation_texts(tmp_path)) == ["a"]  # its documents are there to be searched
 
 
 SENTENCE = "a man is playing a small guitar on the stage"
@@ -167,6 +268,7 @@ def test_leaking_examples_are_left_out_and_counted(tmp_path: Path, caplog: pytes
         (kept,) = without_leaks([task], [str(test_set.parent)])
     assert [example.anchor for example in kept.examples] == ["another"]
     assert "of 3 examples 1 hold a text of an evaluation set and 1 one that is nearly so" in caplog.text
+    assert kept.leaked == {"exact": 1, "near": 1}
     assert plain("It's so, TWICE.") == plain("it 's so twice")
     with pytest.raises(UsageError, match="no evaluation set is there"):
         without_leaks([task], [str(tmp_path / "none")])

@@ -132,7 +132,7 @@ def test_a_detached_teacher_gets_no_gradient_from_the_kl() -> None:
 
 
 def test_ours_always_trains_the_whole_model_and_takes_the_layers_in_turn() -> None:
-    grid = Grid(layers=(1, 2, 3, 6), dims=(2, 8))
+    grid = Grid(layers=(1, 2, 3, 6), dims=(2, 8), early_dims=(2, 8))
     seen: Counter[int] = Counter()
     for step in range(9):
         cells = grid.cells(step, sampled=1)
@@ -142,19 +142,25 @@ def test_ours_always_trains_the_whole_model_and_takes_the_layers_in_turn() -> No
         seen[early] += 1
     assert seen == {1: 3, 2: 3, 3: 3}
     assert grid.cells(5, sampled=1) == grid.cells(5, sampled=1)
-    assert Grid((6,), (8,)).cells(3, sampled=1) == [(6, 8)]
+    assert Grid((6,), (8,), (8,)).cells(3, sampled=1) == [(6, 8)]
     states = {3: columns(0), 6: columns(1)}
     got = float(elastic(base, states, [(6, 8), (3, 8), (6, 2), (3, 2)]))
     assert got == pytest.approx((at(states[6], 8) + at(states[3], 8) + at(states[6], 2) + at(states[3], 2)) / 4)
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
-    assert grid_of(Elastic(dims=(4,), layers=(1,)), 8, 2) == Grid((1, 2), (4, 8))
-    assert grid_of(Elastic("ese", dims=(4,)), 8, 6) == Grid((1, 2, 3, 4, 6), (4, 8))
+    assert grid_of(Elastic(dims=(4,), layers=(1,)), 8, 2) == Grid((1, 2), (4, 8), (4, 8))
+    assert grid_of(Elastic("ese", dims=(4,)), 8, 6) == Grid((1, 2, 3, 4, 6), (4, 8), (4,))
+    for recipe in ("2dmse", "2dmse_weighted"):  # what its authors take where nothing is said
+        dims = (8, 16, 32, 64, 128, 256, 384)
+        assert grid_of(Elastic(recipe), 384, 6) == Grid((1, 2, 3, 4, 5, 6), dims, dims)
+        assert grid_of(Elastic(recipe), 64, 2) == Grid((1, 2), (8, 16, 32, 64), (8, 16, 32, 64))
+        assert grid_of(Elastic(recipe, dims=(5,)), 64, 3) == Grid((1, 2, 3), (5, 64), (5, 64))
     for wrong, message in (
         ({"dims": (9,)}, "the model has 8"),
         ({"layers": (3,)}, "the model has 2"),
-        ({"recipe": "2dmse", "dims": (4,)}, "draws from those below"),
+        ({"recipe": "2dmse", "dims": (4,), "layers": (2,)}, "draws from those below"),
+        ({"recipe": "2dmse"}, "dims is .*draws from those below 8"),
     ):
         with pytest.raises(UsageError, match=message):
             grid_of(Elastic(**wrong), 8, 2)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from embedkit.errors import DataError
-from embedkit.train import losses
+from embedkit.errors import DataError, UsageError
+from embedkit.train import losses, settings
 from embedkit.train.batches import Batch
 from embedkit.train.contrastive import info_nce
 from embedkit.train.data import Example, Task, known_positives
@@ -41,6 +41,7 @@ ANCHORS, POSITIVES, NEGATIVES = unit(3, 6), unit(3, 6, seed=1), unit(3, 2, 6, se
 ROWS = torch.cat((ANCHORS, POSITIVES, NEGATIVES.flatten(0, 1)))
 SCORES = torch.cat(((ANCHORS * POSITIVES).sum(1)[:, None], torch.einsum("bd,bmd->bm", ANCHORS, NEGATIVES)), 1)
 TEACHER = torch.tensor([example.teacher for example in EXAMPLES])
+COLD = ("info_nce", "kl", "list_net", "in_batch_distillation")  # which take a temperature
 LABELS = torch.tensor([0.2, 0.9, 0.5])
 EXPECTED: dict[str, Callable[[], Tensor]] = {
     "info_nce": lambda: info_nce(ANCHORS, POSITIVES, NEGATIVES, temperature=0.1),
@@ -56,16 +57,24 @@ EXPECTED: dict[str, Callable[[], Tensor]] = {
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_each_loss_of_a_recipe(name: str) -> None:
+    settings = {"temperature": 0.1} if name in COLD else {}
     torch.testing.assert_close(
-        value(name, EXAMPLES, ROWS, temperature=0.1, weight=2.0), 2 * EXPECTED[name](), check_dtype=False
+        value(name, EXAMPLES, ROWS, weight=2.0, **settings), 2 * EXPECTED[name](), check_dtype=False
     )
+
+
+def test_a_recipe_may_give_the_teacher_a_temperature_of_its_own() -> None:
+    both = {"temperature": 0.1, "teacher_temperature": 2.0}
+    for name, loss in (("kl", losses.kl_distillation), ("list_net", losses.list_net)):
+        got = value(name, EXAMPLES, ROWS, **both)
+        torch.testing.assert_close(got, loss(SCORES, TEACHER, **both), check_dtype=False)
 
 
 @pytest.mark.parametrize("name", ["info_nce", "triplet", "kl", "margin_mse"])
 def test_what_is_not_there_counts_nothing(name: str) -> None:
     """The last example has one negative: the loss, and its gradient, are those of the others' lists."""
     rows = torch.cat((ANCHORS, POSITIVES, NEGATIVES.flatten(0, 1)[:5])).requires_grad_()
-    got = value(name, SHORT, rows, temperature=0.1)
+    got = value(name, SHORT, rows, **({"temperature": 0.1} if name in COLD else {}))
     got.backward()
     assert torch.isfinite(rows.grad).all()
     if name == "info_nce":
@@ -132,5 +141,86 @@ def test_data_that_a_loss_cannot_use_are_refused(
 ) -> None:
     task = batch_of(examples).tasks[0]
     with pytest.raises(DataError, match=message):
-        check_data([Loss(name)], [task], negatives)
-    check_data([Loss("info_nce")], [batch_of(EXAMPLES).tasks[0]], negatives)
+        check_data([Loss(name)], [task], settings.Batch(negatives=negatives))
+    check_data([Loss("info_nce")], [batch_of(EXAMPLES).tasks[0]], settings.Batch(negatives=negatives))
+
+
+PAIRS = [Example("a", "b"), Example("c", "d")]
+SAME = [Example("a", "b", score=0.5), Example("c", "d", score=0.5)]
+LISTS = [Example("a", "b", ("n",), alike=frozenset("ab")), Example("b", "a", ("n",), alike=frozenset("ab"))]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "examples", "message"),
+    [
+        ("info_nce", {}, PAIRS[:1], "leaves no negatives; give more pairs"),
+        ("info_nce", {}, [Example("a", "b"), Example("a", "c")], "leaves no negatives"),
+        ("info_nce", {}, LISTS, "leaves no negatives"),
+        ("info_nce", {"in_batch": False}, PAIRS, "in_batch is false and no negatives are used; set batch.negatives"),
+        ("cosent", {}, SAME, "all scores are 0.5"),
+        ("in_batch_distillation", {}, [Example("a")] * 3, "there is one text"),
+    ],
+)
+def test_data_that_would_train_nothing_are_refused(
+    name: Any, data: dict[str, Any], examples: list[Example], message: str
+) -> None:
+    """The gradient of a batch of all examples is zero, which is the reason."""
+    task = Task("t", Data("t", **data), examples, known_positives(examples))
+    with pytest.raises(UsageError, match=f"{name} can learn nothing from t: .*{message}"):
+        check_data([Loss(name)], [task], settings.Batch())
+    bare = [replace(one, negatives=()) for one in examples]
+    targets = targets_of(Batch(bare, [task] * len(bare)), slice(0, len(bare)))
+    texts = [text for part in zip(*(one.texts for one in bare), strict=True) for text in part]
+    places = [list(dict.fromkeys(texts)).index(text) for text in texts]  # one text, one row
+    rows = unit(len(texts), 6)[places].requires_grad_()
+    teacher = unit(len(texts), 4, seed=9)[places]
+    loss = Objective([Loss(name)], replace(targets, teacher_rows={0: teacher}), {})([rows])
+    loss.backward()
+    assert loss.item() == pytest.approx(0.0, abs=1e-6)
+    assert rows.grad is not None
+    assert rows.grad.abs().max() < 1e-6
+
+
+def test_data_that_train_something_are_taken(caplog: pytest.LogCaptureFixture) -> None:
+    alone, pairs = (Task("t", Data("t", in_batch=way), EXAMPLES, known_positives(EXAMPLES)) for way in (False, True))
+    small = Task("s", Data("s"), PAIRS[:1], known_positives(PAIRS[:1]))
+    check_data([Loss("info_nce")], [alone], settings.Batch(size=3, negatives=1))
+    check_data([Loss("info_nce")], [small, pairs], settings.Batch(size=3, kind="blended", negatives=1))
+    one_anchor = [Example("a", "b", score=0.1), Example("a", "c", score=0.7)]
+    check_data([Loss("cosent")], [replace(small, examples=one_anchor)], settings.Batch(size=1))
+    assert not caplog.records
+    check_data([Loss("info_nce")], [pairs], settings.Batch(size=4))
+    assert [record.getMessage() for record in caplog.records] == [
+        "batch.size is 4 and the data have 3 different anchors: batches repeat some.",
+        "t has negatives, and batch.negatives is 0: none are used; set it to use them.",
+    ]
+
+
+def test_what_is_drawn_for_a_batch_does_not_depend_on_who_has_its_rows() -> None:
+    """The mixed negatives of the whole batch, and of its rows one by one, by the same generator."""
+    batch = batch_of(EXAMPLES)
+
+    def loss(rows: slice) -> Tensor:
+        objective = Objective(
+            [Loss("info_nce", mixing="pair", denominator="own_hard")],
+            targets_of(batch, rows),
+            {},
+            torch.Generator().manual_seed(3),
+        )
+        return objective([torch.cat((ANCHORS[rows], POSITIVES[rows], NEGATIVES[rows].flatten(0, 1)))])
+
+    alone = torch.stack([loss(slice(i, i + 1)) for i in range(3)])
+    torch.testing.assert_close(alone.mean(), loss(slice(0, 3)))
+
+
+@pytest.mark.parametrize("name", ["triplet", "margin_mse"])
+def test_means_over_negatives_are_weighted_by_their_number(name: Any) -> None:
+    """Two, two and one: the mean over the shares of a batch is that of the batch."""
+    batch = batch_of(SHORT)
+    alone = []
+    for i in range(3):
+        negatives = NEGATIVES[i, : len(SHORT[i].negatives)]
+        rows = torch.cat((ANCHORS[i : i + 1], POSITIVES[i : i + 1], negatives))
+        alone.append(Objective([Loss(name)], targets_of(batch, slice(i, i + 1)), {})([rows]))
+    whole = torch.cat((ANCHORS, POSITIVES, NEGATIVES.flatten(0, 1)[:5]))
+    torch.testing.assert_close(torch.stack(alone).mean(), value(name, SHORT, whole))

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from embedkit.encoders.loading import open_for_training
+from embedkit.train.packed import Dropout, attention_with_dropout
 from embedkit.train.rows import RowMaker
 from tests.conftest import make_family
 
@@ -46,7 +48,19 @@ def test_prompts_are_left_out_of_pooling_where_the_model_says_so(make_model: Cal
     maker = RowMaker(maker.model, budget=1000)
     prompted = maker.rows(maker.pieces([("query : ", "cat dog")]))[0]
     expected = maker.model.encode(["cat dog"], prompt="query : ", convert_to_tensor=True)
-    torch.testing.assert_close(prompted, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(normalize(prompted), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_normalize_at_the_end_is_left_to_what_cuts(make_model: Callable[..., Path]) -> None:
+    """The same weights with it and without it give the same rows, of their own length: 2DMSE and ESE align those."""
+    whole, bare = (maker_of(make_model(normalize=last)) for last in (True, False))
+    rows = whole.rows(whole.pieces([("", text) for text in TEXTS]), [1, 2])
+    for one, other in zip(rows, bare.rows(bare.pieces([("", text) for text in TEXTS]), [1, 2]), strict=True):
+        torch.testing.assert_close(one, other)
+        assert float((one.detach().norm(dim=1) - 1).abs().min()) > 0.1
+    torch.testing.assert_close(
+        normalize(rows[1]), whole.model.encode(TEXTS, convert_to_tensor=True), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_dropout_is_there_without_padding(tiny_model: Path) -> None:
@@ -69,3 +83,36 @@ def test_parts_keep_to_the_budget_and_long_texts_are_cut(tiny_model: Path) -> No
     assert sorted(place for part in parts for place in part) == list(range(6))
     assert all(len(part) * max(pieces[i].length for i in part) <= 20 for part in parts)
     assert pieces[-1].length == 8
+
+
+def test_attention_with_dropout_is_that_of_torch_where_nothing_is_dropped() -> None:
+    """A share that rounds to nothing; the mask leaves the second text two tokens."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 5, 4, requires_grad=True) for _ in range(3))
+    mask = torch.arange(5) < torch.tensor([5, 2])[:, None, None, None]
+    ours = attention_with_dropout(q, k, v, mask, 1e-9, 0.3)
+    theirs = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3)
+    torch.testing.assert_close(ours, theirs)
+    weights = torch.randn_like(ours)
+    for one, other in zip(
+        *(torch.autograd.grad((rows * weights).sum(), (q, k, v)) for rows in (ours, theirs)), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
+    torch.manual_seed(0)
+    count = 100_001  # no multiple of the four values that share a random number
+    ones = torch.ones(count, dtype=torch.float64, requires_grad=True)
+    dropped = Dropout.apply(ones, share)
+    gone = float((dropped == 0).double().mean())
+    assert gone == pytest.approx(share, abs=5 * (share * (1 - share) / count) ** 0.5)
+    kept = dropped[dropped != 0]
+    torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - share)), rtol=1e-4, atol=0)
+    (gradient,) = torch.autograd.grad(dropped.sum(), ones)
+    assert torch.equal(gradient, dropped.detach())
+    torch.manual_seed(0)
+    assert torch.equal(Dropout.apply(ones, share), dropped)
+    pairs = (dropped[:-1] == 0) & (dropped[1:] == 0)
+    assert float(pairs.double().mean()) == pytest.approx(share**2, abs=0.01)  # neighbours are drawn apart

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from embedkit.errors import UsageError
-from embedkit.train.settings import read_training_recipe
+from embedkit.train.settings import Loss, TrainingRecipe, read_training_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "train" / "recipes").glob("*.yaml"))
 
@@ -34,3 +35,85 @@ def test_stages_change_what_stands_above_them(tmp_path: Path) -> None:
         read_training_recipe(str(path), ["stages.1.batch.sise=3"])
     with pytest.raises(UsageError, match="has no data"):
         read_training_recipe(str(path), ["data=[]"])
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> str:
+    path = tmp_path / "plain.yaml"
+    path.write_text(
+        "model: m\nsteps: 5\ndata: [{path: a}]\nloss: [{name: info_nce}, {name: cosent}]\n"
+        "elastic: {dims: [8]}\nevaluation: {task: t, metric: spearman}\n"
+    )
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("steps=0", "steps is 0 in the stage 'train'; expected at least 1"),
+        ("max_tokens=0", "max_tokens is 0"),
+        ("checkpoint_every=0", "checkpoint_every is 0"),
+        ("data.0.weight=0", r"data\.0\.weight is 0.0 .* above 0"),
+        ("data.0.weight=-1", r"data\.0\.weight is -1.0"),
+        ("data.0.limit=0", r"data\.0\.limit is 0"),
+        ("loss.0.temperature=0", r"loss\.0\.temperature is 0.0 .* above 0"),
+        ("loss.0.temperature=-0.1", r"loss\.0\.temperature is -0.1"),
+        ("loss.0.temperature=.nan", r"loss\.0\.temperature is nan"),
+        ("loss.1.scale=0", r"loss\.1\.scale is 0.0"),
+        ("loss.1.weight=-1", r"loss\.1\.weight is -1.0"),
+        ("loss.0.focal_gamma=-1", r"loss\.0\.focal_gamma is -1.0"),
+        ("loss.0.margin=.inf", r"loss\.0\.margin is inf"),
+        ("batch.size=1", r"batch\.size is 1 .* at least 2"),
+        ("batch.ratio=1.5", r"batch\.ratio is 1.5 .* a share from 0 to 1"),
+        ("batch.negatives=-1", r"batch\.negatives is -1"),
+        ("batch.tokens=0", r"batch\.tokens is 0"),
+        ("elastic.layers_per_step=0", r"elastic\.layers_per_step is 0"),
+        ("optimizer.lr=0", r"optimizer\.lr is 0.0 .* above 0"),
+        ("optimizer.lr=.inf", r"optimizer\.lr is inf"),
+        ("optimizer.weight_decay=-0.1", r"optimizer\.weight_decay is -0.1"),
+        ("optimizer.warmup=100", r"optimizer\.warmup is 100.0 .* and no number of steps"),
+        ("optimizer.clip=0", r"optimizer\.clip is 0.0 .* null for no clipping"),
+        ("evaluation.every=0", r"evaluation\.every is 0"),
+        ("evaluation.patience=0", r"evaluation\.patience is 0"),
+        ("stages=[]", "stages is an empty list"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(plain: str, wrong: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_training_recipe(plain, [wrong])
+
+
+@pytest.mark.parametrize("right", ["optimizer.warmup=1", "batch.ratio=0", "optimizer.clip=null", "loss.1.weight=0"])
+def test_the_ends_of_a_range_belong_to_it(plain: str, right: str) -> None:
+    read_training_recipe(plain, [right])
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("kl", {"focal_gamma": 0.5}),
+        ("cosent", {"learn_temperature": True}),
+        ("triplet", {"denominator": "own_hard"}),
+        ("margin_mse", {"mixing": "both"}),
+        ("list_net", {"margin": 0.1}),
+        ("angle", {"temperature": 0.1}),
+        ("info_nce", {"teacher_temperature": 0.1}),
+        ("info_nce", {"scale": 5.0}),
+        ("kl", {"teacher": "m"}),
+    ],
+)
+def test_what_a_loss_does_not_look_at_is_refused(name: Any, setting: dict[str, Any]) -> None:
+    (key,) = setting
+    with pytest.raises(UsageError, match=f"^{key} is .* with the loss {name}, which takes none; leave it out"):
+        Loss(name, **setting)
+    Loss(name, **{key: Loss.__dataclass_fields__[key].default})
+
+
+def test_stages_have_names_of_their_own(plain: str) -> None:
+    assert [one.name for one in read_training_recipe(plain).stages] == ["train"]
+    recipe = read_training_recipe(plain, ["stages=[{}, {steps: 7}, {name: last}]"])
+    assert [(one.name, one.steps) for one in recipe.stages] == [("train 1", 5), ("train 2", 7), ("last", 5)]
+    with pytest.raises(UsageError, match="Two stages have the name 'one'"):
+        read_training_recipe(plain, ["stages=[{name: one}, {name: one}]"])
+    with pytest.raises(UsageError, match="stages is an empty list"):
+        TrainingRecipe("m", ())
