@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import signal
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +61,7 @@ from embedkit.train.optimizer import adamw, clipped_norm, learning_rate
 from embedkit.train.rows import RowMaker
 from embedkit.train.settings import Evaluation, Stage, TrainingRecipe, grid_of
 from embedkit.train.step import Prepared, Step
-from embedkit.train.stopping import held_signals
+from embedkit.train.stopping import Held, held_signals
 
 MODEL, LOG, BEST, CANDIDATE = "model", "log.jsonl", "best-{stage}.safetensors", "candidate"
 TOKENS = {"cpu": 512, "cuda": 16384}  # a pass; on a CPU few enough that a layer's states stay in its cache
@@ -221,7 +220,7 @@ class Run:
         prepared = self._prepared(BatchStream(tasks, stage.batch, self.recipe.seed + number), step, self.at.step)
         shown = tqdm(total=stage.steps, initial=self.at.step, desc=stage.name, disable=not self.bar_wanted)
         # several processes would have to agree on the step after which they stop
-        holding: AbstractContextManager[list[int]] = held_signals() if world()[1] == 1 else nullcontext([])
+        holding: AbstractContextManager[Held] = held_signals() if world()[1] == 1 else nullcontext([])
         with shown as bar, holding as stop:
             while self.at.step < stage.steps and not self._gave_up(stage):
                 started = time.monotonic()
@@ -237,7 +236,7 @@ class Run:
                 if self.at.step % stage.checkpoint_every == 0 or (ends and followed) or stop:
                     self._checkpoint(weights, optimizer, facts)
                 if stop:
-                    signal.raise_signal(stop.pop())
+                    stop.pop()()
         prepared.close()
         if self.at.best_step is not None:
             _barrier()

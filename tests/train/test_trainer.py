@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import signal
 from collections.abc import Callable, Sequence
@@ -285,6 +284,14 @@ def test_another_run_is_not_resumed(recipe: Any, tmp_path: Path, monkeypatch: py
         train(recipe(), tmp_path / "run", resume=True)
 
 
+def come(number: int) -> None:
+    """As if the signal came. A real one was seen to end pytest with a segmentation fault, after OpenVINO had run in the process and
+    while pytest's faulthandler was on, whose stack of its own the handlers of signals then use."""
+    handler = signal.getsignal(number)
+    assert callable(handler)
+    handler(number, None)
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_waits_for_its_step_and_a_checkpoint(
     recipe: Any, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -299,7 +306,7 @@ def test_a_signal_waits_for_its_step_and_a_checkpoint(
 
     def interrupted(self: Run, *arguments: Any) -> Any:
         if self.at.step == 5:
-            os.kill(os.getpid(), getattr(signal, name))
+            come(getattr(signal, name))
         return log(self, *arguments)
 
     chosen = recipe(checkpoint_every=100)
@@ -328,10 +335,12 @@ def test_a_second_signal_does_not_wait() -> None:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         with held_signals() as held:
-            signal.raise_signal(signal.SIGTERM)
-            assert held == [signal.SIGTERM]
+            come(signal.SIGTERM)
             with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGTERM)
+                come(signal.SIGTERM)
+            (due,) = held
+            with pytest.raises(KeyboardInterrupt):
+                due()
     finally:
         signal.signal(signal.SIGTERM, before)
 
