@@ -6,7 +6,7 @@ Builds and searches small indexes of synthetic rows, each in a process of its ow
 the model counts for it; a query's costs are the non-negative least squares of many settings, by relative error. VECTORS.npy are rows of
 texts, (n, dim) float32: SAMPLE and FEWER of them are built for several recalls, which says how many lists a query must visit, and how
 that grows. Without -o the file goes into the package, where `plan` and every build find it; with -o, name it with `plan --calibration`.
-Facts of each build go to plan_calibration.jsonl at once, and a build that stands there is not repeated. Costs about eight minutes on two
+Facts of each build go to plan_calibration.jsonl at once, and a build that stands there is not repeated. Costs about six minutes on two
 cores.
 """
 
