@@ -81,9 +81,9 @@ def predicted(row: dict[str, Any]) -> dict[str, float | None]:
 def for_synthetic_rows() -> Calibration:
     """The calibration, with the lists that synthetic rows need: as whoever calibrates with vectors of their own has it."""
     done = read_done()
-    needed = reach(done, False, *SYNTHETIC)
-    assert needed is not None
-    return replace(read_calibration(), reach=(needed,), growth=growth(done, False, *SYNTHETIC))
+    found = (reach(done, False, share, recall) for share, recall in SYNTHETIC)
+    needed = tuple(entry for entry in found if entry is not None)
+    return replace(read_calibration(), reach=needed, growth=growth(done, False, *SYNTHETIC[0]))
 
 
 def wanted(large: int) -> Iterator[tuple[int, dict[str, Any]]]:
