@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from embedkit.errors import UsageError
 from embedkit.train.settings import Loss, TrainingRecipe, read_training_recipe
@@ -85,7 +86,11 @@ def test_numbers_that_cannot_be_are_refused(plain: str, wrong: str, message: str
 
 @pytest.mark.parametrize("right", ["optimizer.warmup=1", "batch.ratio=0", "optimizer.clip=null", "loss.1.weight=0"])
 def test_the_ends_of_a_range_belong_to_it(plain: str, right: str) -> None:
-    read_training_recipe(plain, [right])
+    found: Any = read_training_recipe(plain, [right]).resolved["stages"][0]
+    path, value = right.split("=")
+    for key in path.split("."):
+        found = found[int(key) if key.isdigit() else key]
+    assert found == yaml.safe_load(value)
 
 
 @pytest.mark.parametrize(
