@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from embedkit.encoders.backend import Batch, SetAside, compute_settings, is_out_of_memory
 from embedkit.encoders.images import Reading, rgb
@@ -28,6 +29,7 @@ from embedkit.types import Vectors
 
 T = TypeVar("T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PLANLESS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 SHORT = 512  # tokens
 DECODERS = 8  # threads that prepare batches of images, at most; each holds one
 Features = dict[str, Any]
@@ -152,7 +154,9 @@ class TorchBackend:
     def _rows(self, batch: Batch[Any], features: Features) -> Vectors:
         model = self._model
         moved = {name: self._moved(x) if isinstance(x, torch.Tensor) else x for name, x in features.items()}
-        rows: Vectors = model(moved, task=batch.kind)["sentence_embedding"].float().cpu().numpy()
+        with attention_without_plans(model.device):
+            found = model(moved, task=batch.kind)["sentence_embedding"]
+        rows: Vectors = found.float().cpu().numpy()
         return rows
 
     def _moved(self, feature: torch.Tensor) -> torch.Tensor:
@@ -197,6 +201,12 @@ def padded(pieces: list[Piece]) -> dict[str, Any]:
     if firsts.any():
         features["pooling_mask"] = (present & (positions >= firsts[:, None])).long()
     return features
+
+
+def attention_without_plans(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Without cuDNN's attention, which torch takes for half precision with a mask on some GPUs, and which builds a plan for every shape
+    that it has not seen: a second for a batch of milliseconds, and our batches have a new shape nearly every time."""
+    return sdpa_kernel(PLANLESS) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def take_plain_attention(model: Any) -> None:

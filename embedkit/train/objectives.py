@@ -45,7 +45,7 @@ class Targets:
     known_negatives: Tensor | None
     alike_anchors: Tensor | None
     alike_positives: Tensor | None
-    teacher_rows: Mapping[int, Tensor]  # term -> (N, D') unit rows; of all processes where the term gathers
+    teacher_rows: Mapping[int, Tensor]  # term -> (N, D') unit rows; of all processes where the term compares them
 
     def to(self, device: torch.device) -> Targets:
         moved: dict[str, Any] = {name: one.to(device) for name, one in vars(self).items() if isinstance(one, Tensor)}
@@ -211,6 +211,13 @@ class Objective:
             counts=targets.counts if term.gather else None,
         )
 
+    def _embedding_distillation(self, place: int, rows: Tensor) -> Tensor:
+        """Of whole rows; a prefix, which has other neighbours than the teacher's prefix at best, is not held to it."""
+        teacher = self._targets.teacher_rows[place]
+        if rows.shape[1] < teacher.shape[1]:
+            return rows.new_zeros(())
+        return losses.embedding_distillation(rows, teacher, counts=self._targets.counts)
+
 
 LOSSES: dict[str, Callable[[Objective, int, Tensor], Tensor]] = {
     "info_nce": Objective._info_nce,
@@ -221,6 +228,7 @@ LOSSES: dict[str, Callable[[Objective, int, Tensor], Tensor]] = {
     "kl": Objective._kl,
     "list_net": Objective._list_net,
     "in_batch_distillation": Objective._in_batch_distillation,
+    "embedding_distillation": Objective._embedding_distillation,
 }
 NEEDS = {  # loss -> what every example must have
     "info_nce": ("positives",),
@@ -231,6 +239,7 @@ NEEDS = {  # loss -> what every example must have
     "kl": ("positives", "negatives", "a teacher's scores"),
     "list_net": ("positives", "negatives", "a teacher's scores"),
     "in_batch_distillation": (),
+    "embedding_distillation": (),
 }
 
 

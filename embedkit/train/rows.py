@@ -25,7 +25,7 @@ from embedkit.encoders.layers import keep_layers
 from embedkit.encoders.opened import limited
 from embedkit.encoders.pieces import Piece, Tokenization
 from embedkit.encoders.sentence_transformer import positions_of
-from embedkit.encoders.torch_backend import fast_tokenizer, padded
+from embedkit.encoders.torch_backend import attention_without_plans, fast_tokenizer, padded
 from embedkit.errors import ModelError
 from embedkit.train.packed import Layout, can_be_packed, packed_attention, packed_features
 
@@ -86,6 +86,7 @@ class RowMaker:
         features = {name: tensor.to(device) for name, tensor in padded(list(pieces)).items()}
         layout = Layout(pieces, device) if self._packs else None
         with ExitStack() as modes:
+            modes.enter_context(attention_without_plans(device))
             if early:
                 modes.enter_context(_hidden_states(config))
             if self._dtype:

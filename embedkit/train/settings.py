@@ -14,7 +14,17 @@ from embedkit.recipe import digest, fill, find_recipe, merged, read_recipe
 from embedkit.train.contrastive import Denominator
 from embedkit.train.elastic import Grid
 
-LossName = Literal["info_nce", "cosent", "angle", "triplet", "margin_mse", "kl", "list_net", "in_batch_distillation"]
+LossName = Literal[
+    "info_nce",
+    "cosent",
+    "angle",
+    "triplet",
+    "margin_mse",
+    "kl",
+    "list_net",
+    "in_batch_distillation",
+    "embedding_distillation",
+]
 
 TAKERS: Mapping[
     str, Sequence[LossName]
@@ -27,7 +37,7 @@ TAKERS: Mapping[
     "focal_gamma": ("info_nce",),
     "mixing": ("info_nce",),
     "scale": ("cosent", "angle"),
-    "teacher": ("in_batch_distillation",),
+    "teacher": ("in_batch_distillation", "embedding_distillation"),
 }
 
 
@@ -83,7 +93,7 @@ class Loss:
     mixing: Literal["none", "pair", "list", "both"] = "none"
     scale: float = 20.0  # of cosent and angle
     gather: bool = True  # of info_nce, cosent, angle and in_batch_distillation: the rows of all processes
-    teacher: str | None = None  # of in_batch_distillation; the recipe's model, untouched, when left out
+    teacher: str | None = None  # of the two distillations of rows; the recipe's model, untouched, when left out
 
     def __post_init__(self) -> None:
         for field in fields(self):

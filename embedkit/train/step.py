@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from embedkit.encoders.pieces import Piece
+from embedkit.errors import UsageError
 from embedkit.train.batches import Batch
 from embedkit.train.cached import Rows, cached_backward, plain_backward
 from embedkit.train.elastic import Columns, cut, elastic, ese, matryoshka, two_dmse
@@ -26,7 +27,7 @@ class Prepared:
     pieces: list[Piece]
     parts: list[list[int]]  # positions of the pieces that go through the model together
     targets: Targets
-    teacher_pieces: Mapping[int, list[Piece]]  # by term of the loss: a teacher has a tokenizer of its own
+    teacher_pieces: Mapping[RowMaker, list[Piece]]  # a teacher has a tokenizer of its own
 
     @property
     def tokens(self) -> tuple[int, int]:
@@ -43,6 +44,12 @@ class Step:
         self, maker: RowMaker, stage: Stage, teachers: Mapping[int, RowMaker], temperatures: Mapping[int, Tensor]
     ) -> None:
         self._maker, self._stage, self._teachers, self._temperatures = maker, stage, teachers, temperatures
+        for place, teacher in teachers.items():
+            if stage.loss[place].name == "embedding_distillation" and teacher.width != maker.width:
+                raise UsageError(
+                    f"embedding_distillation brings rows of {maker.width} columns to a teacher's of {teacher.width}; name a teacher of "
+                    f"the same width, or take in_batch_distillation."
+                )
         self.grid = grid_of(stage.elastic, maker.width, maker.depth) if stage.elastic else None
         for layer in self.grid.layers if self.grid else ():
             if layer != maker.depth:
@@ -53,13 +60,17 @@ class Step:
         rows = batch.share(*world())
         texts = texts_of(batch, rows)
         pieces = self._maker.pieces(texts)
-        taught = {term: teacher.pieces(texts) for term, teacher in self._teachers.items()}
+        taught = {teacher: teacher.pieces(texts) for teacher in set(self._teachers.values())}
         return Prepared(pieces, self._maker.parts(pieces), targets_of(batch, rows), taught)
 
     def backward(self, prepared: Prepared, number: int, generator: torch.Generator) -> Tensor:
         """Adds the gradients of step `number` to the weights; the value of the loss. generator: of what all processes draw alike."""
         pieces, parts = prepared.pieces, prepared.parts
-        teacher_rows = {term: self._teacher_rows(term, prepared) for term in self._teachers}
+        found = {teacher: _unit_rows(teacher, its) for teacher, its in prepared.teacher_pieces.items()}
+        teacher_rows = {
+            term: gather_rows(found[teacher], prepared.targets.counts) if self._compares(term) else found[teacher]
+            for term, teacher in self._teachers.items()
+        }
         targets = replace(prepared.targets.to(self._maker.model.device), teacher_rows=teacher_rows)
         objective = Objective(self._stage.loss, targets, self._temperatures, generator)
         layers, dims = self._cells(number, generator)
@@ -75,16 +86,10 @@ class Step:
         run = cached_backward if self._stage.batch.cached else plain_backward
         return run(embed, parts, loss)
 
-    @torch.no_grad()
-    def _teacher_rows(self, term: int, prepared: Prepared) -> Tensor:
-        """(n, width) unit rows, in the order of the pieces; those of all processes, where the term gathers."""
-        maker, pieces = self._teachers[term], prepared.teacher_pieces[term]
-        parts = maker.parts(pieces)
-        found = torch.cat([maker.rows([pieces[place] for place in part])[0] for part in parts])
-        rows = torch.empty_like(found)
-        rows[torch.tensor([place for part in parts for place in part], device=found.device)] = found
-        rows = normalize(rows, dim=-1)
-        return gather_rows(rows, prepared.targets.counts) if self._stage.loss[term].gather else rows
+    def _compares(self, term: int) -> bool:
+        """Whether the term needs the teacher's rows of all processes."""
+        loss = self._stage.loss[term]
+        return loss.gather and loss.name == "in_batch_distillation"
 
     def _cells(self, number: int, generator: torch.Generator) -> tuple[list[int], list[int]]:
         """The layers whose rows the step needs, and its dims."""
@@ -123,6 +128,16 @@ class Step:
         assert self._stage.elastic is not None
         given = dict(zip(self._stage.elastic.dims, self._stage.elastic.weights, strict=False))
         return [given.get(dim, 1.0) for dim in dims]
+
+
+@torch.no_grad()
+def _unit_rows(maker: RowMaker, pieces: list[Piece]) -> Tensor:
+    """(n, width), in the order of the pieces."""
+    parts = maker.parts(pieces)
+    found = torch.cat([maker.rows([pieces[place] for place in part])[0] for part in parts])
+    rows = torch.empty_like(found)
+    rows[torch.tensor([place for part in parts for place in part], device=found.device)] = found
+    return normalize(rows, dim=-1)
 
 
 def _drawn(values: Sequence[int], generator: torch.Generator) -> int:

@@ -59,7 +59,7 @@ from embedkit.train.leaks import without_leaks
 from embedkit.train.objectives import check_data
 from embedkit.train.optimizer import adamw, clipped_norm, learning_rate
 from embedkit.train.rows import RowMaker
-from embedkit.train.settings import Evaluation, Stage, TrainingRecipe, grid_of
+from embedkit.train.settings import TAKERS, Evaluation, Stage, TrainingRecipe, grid_of
 from embedkit.train.step import Prepared, Step
 from embedkit.train.stopping import Held, held_signals
 
@@ -144,14 +144,13 @@ def precision_of(recipe: TrainingRecipe, device: torch.device) -> str:
 
 
 def teachers_of(recipe: TrainingRecipe, stage: Stage, device: str) -> dict[int, RowMaker]:
-    """term -> what makes the rows of its teacher, which is never trained."""
-    found: dict[int, RowMaker] = {}
-    for place, term in enumerate(stage.loss):
-        if term.name == "in_batch_distillation":
-            found[place] = row_maker(
-                recipe, stage, open_model(recipe, device, term.teacher).eval().requires_grad_(False)
-            )
-    return found
+    """term -> what makes the rows of its teacher, which is never trained; terms of one teacher share it."""
+    taught = {place: term.teacher for place, term in enumerate(stage.loss) if term.name in TAKERS["teacher"]}
+    makers = {
+        name: row_maker(recipe, stage, open_model(recipe, device, name).eval().requires_grad_(False))
+        for name in dict.fromkeys(taught.values())
+    }
+    return {place: makers[name] for place, name in taught.items()}
 
 
 def temperatures_of(stage: Stage, device: torch.device) -> dict[int, nn.Parameter]:

@@ -92,6 +92,14 @@ def test_in_batch_distillation_by_loop(rows_at_once: int) -> None:
     assert losses.in_batch_distillation(teacher, teacher).item() == pytest.approx(0, abs=1e-9)
 
 
+def test_embedding_distillation_by_hand() -> None:
+    student = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    teacher = torch.tensor([[0.0, 1.0], [0.6, 0.8]])
+    assert losses.embedding_distillation(student, teacher).item() == pytest.approx((1 + 0) / 2)
+    shares = [losses.embedding_distillation(student[i:j], teacher[i:j], counts=[2, 1]) for i, j in ((0, 2), (1, 2))]
+    assert [one.item() for one in shares] == pytest.approx([1 * 2 / 3, 0], abs=1e-7)
+
+
 def test_gradients() -> None:
     left, right = unit(5, 6).requires_grad_(), unit(5, 6, seed=1).requires_grad_()
     negatives = unit(5, 2, 6, seed=2).requires_grad_()
@@ -104,6 +112,7 @@ def test_gradients() -> None:
     assert check(lambda s: losses.margin_mse(s, teacher), (student,))
     assert check(lambda s: losses.kl_distillation(s, teacher, temperature=0.7), (student,))
     assert check(lambda s: losses.list_net(s, teacher, temperature=0.7), (student,))
+    assert check(lambda s: losses.embedding_distillation(s, right), (left,))
     for rows_at_once in (8, 2):
         assert check(
             lambda s: losses.in_batch_distillation(s, right, temperature=0.5, rows_at_once=rows_at_once),  # noqa: B023
@@ -117,5 +126,6 @@ def test_a_teacher_gets_no_gradient() -> None:
     for loss in (losses.margin_mse, losses.kl_distillation, losses.list_net):
         loss(student, teacher).backward()
     losses.in_batch_distillation(student, teacher).backward()
+    losses.embedding_distillation(student, teacher).backward()
     assert teacher.grad is None
     assert student.grad is not None

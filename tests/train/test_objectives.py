@@ -33,7 +33,7 @@ def batch_of(examples: list[Example]) -> Batch:
 
 
 def value(name: Any, examples: list[Example], rows: Tensor, **settings: Any) -> Tensor:
-    targets = replace(targets_of(batch_of(examples), slice(0, 3)), teacher_rows={0: unit(len(rows), 4, seed=9)})
+    targets = replace(targets_of(batch_of(examples), slice(0, 3)), teacher_rows={0: unit(len(rows), 6, seed=9)})
     return Objective([Loss(name, **settings)], targets, {})([rows])
 
 
@@ -51,7 +51,8 @@ EXPECTED: dict[str, Callable[[], Tensor]] = {
     "margin_mse": lambda: losses.margin_mse(SCORES, TEACHER),
     "kl": lambda: losses.kl_distillation(SCORES, TEACHER, temperature=0.1),
     "list_net": lambda: losses.list_net(SCORES, TEACHER, temperature=0.1),
-    "in_batch_distillation": lambda: losses.in_batch_distillation(ROWS, unit(12, 4, seed=9), temperature=0.1),
+    "in_batch_distillation": lambda: losses.in_batch_distillation(ROWS, unit(12, 6, seed=9), temperature=0.1),
+    "embedding_distillation": lambda: losses.embedding_distillation(ROWS, unit(12, 6, seed=9)),
 }
 
 
@@ -61,6 +62,10 @@ def test_each_loss_of_a_recipe(name: str) -> None:
     torch.testing.assert_close(
         value(name, EXAMPLES, ROWS, weight=2.0, **settings), 2 * EXPECTED[name](), check_dtype=False
     )
+
+
+def test_a_prefix_is_not_held_to_the_teachers_rows() -> None:
+    assert value("embedding_distillation", EXAMPLES, ROWS[:, :3]).item() == 0
 
 
 def test_a_recipe_may_give_the_teacher_a_temperature_of_its_own() -> None:

@@ -19,7 +19,8 @@ from embedkit.errors import IntegrityError, UsageError
 from embedkit.recipe import fill
 from embedkit.train.optimizer import clipped_norm, learning_rate
 from embedkit.train.settings import Evaluation, TrainingRecipe
-from embedkit.train.trainer import Cut, train
+from embedkit.train.step import Step
+from embedkit.train.trainer import Cut, open_model, row_maker, teachers_of, train
 from tests.conftest import WORDS, make_family
 
 
@@ -251,6 +252,24 @@ def test_a_teacher_reads_texts_with_its_own_tokenizer(
     texts = [{"path": str(pairs), "texts": ["anchor"]}]
     train(recipe(data=texts, loss=loss, dropout=False, steps=1, batch={"size": 8}), tmp_path / "run")
     assert log_of(tmp_path / "run")[0]["loss"] == pytest.approx(0, abs=1e-6)
+
+
+def test_teachers(recipe: Any, tiny_model: Path, tmp_path: Path) -> None:
+    """Terms of one teacher share it; rows cannot be brought to those of another width."""
+    names = ("in_batch_distillation", "embedding_distillation")
+    chosen = recipe(loss=[{"name": name} for name in names])
+    teachers = teachers_of(chosen, chosen.stages[0], "cpu")
+    assert list(teachers) == [0, 1]
+    assert teachers[0] is teachers[1]
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    parts = list(SentenceTransformer(str(tiny_model), device="cpu").children())
+    SentenceTransformer(modules=[*parts[:2], Dense(32, 16)], device="cpu").save_pretrained(str(tmp_path / "narrow"))
+    narrow = recipe(loss=[{"name": "embedding_distillation", "teacher": str(tmp_path / "narrow")}])
+    maker = row_maker(narrow, narrow.stages[0], open_model(narrow, "cpu"))
+    with pytest.raises(UsageError, match="rows of 32 columns to a teacher's of 16"):
+        Step(maker, narrow.stages[0], teachers_of(narrow, narrow.stages[0], "cpu"), {})
 
 
 def test_stages_run_in_order_and_distil_from_the_untouched_model(recipe: Any, pairs: Path, tmp_path: Path) -> None:

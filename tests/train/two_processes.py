@@ -29,7 +29,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "scores": {"loss": [{"name": "cosent"}, {"name": "angle", "weight": 0.1}]},
     "triplet": {"loss": [{"name": "triplet"}], "batch": {"size": 8, "negatives": 3}},
     "embedkit": {  # texts with and without a positive and negatives: the processes have not as many rows
-        "loss": [{"name": "in_batch_distillation"}],
+        "loss": [{"name": "in_batch_distillation"}, {"name": "embedding_distillation"}],
         "batch": {"size": 8, "negatives": 3, "kind": "blended", "tokens": 64, "cached": True},
         "elastic": {"recipe": "embedkit", "dims": [8, 16], "layers": [1]},
     },
