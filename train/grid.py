@@ -41,8 +41,8 @@ Grid = dict[str, float]  # "layer/dim" -> score
 class Layers:
     """The rows of a model folder after each of its layers."""
 
-    def __init__(self, folder: str | Path, precision: str) -> None:
-        model = open_for_training(str(folder), "cpu").eval().requires_grad_(False)
+    def __init__(self, folder: str | Path, precision: str, device: str = "cpu") -> None:
+        model = open_for_training(str(folder), device).eval().requires_grad_(False)
         self._maker = RowMaker(model, budget=BUDGET, precision=precision)
 
     def rows(self, texts: Sequence[str]) -> Vectors:
@@ -53,7 +53,7 @@ class Layers:
             with torch.inference_mode():
                 states = self._maker.rows([copy.copy(pieces[place]) for place in part], LAYERS)
             for number, state in enumerate(states):
-                found[number, part] = state.numpy()
+                found[number, part] = state.cpu().numpy()
         return found
 
 
@@ -74,9 +74,11 @@ def sts_pairs(data: Path, file: str, splits: tuple[str, ...] | None) -> Pairs:
     )
 
 
-def sts_grids(folder: str | Path, data: Path, collections: Mapping[str, Any] = STS) -> dict[str, Grid]:
+def sts_grids(
+    folder: str | Path, data: Path, collections: Mapping[str, Any] = STS, device: str = "cpu"
+) -> dict[str, Grid]:
     """Collection -> its grid of Spearman, in float32."""
-    layers, grids = Layers(folder, "float32"), {}
+    layers, grids = Layers(folder, "float32", device), {}
     for name, (file, splits) in collections.items():
         ones, others, scores = sts_pairs(data, file, splits)
         texts = list(dict.fromkeys(ones + others))
@@ -87,9 +89,9 @@ def sts_grids(folder: str | Path, data: Path, collections: Mapping[str, Any] = S
     return grids
 
 
-def retrieval_grid(folder: str | Path, path: Path) -> Grid:
-    """nDCG@10 of the test split by exact search; the transformer multiplies in bfloat16."""
-    layers, task = Layers(folder, "bfloat16"), read_retrieval(path, "test")
+def retrieval_grid(folder: str | Path, path: Path, split: str = "test", device: str = "cpu") -> Grid:
+    """nDCG@10 of a split by exact search; the transformer multiplies in bfloat16."""
+    layers, task = Layers(folder, "bfloat16", device), read_retrieval(path, split)
     documents = list(read_corpus(path))
     ids, names = [one.id for one in documents], list(task.queries)
     rows = layers.rows([one.full_text for one in documents])

@@ -5,7 +5,8 @@
 FOLDER (or EMBEDKIT_DATA) holds the collections. All methods start from the default model and see the same pairs (captions of one photo,
 premise and entailed sentence), without those that stand in an STS collection, in batches of BATCH for STEPS steps of AdamW:
 
-  embedkit               every dim of the last layer and of another one at each step; the target is the untouched model
+  embedkit               every dim of the last layer and of two others at each step; the target is the untouched model, its
+                         similarities for all cells and its rows for whole ones, as in the recipe `elastic`
   embedkit, InfoNCE      the same cells; the pairs' labels are the target, as for the peers
   2dmse                  the authors' recipe (Li et al. 2024, their code of 23 February 2024), over InfoNCE
   sentence-transformers  Matryoshka2dLoss over MultipleNegativesRankingLoss, its defaults, in SentenceTransformerTrainer
@@ -71,11 +72,11 @@ def _pairs(data: Path) -> Iterator[Row]:
             yield {"anchor": row["anchor"], "positive": row["positive"]}
 
 
-def by_embedkit(loss: Mapping[str, Any], elastic: Mapping[str, Any]) -> Method:
+def by_embedkit(loss: Sequence[Mapping[str, Any]], elastic: Mapping[str, Any]) -> Method:
     def method(pairs: Path, seed: int, rate: float, steps: int, scratch: Path) -> Path:
         stage = {
             "data": [{"path": str(pairs)}],
-            "loss": [{"temperature": TEMPERATURE, **loss}],
+            "loss": list(loss),
             "batch": {"size": BATCH},
             "elastic": {"dims": list(SHORT_DIMS), "layers": list(EARLY_LAYERS), **elastic},
             "optimizer": {"lr": rate},
@@ -119,10 +120,16 @@ def by_sentence_transformers(pairs: Path, seed: int, rate: float, steps: int, sc
     return scratch / "model"
 
 
+CELLS = {"recipe": "embedkit", "layers_per_step": 2}
+FROM_PAIRS = [{"name": "info_nce", "temperature": TEMPERATURE}]
+FROM_THE_UNTOUCHED = [  # as the recipe `elastic` has them
+    {"name": "in_batch_distillation", "temperature": 0.1},
+    {"name": "embedding_distillation", "weight": 18},
+]
 METHODS: dict[str, Method] = {
-    "embedkit": by_embedkit({"name": "in_batch_distillation"}, {"recipe": "embedkit"}),
-    "embedkit, InfoNCE": by_embedkit({"name": "info_nce"}, {"recipe": "embedkit"}),
-    "2dmse": by_embedkit({"name": "info_nce"}, {"recipe": "2dmse"}),
+    "embedkit": by_embedkit(FROM_THE_UNTOUCHED, CELLS),
+    "embedkit, InfoNCE": by_embedkit(FROM_PAIRS, CELLS),
+    "2dmse": by_embedkit(FROM_PAIRS, {"recipe": "2dmse"}),
     "sentence-transformers": by_sentence_transformers,
 }
 
