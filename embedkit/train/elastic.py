@@ -80,34 +80,44 @@ def feature_kl(student: Columns, teacher: Columns, *, temperature: float, detach
 
 
 def two_dmse(
-    loss: ColumnLoss, early: Columns, last: Columns, layer: int, dim: int, *, weighted: bool = False
+    loss: ColumnLoss,
+    early: Columns,
+    last: Columns,
+    layer: int,
+    dim: int,
+    *,
+    weighted: bool = False,
+    rows_share: float = 1.0,
 ) -> Tensor:
     """2DMSE (Li et al. 2024, arXiv 2402.14776 v1), the authors' recipe: a random layer beside the last, one dim for both.
 
     l(T) + l(S) + KL + l(T[:d]) + l(S[:d]), T being the rows after all layers (`last`), S those after `layer` (`early`), 1 <= layer < N.
     weighted=False is their code of 23 February 2024, True that of 29 February: S terms / layer, KL * log(2 + layer). The
-    teacher T has a gradient in both, as it had there.
+    teacher T has a gradient in both, as it had there. rows_share: this process' rows, times processes, over those of all; the KL is a
+    mean over rows.
     """
     share, pull = (1 / layer, math.log(2 + layer)) if weighted else (1.0, 1.0)
-    align = feature_kl(early, last, temperature=1.0, detach=False)
+    align = rows_share * feature_kl(early, last, temperature=1.0, detach=False)
     whole = loss(cut(last)) + share * loss(cut(early)) + pull * align
     return whole + loss(cut(last, dim)) + share * loss(cut(early, dim))
 
 
-def ese(loss: ColumnLoss, states: States, dim: int, *, mse_weight: float = 1.0) -> Tensor:
+def ese(loss: ColumnLoss, states: States, dim: int, *, mse_weight: float = 1.0, rows_share: float = 1.0) -> Tensor:
     """ESE (Li et al. 2024, arXiv 2402.14776 v2; ICLR 2025), the authors' recipe: every layer, compressed to `dim`.
 
     l(T) + l(T[:k]) + D(T[:k], pca(T)) + 1/(N-1) * sum over i = 0 ... N-2 of (l(S_i[:k]) + D(S_i[:k], pca(S_i))) / (1 + ln(1 + i)), with
     D = mse_weight * MSE + KL over the dimensions. As in their code the embeddings are layer 0 and layer N - 1 is left out.
+    rows_share: as in `two_dmse`, for D.
     """
+
+    def whole(columns: Columns) -> Tensor:
+        return loss(cut(columns, dim)) + rows_share * _compression(columns, dim, mse_weight)
+
     last, count = states[-1], len(states) - 1
-    total = loss(cut(last)) + loss(cut(last, dim)) + _compression(last, dim, mse_weight)
+    total = loss(cut(last)) + whole(last)
     if count < 2:
         return total
-    early = [
-        (loss(cut(columns, dim)) + _compression(columns, dim, mse_weight)) / (1 + math.log1p(i))
-        for i, columns in enumerate(states[: count - 1])
-    ]
+    early = [whole(columns) / (1 + math.log1p(i)) for i, columns in enumerate(states[: count - 1])]
     return total + torch.stack(early).sum() / (count - 1)
 
 

@@ -125,11 +125,7 @@ def in_batch_distillation(
     return in_blocks(losses, len(student), rows_at_once).sum() * processes / len(everywhere)
 
 
-def embedding_distillation(student: Tensor, teacher: Tensor, *, counts: Sequence[int] | None = None) -> Tensor:
+def embedding_distillation(student: Tensor, teacher: Tensor) -> Tensor:
     """1 - cosine of each row and the teacher's row of the same text; half the squared distance of Reimers & Gurevych 2020
-    (arXiv 2004.09813, eq. 1), for unit rows. student, teacher (B, D). Returns (), mean over the rows.
-
-    counts: the B of each process; the mean of what the processes return is then the loss of one process with all rows.
-    """
-    everywhere, processes = (len(student), 1) if counts is None else (sum(counts), len(counts))
-    return (1 - (student * teacher.detach()).sum(1)).sum() * processes / everywhere
+    (arXiv 2004.09813, eq. 1), for unit rows. student, teacher (B, D). Returns (), mean over the rows."""
+    return (1 - (student * teacher.detach()).sum(1)).mean()

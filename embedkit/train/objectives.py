@@ -21,7 +21,7 @@ from embedkit.train.batches import Batch, masks, not_negative
 from embedkit.train.contrastive import HIDDEN, draw_pairs, info_nce, mix_lists, mix_pairs
 from embedkit.train.data import Example, Task
 from embedkit.train.elastic import Columns
-from embedkit.train.gather import gather_rows
+from embedkit.train.gather import gather_rows, world
 from embedkit.train.rows import Text
 from embedkit.train.settings import Loss
 
@@ -46,6 +46,11 @@ class Targets:
     alike_anchors: Tensor | None
     alike_positives: Tensor | None
     teacher_rows: Mapping[int, Tensor]  # term -> (N, D') unit rows; of all processes where the term compares them
+
+    @property
+    def rows_share(self) -> float:
+        """Rows of this process, times processes, over those of all: what a mean over its rows is multiplied by."""
+        return self.counts[world()[0]] * len(self.counts) / sum(self.counts)
 
     def to(self, device: torch.device) -> Targets:
         moved: dict[str, Any] = {name: one.to(device) for name, one in vars(self).items() if isinstance(one, Tensor)}
@@ -216,7 +221,7 @@ class Objective:
         teacher = self._targets.teacher_rows[place]
         if rows.shape[1] < teacher.shape[1]:
             return rows.new_zeros(())
-        return losses.embedding_distillation(rows, teacher, counts=self._targets.counts)
+        return losses.embedding_distillation(rows, teacher) * self._targets.rows_share
 
 
 LOSSES: dict[str, Callable[[Objective, int, Tensor], Tensor]] = {

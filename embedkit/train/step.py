@@ -81,7 +81,8 @@ class Step:
             return self._maker.rows([pieces[place] for place in part], layers)
 
         def loss(rows: Rows) -> Tensor:
-            return self._elastic(objective, {n: [one[back]] for n, one in zip(layers, rows, strict=True)}, dims)
+            states = {n: [one[back]] for n, one in zip(layers, rows, strict=True)}
+            return self._elastic(objective, states, dims, targets.rows_share)
 
         run = cached_backward if self._stage.batch.cached else plain_backward
         return run(embed, parts, loss)
@@ -108,7 +109,9 @@ class Step:
         dims = [dim for dim in self.grid.dims if dim < maker.width]
         return [_drawn(layers, generator), maker.depth], [_drawn(dims, generator)]
 
-    def _elastic(self, loss: Objective, states: Mapping[int, Columns], dims: Sequence[int]) -> Tensor:
+    def _elastic(
+        self, loss: Objective, states: Mapping[int, Columns], dims: Sequence[int], rows_share: float
+    ) -> Tensor:
         settings, depth = self._stage.elastic, self._maker.depth
         if settings is None:
             return loss(cut(states[depth]))
@@ -117,11 +120,11 @@ class Step:
         if settings.recipe == "matryoshka":
             return matryoshka(loss, states[depth], dims, self._weights(dims))
         if settings.recipe == "ese":
-            return ese(loss, [states[layer] for layer in range(depth + 1)], dims[0])
+            return ese(loss, [states[layer] for layer in range(depth + 1)], dims[0], rows_share=rows_share)
         (layer,) = (one for one in states if one != depth)
-        return two_dmse(
-            loss, states[layer], states[depth], layer, dims[0], weighted=settings.recipe == "2dmse_weighted"
-        )
+        weighted = settings.recipe == "2dmse_weighted"
+        early, last = states[layer], states[depth]
+        return two_dmse(loss, early, last, layer, dims[0], weighted=weighted, rows_share=rows_share)
 
     def _weights(self, dims: Sequence[int]) -> list[float]:
         """Of the dims; 1 where the recipe gives none, as for the full width that it need not name."""

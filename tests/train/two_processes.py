@@ -35,9 +35,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "2dmse": {
         "loss": [{"name": "info_nce", "temperature": 0.1}],
+        "batch": {"size": 8, "negatives": 3},  # as many as there are: not as many rows again
         "elastic": {"recipe": "2dmse", "dims": [4, 8, 16, 24], "layers": [1]},
     },
-    "ese": {"loss": [{"name": "info_nce", "temperature": 0.1}], "elastic": {"recipe": "ese", "dims": [8]}},
+    "ese": {
+        "loss": [{"name": "info_nce", "temperature": 0.1}],
+        "batch": {"size": 8, "negatives": 3},
+        "elastic": {"recipe": "ese", "dims": [8]},
+    },
 }
 
 
