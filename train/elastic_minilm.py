@@ -79,12 +79,15 @@ def run(name: str, data: Path) -> Iterator[Row]:
 def tried(overrides: Sequence[str], data: Path, device: str) -> Iterator[Row]:
     """A row a collection of dev data."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder, cost = trained(overrides, Path(scratch) / "run", device)
+        folder, cost = DEFAULT_MODEL, {}
+        if list(overrides) != [UNTOUCHED]:
+            folder, cost = trained(overrides, Path(scratch) / "run", device)
         grids = sts_grids(folder, data, DEV, device)
         for collection, (name, split) in DEV_RETRIEVAL.items() if device != "cpu" else ():
             grids[collection] = retrieval_grid(folder, data / name, split, device)
     for collection, grid in grids.items():
-        yield {"run": "try", "overrides": list(overrides), **cost, "collection": collection, "grid": grid}
+        row = {"run": "try", "overrides": list(overrides), "device": device, **cost}
+        yield {**row, "collection": collection, "grid": grid}
 
 
 def read_rows() -> list[Row]:
@@ -117,19 +120,19 @@ def goals_table(before: Grid, after: Sequence[Grid]) -> list[str]:
 
 
 def choices_table(rows: Sequence[Row]) -> list[str]:
-    """STS-B's dev pairs at four cells and over the grid; whole rows on the dev queries."""
+    """STS-B's dev pairs at four cells (layers/dims) and over the grid; whole rows on the dev queries."""
     lines = [
-        "| settings | 3/384 | 3/128 | 6/32 | 6/384 | mean of the grid | SciFact train | MedQuAD dev |",
-        "|---" * 8 + "|",
+        "| settings | device | 3/384 | 3/128 | 6/32 | 6/384 | mean of the grid | SciFact train | MedQuAD dev |",
+        "|---" * 9 + "|",
     ]
-    tries: dict[str, dict[str, Grid]] = {}
+    tries: dict[tuple[str, str], dict[str, Grid]] = {}
     for row in rows:
-        tries.setdefault(" ".join(row["overrides"]) or "as it is", {})[row["collection"]] = row["grid"]
-    for settings, grids in tries.items():
+        tries.setdefault((" ".join(row["overrides"]) or "as it is", row["device"]), {})[row["collection"]] = row["grid"]
+    for (settings, device), grids in tries.items():
         pairs = grids["STS-B dev"]
         scores = [pairs[cell] for cell in ("3/384", "3/128", "6/32", "6/384")] + [float(np.mean(list(pairs.values())))]
         retrieval = [f"{grids[name]['6/384']:.3f}" if name in grids else "" for name in DEV_RETRIEVAL]
-        lines.append(f"| {settings} | {' | '.join([*(f'{score:.4f}' for score in scores), *retrieval])} |")
+        lines.append(f"| {settings} | {device} | {' | '.join([*(f'{score:.4f}' for score in scores), *retrieval])} |")
     return lines
 
 
@@ -187,6 +190,8 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.data is None or not Path(asked.data).is_dir():
         raise SystemExit("Skipped: give the folder of the collections with --data or EMBEDKIT_DATA.")
+    if asked.device != "cpu" and asked.overrides is None:
+        raise SystemExit("--device is of --try: the runs that are reported are the CPU's.")
     data = Path(asked.data).absolute()
     os.environ["EMBEDKIT_DATA"] = str(data)
     torch.set_num_threads(1)

@@ -6,7 +6,7 @@ FOLDER (or EMBEDKIT_DATA) holds the collections. All methods start from the defa
 premise and entailed sentence), without those that stand in an STS collection, in batches of BATCH for STEPS steps of AdamW:
 
   embedkit               every dim of the last layer and of two others at each step; the target is the untouched model, its
-                         similarities for all cells and its rows for whole ones, as in the recipe `elastic`
+                         similarities for all cells and its rows for whole ones, without dropout, as in the recipe `elastic`
   embedkit, InfoNCE      the same cells; the pairs' labels are the target, as for the peers
   2dmse                  the authors' recipe (Li et al. 2024, their code of 23 February 2024), over InfoNCE
   sentence-transformers  Matryoshka2dLoss over MultipleNegativesRankingLoss, its defaults, in SentenceTransformerTrainer
@@ -23,6 +23,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from embedkit.eval.report import replace_table
 from embedkit.recipe import fill
 from embedkit.train.data import read_task
 from embedkit.train.leaks import without_leaks
-from embedkit.train.settings import Data, TrainingRecipe
+from embedkit.train.settings import Data, TrainingRecipe, read_training_recipe
 from embedkit.train.trainer import train
 
 HERE = Path(__file__).parent
@@ -72,11 +73,12 @@ def _pairs(data: Path) -> Iterator[Row]:
             yield {"anchor": row["anchor"], "positive": row["positive"]}
 
 
-def by_embedkit(loss: Sequence[Mapping[str, Any]], elastic: Mapping[str, Any]) -> Method:
+def by_embedkit(loss: Sequence[Mapping[str, Any]], elastic: Mapping[str, Any], *, dropout: bool = True) -> Method:
     def method(pairs: Path, seed: int, rate: float, steps: int, scratch: Path) -> Path:
         stage = {
             "data": [{"path": str(pairs)}],
             "loss": list(loss),
+            "dropout": dropout,
             "batch": {"size": BATCH},
             "elastic": {"dims": list(SHORT_DIMS), "layers": list(EARLY_LAYERS), **elastic},
             "optimizer": {"lr": rate},
@@ -120,14 +122,12 @@ def by_sentence_transformers(pairs: Path, seed: int, rate: float, steps: int, sc
     return scratch / "model"
 
 
-CELLS = {"recipe": "embedkit", "layers_per_step": 2}
+ELASTIC = read_training_recipe("elastic").stages[0]
+assert ELASTIC.elastic is not None
+CELLS = {"recipe": "embedkit", "layers_per_step": ELASTIC.elastic.layers_per_step}
 FROM_PAIRS = [{"name": "info_nce", "temperature": TEMPERATURE}]
-FROM_THE_UNTOUCHED = [  # as the recipe `elastic` has them
-    {"name": "in_batch_distillation", "temperature": 0.1},
-    {"name": "embedding_distillation", "weight": 18},
-]
 METHODS: dict[str, Method] = {
-    "embedkit": by_embedkit(FROM_THE_UNTOUCHED, CELLS),
+    "embedkit": by_embedkit([asdict(term) for term in ELASTIC.loss], CELLS, dropout=ELASTIC.dropout),
     "embedkit, InfoNCE": by_embedkit(FROM_PAIRS, CELLS),
     "2dmse": by_embedkit(FROM_PAIRS, {"recipe": "2dmse"}),
     "sentence-transformers": by_sentence_transformers,

@@ -98,27 +98,26 @@ def read_rows() -> list[dict[str, Any]]:
     return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
 
 
-def rates(data: str, defaults: bool, device: str, name: str) -> list[float]:
-    """Examples a second of each round that was run."""
+def rounds(data: str, defaults: bool, device: str, name: str) -> list[tuple[int, float]]:
+    """(steps, examples a second) of each round that was run."""
     asked = (data, defaults, device, name)
     rows = (row for row in read_rows() if (row["data"], row["defaults"], row["device"], row["only"]) == asked)
-    return [row["examples_a_second"] for row in rows]
+    return [(row["steps"], row["examples_a_second"]) for row in rows]
 
 
 def table() -> list[str]:
     """Medians over the rounds."""
     lines = [
-        "| pairs | settings | device | rounds | SentenceTransformerTrainer | embedkit | times |",
+        "| pairs | settings | device | rounds of steps | SentenceTransformerTrainer | embedkit | times |",
         "|---|---|---|---|---|---|---|",
     ]
     for device, data, defaults in itertools.product(("cpu", "cuda"), DATA, (False, True)):
-        theirs, ours = (rates(data, defaults, device, name) for name in ("theirs", "ours"))
+        theirs, ours = (rounds(data, defaults, device, name) for name in ("theirs", "ours"))
         if theirs and ours:
             said = "the defaults of each" if defaults else f"batches of {BATCH}, float32"
-            one, other = statistics.median(theirs), statistics.median(ours)
-            lines.append(
-                f"| {data} | {said} | {device} | {len(ours)} | {one:.1f}/s | {other:.1f}/s | {other / one:.2f} |"
-            )
+            one, other = (statistics.median(rate for _, rate in some) for some in (theirs, ours))
+            run = f"{len(ours)} of {ours[0][0]}"
+            lines.append(f"| {data} | {said} | {device} | {run} | {one:.1f}/s | {other:.1f}/s | {other / one:.2f} |")
     return lines
 
 
@@ -134,7 +133,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.only is None:
         for turn, one in itertools.product(range(arguments.rounds), ("theirs", "ours")):
-            if len(rates(arguments.data, arguments.defaults, arguments.device, one)) <= turn:
+            if len(rounds(arguments.data, arguments.defaults, arguments.device, one)) <= turn:
                 subprocess.run([sys.executable, __file__, *sys.argv[1:], "--only", one], check=True)
         replace_table(ROWS.with_name("README.md"), "speed", table())
         return

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from embedkit.encoders.backend import Batch, SetAside, compute_settings, is_out_of_memory
 from embedkit.encoders.images import Reading, rgb
@@ -29,7 +28,6 @@ from embedkit.types import Vectors
 
 T = TypeVar("T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PLANLESS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 SHORT = 512  # tokens
 DECODERS = 8  # threads that prepare batches of images, at most; each holds one
 Features = dict[str, Any]
@@ -203,10 +201,16 @@ def padded(pieces: list[Piece]) -> dict[str, Any]:
     return features
 
 
-def attention_without_plans(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+@contextlib.contextmanager
+def attention_without_plans(device: torch.device) -> Iterator[None]:
     """Without cuDNN's attention, which torch takes for half precision with a mask on some GPUs, and which builds a plan for every shape
-    that it has not seen: a second for a batch of milliseconds, and our batches have a new shape nearly every time."""
-    return sdpa_kernel(PLANLESS) if device.type == "cuda" else contextlib.nullcontext()
+    that it has not met: batches of a token budget have a new one nearly every time. The switch is of the whole process."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(before and device.type != "cuda")
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def take_plain_attention(model: Any) -> None:

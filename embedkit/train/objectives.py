@@ -21,7 +21,7 @@ from embedkit.train.batches import Batch, masks, not_negative
 from embedkit.train.contrastive import HIDDEN, draw_pairs, info_nce, mix_lists, mix_pairs
 from embedkit.train.data import Example, Task
 from embedkit.train.elastic import Columns
-from embedkit.train.gather import gather_rows, world
+from embedkit.train.gather import gather_rows
 from embedkit.train.rows import Text
 from embedkit.train.settings import Loss
 
@@ -35,7 +35,10 @@ class Targets:
     count: int  # anchors
     first: int  # where they begin in the batch
     counts: tuple[int, ...]  # rows of each process; N is this one's
-    negatives_share: float  # negatives of this process, times processes, over those of the batch
+    rows_share: (
+        float  # N, times processes, over the rows of the batch: what a mean over this process' rows is multiplied by
+    )
+    negatives_share: float  # the same of the negatives
     places: Tensor  # (K,) where each negative stands among count * M
     present: Tensor  # (count, M) bool: the negatives that are there
     present_everywhere: Tensor  # (B, M) bool: those of the whole batch
@@ -46,11 +49,6 @@ class Targets:
     alike_anchors: Tensor | None
     alike_positives: Tensor | None
     teacher_rows: Mapping[int, Tensor]  # term -> (N, D') unit rows; of all processes where the term compares them
-
-    @property
-    def rows_share(self) -> float:
-        """Rows of this process, times processes, over those of all: what a mean over its rows is multiplied by."""
-        return self.counts[world()[0]] * len(self.counts) / sum(self.counts)
 
     def to(self, device: torch.device) -> Targets:
         moved: dict[str, Any] = {name: one.to(device) for name, one in vars(self).items() if isinstance(one, Tensor)}
@@ -76,11 +74,13 @@ def targets_of(batch: Batch, rows: slice) -> Targets:
     teacher = torch.full((len(examples), 1 + most), HIDDEN)
     for row, example in enumerate(examples):
         teacher[row, : len(example.teacher)] = torch.tensor(example.teacher)
+    counts = tuple(sum(map(_rows_of, share)) for share in shares)
     labels = [float("nan") if example.score is None else example.score for example in examples]
     return Targets(
         count=len(examples),
         first=rows.start,
-        counts=tuple(sum(map(_rows_of, share)) for share in shares),
+        counts=counts,
+        rows_share=sum(map(_rows_of, examples)) * len(counts) / sum(counts),
         negatives_share=float(present.sum() * len(shares) / everywhere.sum().clamp(min=1)),
         places=present.flatten().nonzero()[:, 0],
         present=present,
@@ -217,7 +217,7 @@ class Objective:
         )
 
     def _embedding_distillation(self, place: int, rows: Tensor) -> Tensor:
-        """Of whole rows; a prefix, which has other neighbours than the teacher's prefix at best, is not held to it."""
+        """Of rows at full width; prefixes learn more from what the whole rows say of their similarities."""
         teacher = self._targets.teacher_rows[place]
         if rows.shape[1] < teacher.shape[1]:
             return rows.new_zeros(())

@@ -37,6 +37,7 @@ TAKERS: Mapping[
     "focal_gamma": ("info_nce",),
     "mixing": ("info_nce",),
     "scale": ("cosent", "angle"),
+    "gather": ("info_nce", "cosent", "angle", "in_batch_distillation"),
     "teacher": ("in_batch_distillation", "embedding_distillation"),
 }
 
@@ -205,6 +206,12 @@ class Stage:
     def __post_init__(self) -> None:
         if not self.data or not self.loss:
             raise UsageError(f"The stage {self.name!r} has no {'loss' if self.data else 'data'}; give at least one.")
+        cuts = self.elastic is not None and (self.elastic.dims or self.elastic.recipe != "embedkit")
+        if cuts and all(term.name == "embedding_distillation" for term in self.loss):
+            raise UsageError(
+                f"The stage {self.name!r} cuts rows, and embedding_distillation, its only loss, is of whole ones; add another loss, such "
+                f"as in_batch_distillation, or leave elastic.dims out."
+            )
         for key, (right, expected) in NUMBERS.items():
             *group, name = key.split(".")
             parts = getattr(self, group[0]) if group else self

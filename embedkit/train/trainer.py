@@ -145,7 +145,9 @@ def precision_of(recipe: TrainingRecipe, device: torch.device) -> str:
 
 def teachers_of(recipe: TrainingRecipe, stage: Stage, device: str) -> dict[int, RowMaker]:
     """term -> what makes the rows of its teacher, which is never trained; terms of one teacher share it."""
-    taught = {place: term.teacher for place, term in enumerate(stage.loss) if term.name in TAKERS["teacher"]}
+    taught = {
+        place: term.teacher or recipe.model for place, term in enumerate(stage.loss) if term.name in TAKERS["teacher"]
+    }
     makers = {
         name: row_maker(recipe, stage, open_model(recipe, device, name).eval().requires_grad_(False))
         for name in dict.fromkeys(taught.values())

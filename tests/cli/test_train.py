@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+
+import embedkit
+from embedkit.recipe import find_recipe
 
 from .conftest import Run
 
@@ -41,6 +45,21 @@ def test_a_recipe_is_run_evaluated_and_not_run_twice(run: Run, recipe: Path, tmp
     assert f"{folder} holds a run already" in run("train", recipe, "-o", folder).sentence(2)
     again = run("train", recipe, "optimizer.lr=1e-4", "-o", folder, "--resume", "--json")
     assert again.facts["model"] == str(folder / "model")
+
+
+@pytest.mark.parametrize("name", ["contrastive", "matryoshka", "2dmse", "ese"])
+def test_a_recipe_for_pairs_runs_as_its_first_line_says(
+    name: str, run: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"anchor": f"cat {word}", "positive": f"dog {word}"} for word in "abcdefg"]
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    first = find_recipe(name, "train").read_text().splitlines()[0]
+    program, *command = shlex.split(first.removeprefix("# "))
+    smaller = ["elastic.dims=[8]"] if name in ("matryoshka", "ese") else []  # than the tiny model's width
+    done = run(*command, f"model={tiny_model}", "batch.size=4", "steps=1", *smaller)
+    assert (program, done.code, done.out) == ("embedkit", 0, f"The model is in {name}/model\n")
+    assert embedkit.load(f"{name}/model").encode(["cat"]).shape == (1, 32)
 
 
 def test_a_plan_shows_the_literal_inputs_and_writes_nothing(run: Run, recipe: Path, tmp_path: Path) -> None:

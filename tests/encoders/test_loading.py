@@ -18,7 +18,7 @@ import torch
 from embedkit.encoders import default_model, load
 from embedkit.encoders.default_model import DEFAULT_MODEL, check_weights, default_model_folder
 from embedkit.encoders.timing import quickest
-from embedkit.encoders.torch_backend import bfloat16_is_fast
+from embedkit.encoders.torch_backend import attention_without_plans, bfloat16_is_fast
 from embedkit.errors import IntegrityError, MissingDependency, ModelError, UsageError
 
 from ..conftest import make_family
@@ -419,3 +419,21 @@ def test_weights_that_were_fetched_are_compared_with_the_published_ones(
     assert default_model_folder() is None
     with pytest.raises(IntegrityError, match="is not the published"):
         load()
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_no_attention_of_cudnn_on_a_gpu(before: bool) -> None:
+    """The switch is there without a GPU, too."""
+    cudnn, switch = torch.backends.cuda.cudnn_sdp_enabled, torch.backends.cuda.enable_cudnn_sdp
+    kept = cudnn()
+    switch(before)
+    try:
+        with attention_without_plans(torch.device("cuda")):
+            assert not cudnn()
+        with pytest.raises(KeyError), attention_without_plans(torch.device("cuda")):
+            raise KeyError
+        assert cudnn() == before
+        with attention_without_plans(torch.device("cpu")):
+            assert cudnn() == before
+    finally:
+        switch(kept)

@@ -229,3 +229,13 @@ def test_means_over_negatives_are_weighted_by_their_number(name: Any) -> None:
         alone.append(Objective([Loss(name)], targets_of(batch, slice(i, i + 1)), {})([rows]))
     whole = torch.cat((ANCHORS, POSITIVES, NEGATIVES.flatten(0, 1)[:5]))
     torch.testing.assert_close(torch.stack(alone).mean(), value(name, SHORT, whole))
+
+
+def test_means_over_rows_are_weighted_by_their_number() -> None:
+    """Four, four and three rows."""
+    batch, teacher, student = batch_of(SHORT), unit(11, 6, seed=9), unit(11, 6, seed=8)
+    alone = []
+    for i, places in enumerate(([0, 3, 6, 7], [1, 4, 8, 9], [2, 5, 10])):
+        targets = replace(targets_of(batch, slice(i, i + 1)), teacher_rows={0: teacher[places]})
+        alone.append(Objective([Loss("embedding_distillation")], targets, {})([student[places]]))
+    torch.testing.assert_close(torch.stack(alone).mean(), losses.embedding_distillation(student, teacher))

@@ -105,6 +105,7 @@ def test_the_ends_of_a_range_belong_to_it(plain: str, right: str) -> None:
         ("info_nce", {"teacher_temperature": 0.1}),
         ("info_nce", {"scale": 5.0}),
         ("kl", {"teacher": "m"}),
+        ("embedding_distillation", {"gather": False}),
     ],
 )
 def test_what_a_loss_does_not_look_at_is_refused(name: Any, setting: dict[str, Any]) -> None:
@@ -112,6 +113,15 @@ def test_what_a_loss_does_not_look_at_is_refused(name: Any, setting: dict[str, A
     with pytest.raises(UsageError, match=f"^{key} is .* with the loss {name}, which takes none; leave it out"):
         Loss(name, **setting)
     Loss(name, **{key: Loss.__dataclass_fields__[key].default})
+
+
+@pytest.mark.parametrize("elastic", ["{dims: [8]}", "{recipe: 2dmse}"])
+def test_whole_rows_alone_teach_no_cuts(plain: str, elastic: str) -> None:
+    """The losses of the recipe, not embedding_distillation alone, nor with layers alone."""
+    read_training_recipe(plain, [f"elastic={elastic}"])
+    read_training_recipe(plain, ["loss=[{name: embedding_distillation}]", "elastic={layers: [1]}"])
+    with pytest.raises(UsageError, match="cuts rows, and embedding_distillation, its only loss, is of whole ones"):
+        read_training_recipe(plain, ["loss=[{name: embedding_distillation}]", f"elastic={elastic}"])
 
 
 def test_stages_have_names_of_their_own(plain: str) -> None:

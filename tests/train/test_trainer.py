@@ -256,8 +256,9 @@ def test_a_teacher_reads_texts_with_its_own_tokenizer(
 
 def test_teachers(recipe: Any, tiny_model: Path, tmp_path: Path) -> None:
     """Terms of one teacher share it; rows cannot be brought to those of another width."""
-    names = ("in_batch_distillation", "embedding_distillation")
-    chosen = recipe(loss=[{"name": name} for name in names])
+    chosen = recipe(
+        loss=[{"name": "in_batch_distillation"}, {"name": "embedding_distillation", "teacher": str(tiny_model)}]
+    )
     teachers = teachers_of(chosen, chosen.stages[0], "cpu")
     assert list(teachers) == [0, 1]
     assert teachers[0] is teachers[1]
@@ -272,13 +273,14 @@ def test_teachers(recipe: Any, tiny_model: Path, tmp_path: Path) -> None:
         Step(maker, narrow.stages[0], teachers_of(narrow, narrow.stages[0], "cpu"), {})
 
 
-def test_stages_run_in_order_and_distil_from_the_untouched_model(recipe: Any, pairs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss", ["in_batch_distillation", "embedding_distillation"])
+def test_stages_run_in_order_and_distil_from_the_untouched_model(
+    loss: str, recipe: Any, pairs: Path, tmp_path: Path
+) -> None:
     """The second stage, at a learning rate of almost nothing, finds the first one's model away from its teacher."""
     plain = recipe().stages[0]
     texts = {"path": str(pairs), "texts": ["anchor"]}
-    second = recipe(
-        data=[texts], loss=[{"name": "in_batch_distillation"}], optimizer={"lr": 1e-9}, steps=2, name="second"
-    ).stages[0]
+    second = recipe(data=[texts], loss=[{"name": loss}], optimizer={"lr": 1e-9}, steps=2, name="second").stages[0]
     still = replace(recipe(), stages=(replace(second, dropout=False),))
     train(still, tmp_path / "still")
     assert log_of(tmp_path / "still")[0]["loss"] == pytest.approx(0, abs=1e-6)
