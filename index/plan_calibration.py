@@ -40,6 +40,7 @@ DIM, SAMPLE = 384, 50_000
 FEWER, FEWER_LISTS = 12_500, 128  # of the sample's rows, in half as many lists: how the lists to visit grow
 RECALLS = (0.9, 0.95, 0.97, 0.99)
 SHARES = (24, 12, 8, 6)
+STEP = 4  # between the sizes at which the cost of a scanned byte is fitted: more of them follow the noise
 GROWTH = tuple((share, recall) for share in (12, 8) for recall in RECALLS)  # codes that reach all of them
 SYNTHETIC = ((8, 0.95), (8, USUAL_RECALL))  # what synthetic rows are held to as well, for plan_check.py
 Done = dict[str, dict[str, Any]]  # key -> facts of a build
@@ -50,6 +51,7 @@ BUILDS: tuple[tuple[int, dict[str, Any]], ...] = (
     (800_000, {}),  # whose codes no cache holds
     (300_000, {"bytes_per_vector": automatic_bytes(DIM, 12), "fine": "int8"}),
     (150_000, {"coarse": "IVF512,SQ8", "fine": "float32"}),
+    (300_000, {"coarse": "IVF1024,SQ8"}),
     (800_000, {"coarse": "IVF1024,SQ8"}),
     (150_000, {"coarse": "PQ64x4fs"}),
     (60_000, {"coarse": "SQ8"}),
@@ -106,26 +108,36 @@ def _memory_costs(builds: list[dict[str, Any]], coded: list[dict[str, Any]]) -> 
 
 
 def _query_costs(coded: list[dict[str, Any]], flop: float) -> dict[str, Any]:
-    """Least squares over all settings: (constant, lists, candidates, bytes by how they are scanned, of how many) -> core-seconds."""
-
-    def kind_of(one: dict[str, Any]) -> tuple[str, int]:
-        return _parts(one).scanned, one["rows"] * _parts(one).code
-
-    kinds = sorted(set(map(kind_of, coded)))
+    """Least squares over all settings: (constant, lists, candidates, bytes by how they are scanned, at each size) -> core-seconds."""
+    searches = [
+        (one, asked, *query_work(_task(one), _parts(one), asked["probes"])) for one in coded for asked in one["grid"]
+    ]
+    scanned_by_kind: dict[str, list[float]] = {}
+    for one, _, _, scanned in searches:
+        scanned_by_kind.setdefault(_parts(one).scanned, []).append(scanned)
+    sizes = {kind: _sizes(scanned) for kind, scanned in sorted(scanned_by_kind.items())}
     features, seconds = [], []
-    for one in coded:
-        for asked in one["grid"]:
-            found, scanned = query_work(_task(one), _parts(one), asked["probes"])
-            by_kind = [scanned * (kind == kind_of(one)) for kind in kinds]
-            features.append([1, asked["probes"] or 0, asked["shortlist"], *by_kind])
-            seconds.append(max(asked["seconds"] - found * flop, 0.1 * asked["seconds"]))
+    for one, asked, found, scanned in searches:
+        bytes_at = [scanned * (kind == _parts(one).scanned) * _shares(scanned, at) for kind, at in sizes.items()]
+        features.append(np.concatenate([[1, asked["probes"] or 0, asked["shortlist"]], *bytes_at]))
+        seconds.append(max(asked["seconds"] - found * flop, 0.1 * asked["seconds"]))
     weights = 1 / np.array(seconds)
     costs, _ = nnls(np.array(features) * weights[:, None], np.ones(len(weights)))
-    query, visited, verified, *by_kind = map(float, costs)
-    scanned_s: dict[str, list[tuple[float, float]]] = {}
-    for (kind, size), cost in zip(kinds, by_kind, strict=True):
-        scanned_s.setdefault(kind, []).append((size, cost))
+    query, visited, verified, *by_size = map(float, costs)
+    rest = iter(by_size)
+    scanned_s = {kind: [(float(f"{size:.4g}"), next(rest)) for size in at] for kind, at in sizes.items()}
     return {"query_s": query, "list_s": visited, "scanned_s": scanned_s, "verified_s": verified}
+
+
+def _sizes(scanned: list[float]) -> np.ndarray:
+    """From the least to the most, about STEP times each other."""
+    steps = math.log(max(scanned) / min(scanned), STEP)
+    return np.geomspace(min(scanned), max(scanned), 1 + max(1, round(steps)) if steps else 1)
+
+
+def _shares(scanned: float, sizes: np.ndarray) -> np.ndarray:
+    """How much each size counts for so many bytes, as `costs.py` interpolates."""
+    return np.array([np.interp(math.log(scanned), np.log(sizes), one) for one in np.eye(len(sizes))])
 
 
 def _task(one: dict[str, Any]) -> Task:

@@ -205,7 +205,7 @@ def padded(pieces: list[Piece]) -> dict[str, Any]:
 def attention_without_plans(device: torch.device) -> Iterator[None]:
     """Without cuDNN's attention, which torch takes for half precision with a mask on some GPUs, and which builds a plan for every shape
     that it has not met: batches of a token budget have a new one nearly every time. The switch is of the whole process."""
-    before = torch.backends.cuda.cudnn_sdp_enabled()
+    before = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
     torch.backends.cuda.enable_cudnn_sdp(before and device.type != "cuda")
     try:
         yield

@@ -69,7 +69,7 @@ class Calibration:
     # a query, in a batch
     query_s: float  # whatever it finds
     list_s: float  # a list that is visited
-    # a byte of codes that is scanned, by `Anatomy.scanned`: (bytes of all codes, cost), growing
+    # a byte of codes that is scanned, by `Anatomy.scanned`: (bytes that a query scans, cost), growing
     scanned_s: Mapping[str, Sequence[tuple[float, float]]]
     verified_s: float  # a candidate that the fine rows verify: a row from the page cache
     exact_s: Mapping[str, float]  # a value of an exact search, by the fine rows' dtype
@@ -270,13 +270,13 @@ def query_seconds(task: Task, parts: Anatomy, calibration: Calibration, probes: 
         calibration.query_s
         + found * calibration.flop_s
         + (probes or 0) * calibration.list_s
-        + scanned * _scanned_byte(parts, task.rows, calibration)
+        + scanned * _scanned_byte(parts, scanned, calibration)
         + shortlist * calibration.verified_s
     )
 
 
-def _scanned_byte(parts: Anatomy, rows: int, calibration: Calibration) -> float:
-    """Core-seconds: more, the less of the codes stays in the processor's caches. Between sizes that were measured, by their logarithm;
-    beyond them, as at the last."""
+def _scanned_byte(parts: Anatomy, scanned: float, calibration: Calibration) -> float:
+    """Core-seconds: more for few bytes, whose lists are short, and for more than the processor's caches hold. Between sizes that were
+    measured, by their logarithm; beyond them, as at the last."""
     sizes, costs = zip(*calibration.scanned_s[parts.scanned], strict=True)
-    return float(np.interp(math.log(rows * parts.code), np.log(sizes), costs))
+    return float(np.interp(math.log(scanned), np.log(sizes), costs))

@@ -85,7 +85,7 @@ def test_a_query_visits_what_the_calibration_needed_and_a_margin_where_no_recall
     beyond = predict(Task(10**6, 384, factory, recall=0.99), COSTS, 1)
     assert (beyond.probes, beyond.reached) == (1024, False)
     scanned = 128 / 1024 * 10**6 * 48
-    byte = 1e-11 + 2e-11 * math.log10(48) / 2  # 48 MB of codes, between 1 and 100
+    byte = 1e-11 + 2e-11 * math.log10(6) / 2  # 6 MB of codes, between 1 and 100
     found = 2 * 384 * (1024 + 384) * 1e-11  # to its lists, once it is turned
     assert free.query_seconds == pytest.approx(1e-5 + found + 128e-6 + scanned * byte + 100e-7)
 
