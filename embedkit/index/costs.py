@@ -224,9 +224,9 @@ def _code_phases(task: Task, parts: Anatomy, calibration: Calibration) -> dict[s
     work = code_work(task, parts)
     target = _reach(parts, task.recall or USUAL_RECALL, calibration)
     last = parts.lists if target is None else _probes(target, parts.lists, calibration)
-    tried = [probes for probes in PROBES if probes <= 2**0.25 * last and probes < parts.lists]
-    if target is None:
-        tried.append(parts.lists)
+    tried: list[int | None] = [probes for probes in PROBES if probes <= 2**0.25 * last and probes < parts.lists]
+    if target is None or not parts.lists:
+        tried.append(parts.lists or None)
     searched = sum(query_seconds(task, parts, calibration, probes, 0) for probes in tried)
     return {
         "train": work.train * calibration.flop_s,

@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from embedkit.errors import DataError, UsageError
-from embedkit.index.costs import Calibration, Reach, Task, code_work, predict, query_work, read_calibration
+from embedkit.index.calibration import HELD_OUT
+from embedkit.index.costs import (
+    Calibration,
+    Reach,
+    Task,
+    code_work,
+    predict,
+    query_seconds,
+    query_work,
+    read_calibration,
+)
 from embedkit.index.plan import Goal, best, options
 from embedkit.index.sizes import anatomy
 
@@ -88,6 +98,16 @@ def test_a_query_visits_what_the_calibration_needed_and_a_margin_where_no_recall
     byte = 1e-11 + 2e-11 * math.log10(6) / 2  # 6 MB of codes, between 1 and 100
     found = 2 * 384 * (1024 + 384) * 1e-11  # to its lists, once it is turned
     assert free.query_seconds == pytest.approx(1e-5 + found + 128e-6 + scanned * byte + 100e-7)
+
+
+@pytest.mark.parametrize("recall", [0.5, 0.9999])
+def test_codes_without_lists_are_searched_whole(recall: float) -> None:
+    """Whether they reach the recall or not."""
+    task = Task(10**6, 384, "PQ12x4fs", recall=recall)
+    said = predict(task, COSTS, 1)
+    assert said.probes is None
+    searched = query_seconds(task, anatomy("PQ12x4fs", 384), COSTS, None, 0)
+    assert said.phases["measure"] == pytest.approx(HELD_OUT * (searched + 2 * 10**6 * 384 * COSTS.flop_s))
 
 
 def test_threads_share_what_faiss_does_and_nothing_else() -> None:
