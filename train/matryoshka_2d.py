@@ -44,7 +44,7 @@ from embedkit.train.trainer import train
 HERE = Path(__file__).parent
 ROWS = HERE / "matryoshka_2d.jsonl"
 BATCH, STEPS, CHOICE, TEMPERATURE = 64, 150, 75, 0.05
-RATES = (5e-5, 1.5e-4, 4.5e-4)
+RATES = (1.5e-4, 4.5e-4)
 SEEDS, CHOICE_SEED = (0, 1, 2), 3
 LEAKS = ("stsb", "sts12", "sts15", "sick")
 EARLY_LAYERS, SHORT_DIMS = LAYERS[:-1], DIMS[:-1]
