@@ -7,15 +7,15 @@ first, so dropout is the same too. Cost: one more forward pass, a third of the t
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-PARTS_HELD = 16  # after as many the allocator gives back what it holds free
+from embedkit.train.heap import give_back
+
+PARTS_HELD = 8  # whose freed memory is given back at once
 Part = TypeVar("Part")
 Rows = Sequence[Tensor]  # what a model makes of n inputs: one (n, D) tensor, or several: one a layer, say
 
@@ -54,12 +54,10 @@ def cached_backward(embed: Callable[[Part], Rows], parts: Sequence[Part], loss: 
 
 
 def _giving_back(parts: Iterable[Part]) -> Iterator[Part]:
-    """The parts. glibc holds what is freed between blocks that are not, and reuses little of it for sizes that are new each time:
-    over hundreds of parts that was as much memory again."""
+    """The parts, and now and then what those before have freed."""
     for number, part in enumerate(parts):
         if number % PARTS_HELD == 0:
-            with suppress(AttributeError):  # of glibc alone
-                ctypes.CDLL(None).malloc_trim(0)
+            give_back()
         yield part
 
 

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
 from embedkit.train.gather import gather_rows, world
+from embedkit.train.heap import give_back
 
 Denominator = Literal["own_hard", "inbatch_pos", "inbatch_pos+own_hard", "all", "all+qq+pp"]
 DENOMINATORS: tuple[str, ...] = get_args(Denominator)
@@ -119,13 +120,13 @@ def in_blocks(losses: Callable[[int, int], Tensor], count: int, rows_at_once: in
     """losses(start, stop) of all rows, (count,); what a block computes is kept for the backward pass only where one is enough."""
     if count <= rows_at_once:
         return losses(0, count)
+
+    def block(start: int) -> Tensor:
+        give_back()
+        return losses(start, min(start + rows_at_once, count))
+
     starts = range(0, count, rows_at_once)
-    return torch.cat(
-        [
-            checkpoint(losses, i, min(i + rows_at_once, count), use_reentrant=False, preserve_rng_state=False)
-            for i in starts
-        ]
-    )
+    return torch.cat([checkpoint(block, i, use_reentrant=False, preserve_rng_state=False) for i in starts])
 
 
 def focal_mean(losses: Tensor, gamma: float, detach_weight: bool = True) -> Tensor:
