@@ -35,9 +35,7 @@ class Targets:
     count: int  # anchors
     first: int  # where they begin in the batch
     counts: tuple[int, ...]  # rows of each process; N is this one's
-    rows_share: (
-        float  # N, times processes, over the rows of the batch: what a mean over this process' rows is multiplied by
-    )
+    rows_share: float  # N, times processes, over the rows of the batch; a mean over N rows is multiplied by it
     negatives_share: float  # the same of the negatives
     places: Tensor  # (K,) where each negative stands among count * M
     present: Tensor  # (count, M) bool: the negatives that are there
