@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 from typing import ClassVar
 
+from embedkit.escapes import escaped
+
 
 class EmbedkitError(Exception):
     """Base of all errors that embedkit raises on purpose.
@@ -19,7 +21,7 @@ class EmbedkitError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, position: int | None = None) -> None:
-        super().__init__(message)
+        super().__init__(escaped(message))  # names of files, ids and values are strangers' texts
         self.position = position
 
 

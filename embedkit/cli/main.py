@@ -7,7 +7,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from contextlib import redirect_stderr, redirect_stdout
+from typing import IO, Any, NoReturn, cast
 
 import click
 
@@ -21,6 +22,7 @@ from embedkit.cli.index import index_group
 from embedkit.cli.search import search_command
 from embedkit.cli.train import train_command
 from embedkit.errors import EmbedkitError, Stopped, is_full_disk
+from embedkit.escapes import EscapedStream
 from embedkit.version import __version__
 
 OK, DEFECT, WRONG_USE = 0, 1, 2
@@ -59,7 +61,20 @@ for command in COMMANDS:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line and exits with its code."""
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(_run(arguments))
+    _open_closed_streams()
+    with redirect_stdout(EscapedStream(sys.stdout)), redirect_stderr(EscapedStream(sys.stderr, keep="\r")):
+        code = _run(arguments)
+    sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Under `2>&-`, and in many a daemon, the first file that is opened would become the standard error of all libraries."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _terminate(*_: Any) -> None:
@@ -70,12 +85,13 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         with cli.make_context("embedkit", list(sys.argv[1:] if arguments is None else arguments)) as context:
             cli.invoke(context)  # not cli.main, which answers a closed pipe and an EOFError in its own way
-        if sys.stdout is not None:  # `>&-`
-            sys.stdout.flush()
+        sys.stdout.flush()
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.ClickException as error:
-        error.show()
+        error.show(
+            file=cast(IO[str], EscapedStream(sys.stderr))
+        )  # names that came as arguments, carriage returns with them
         return error.exit_code
     except EmbedkitError as error:
         return _say(str(error), error.exit_code)

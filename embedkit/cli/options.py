@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import click
 
 from embedkit.errors import DataError, UsageError
+from embedkit.escapes import escaped
 from embedkit.types import Kind
 
 if TYPE_CHECKING:
@@ -187,6 +188,7 @@ def set_up_output(quiet: bool, log: Path | None) -> None:
     logger.handlers.clear()
     logger.propagate = False
     remarks = logging.StreamHandler()
+    remarks.setFormatter(_Escaped())
     remarks.setLevel(logging.ERROR if quiet else logging.INFO)
     logger.addHandler(remarks)
     logger.setLevel(logging.INFO)
@@ -198,12 +200,17 @@ def set_up_output(quiet: bool, log: Path | None) -> None:
         logger.setLevel(logging.DEBUG)
 
 
+class _Escaped(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return escaped(super().format(record))
+
+
 class _JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fact = {"time": round(record.created, 3), "level": record.levelname.lower(), "message": record.getMessage()}
         if hasattr(record, "rows"):
             fact["rows"] = record.rows
-        return json.dumps(fact, ensure_ascii=False)
+        return escaped(json.dumps(fact, ensure_ascii=False))
 
 
 def print_facts(facts: Any, as_json: bool) -> None:
