@@ -24,6 +24,7 @@ TOKENIZER = 1 << 30  # bytes of a tokenizer file
 MANIFEST = 256 << 20  # bytes of a JSON file that embedkit wrote: manifests, reports, caches
 IMAGE = 256 << 20  # bytes of one image file
 ANSWER = 64 << 20  # bytes of one answer of a server
+SCORE = 1_000_000  # the most that a score of two texts may be, either way: beyond it float32 tells few apart
 SHOWN = 80  # characters of a value in a message
 
 

@@ -108,7 +108,10 @@ KINDS = {
     "label-gap": Kind(
         "labels that are missing in a row of whole numbers", "see whether a class was lost, or number them from 0 on"
     ),
-    "bad-label": Kind("labels of pairs that are neither 0 nor 1", "write 0 and 1, or choose another type"),
+    "bad-label": Kind(
+        "labels that are no text and no whole number, or, of pairs, neither 0 nor 1",
+        "write them, or choose another type",
+    ),
     "bad-score": Kind("scores that are no finite numbers", "fill them or remove the rows"),
     "score-out-of-range": Kind("scores outside the scale of nearly all others", "mend them"),
     "same-both-sides": Kind(

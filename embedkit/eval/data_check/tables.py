@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from embedkit.corpus.labels import class_label, pair_label, score
 from embedkit.errors import UsageError
 from embedkit.eval.data_check.findings import Findings
 from embedkit.eval.data_check.reading import Source, check_characters, key_of, text_key
@@ -171,15 +172,11 @@ def _texts_of(row: Row, kind: str) -> list[str]:
 def _answer(row: Row, kind: str) -> tuple[str | None, float | None]:
     """(label or score as it is written, the score as a number)"""
     if kind == "sts":
-        return str(row["score"]), _number(row["score"])
-    return (str(row["label"]) if "label" in SUBJECTS[kind] else None), None
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
+        number = score(row["score"])
+        return str(row["score"]), math.nan if number is None else number
+    if kind == "pair-classification":
+        return str(row["label"]), None
+    return (class_label(row["label"]) if "label" in SUBJECTS[kind] else None), None
 
 
 def _check_row(row: Row, kind: str, where: str, findings: Findings) -> None:
@@ -193,13 +190,18 @@ def _check_row(row: Row, kind: str, where: str, findings: Findings) -> None:
 
 
 def _check_sts(row: Row, where: str, findings: Findings) -> None:
-    if not math.isfinite(_number(row["score"])):
+    if score(row["score"]) is None:
         findings.add("bad-score", where, str(row["score"]))
 
 
 def _check_pair_label(row: Row, where: str, findings: Findings) -> None:
-    if str(row["label"]) not in ("0", "1"):
+    if pair_label(row["label"]) is None:
         findings.add("bad-label", where, str(row["label"]))
+
+
+def _check_class(row: Row, where: str, findings: Findings) -> None:
+    if class_label(row["label"]) is None:
+        findings.add("bad-label", where, repr(row["label"]))
 
 
 def _check_translation(row: Row, where: str, findings: Findings) -> None:
@@ -218,6 +220,8 @@ _CHECKS: dict[str, Callable[[Row, str, Findings], None]] = {
     "sts": _check_sts,
     "pair-classification": _check_pair_label,
     "bitext": _check_translation,
+    "classification": _check_class,
+    "clustering": _check_class,
     "reranking": _check_candidates,
 }
 
@@ -242,7 +246,7 @@ def _check_labels(seen: Rows, findings: Findings) -> None:
         lonely = [label for label, counts in seen.labels.items() if train not in counts or len(counts) == 1]
         examples = [(where, f"{label} ({_counts(seen, label)})") for label in sorted(lonely)]
         findings.add_all("label-in-one-split", len(lonely), examples)
-    if seen.labels and all(label.isdecimal() for label in seen.labels):
+    if seen.labels and all(label.isdecimal() and len(label) < 19 for label in seen.labels):
         numbers = {int(label) for label in seen.labels}
         gaps = sorted(set(range(min(*numbers, 1), max(numbers))) - numbers) if max(numbers) < 2 * len(numbers) else []
         findings.add_all("label-gap", len(gaps), [(where, str(gap)) for gap in gaps])
