@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -321,7 +320,9 @@ def _lines(path: Path) -> list[str]:
     """Raises UsageError for a file that is not there, DataError for one that is no UTF-8."""
     if str(path) != "-" and not path.is_file():
         raise UsageError(f"{path} is not there; expected a file of ids, one a line.")
-    content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    from embedkit.corpus.documents import standard_input
+
+    content = standard_input().read() if str(path) == "-" else path.read_bytes()
     try:
         return [line.removesuffix("\r") for line in content.decode("utf-8").split("\n") if line]
     except UnicodeDecodeError as error:

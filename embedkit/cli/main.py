@@ -28,7 +28,8 @@ from embedkit.version import __version__
 OK, DEFECT, WRONG_USE = 0, 1, 2
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+# color: click leaves escape sequences in a pipe alone, which EscapedStream shows; nothing here is coloured
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120, "color": True})
 @click.version_option(__version__, prog_name="embedkit")
 def cli() -> None:
     """From raw documents to retrieval whose quality is proven.
@@ -68,11 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _open_closed_streams() -> None:
-    """Under `2>&-`, and in many a daemon, the first file that is opened would become the standard error of all libraries."""
+    """Under `2>&-`, and in many a daemon, the first file that is opened would become the standard error of all libraries.
+    Standard input stays None, so that whoever asks for it is told that there is none."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
-    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 

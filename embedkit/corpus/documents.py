@@ -105,7 +105,7 @@ def _open(source: Any, *, images: bool = False) -> tuple[PlacedRows, str, Path |
     if isinstance(source, (str, Path)):
         text = str(source)
         if text == STDIN:
-            return jsonl_rows(_standard_input(), "standard input"), "standard input", Path()
+            return jsonl_rows(standard_input(), "standard input"), "standard input", Path()
         if text.startswith(HUB):
             return hub_rows(text.removeprefix(HUB)), text, None
         path = Path(text)
@@ -129,8 +129,12 @@ def _open(source: Any, *, images: bool = False) -> tuple[PlacedRows, str, Path |
     return placed(source, "the rows"), "the rows", Path()
 
 
-def _standard_input() -> IO[bytes]:
-    """Under a buffer of its own: Python cannot end while a thread sits in a read of sys.stdin, as it does on an idle pipe."""
+def standard_input() -> IO[bytes]:
+    """Under a buffer of its own: Python cannot end while a thread sits in a read of sys.stdin, as it does on an idle pipe.
+
+    Raises UsageError where there is none, as in a daemon or after `<&-`."""
+    if sys.stdin is None:
+        raise UsageError("Standard input is closed; give it something to read, or name a file instead of '-'.")
     try:
         return open(sys.stdin.fileno(), "rb", closefd=False)
     except (OSError, ValueError, AttributeError):  # no file: something that stands in for one
