@@ -19,6 +19,7 @@ LINE = 64 << 20  # bytes of one line of a corpus, of ids, of judgements or of tr
 TEXT = 64 << 20  # bytes of one text in UTF-8
 NESTED = 50  # levels of lists and mappings within one another, in JSON and in YAML
 SETTINGS = 1 << 20  # bytes of a recipe or of a task.yaml
+YAML_VALUES = 10_000  # values of one of these, each alias counted as all that it stands for
 CONFIG = 64 << 20  # bytes of a JSON file of a model, but for its tokenizer
 TOKENIZER = 1 << 30  # bytes of a tokenizer file
 MANIFEST = 256 << 20  # bytes of a JSON file that embedkit wrote: manifests, reports, caches

@@ -16,9 +16,10 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from embedkit.errors import UsageError
+from embedkit.limits import SETTINGS, SHOWN, read_at_most, shown
+from embedkit.strict_yaml import read_yaml
+from embedkit.typed import misfit
 
 Filled = TypeVar("Filled")
 PACKAGE = Path(__file__).parent
@@ -31,7 +32,7 @@ def find_recipe(name: str, room: str) -> Path:
     with the nearest name, where there is none.
     """
     if name.endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
+        if not Path(name).exists():
             raise UsageError(
                 f"{name} is not there; expected a recipe file, or one of: {', '.join(known_recipes(room))}."
             )
@@ -39,7 +40,7 @@ def find_recipe(name: str, room: str) -> Path:
     known = known_recipes(room)
     if name not in known:
         raise UsageError(
-            f"There is no recipe {name!r}{nearest(name, known)}; give a .yaml file, or one of: {', '.join(known)}."
+            f"There is no recipe {shown(name)}{nearest(name, known)}; give a .yaml file, or one of: {', '.join(known)}."
         )
     return known[name]
 
@@ -58,22 +59,13 @@ def nearest(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-class _Strict(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML takes the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if twice := [key for place, key in enumerate(keys) if key in keys[:place]]:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The mapping that a file holds, with `key=value` overrides: `batch.size=64`, `data.0.path=my.jsonl`; values are YAML."""
+    content = read_at_most(path, SETTINGS)
     try:
-        recipe = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid YAML ({' '.join(str(error).split())}); mend it.") from None
+        recipe = read_yaml(content.decode("utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path} is not valid YAML ({error}); mend it.") from None
     if not isinstance(recipe, dict):
         raise UsageError(f"{path} holds a {type(recipe).__name__}; a recipe is a mapping of settings.")
     for override in overrides:
@@ -84,11 +76,13 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 def _override(recipe: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise UsageError(f"{override!r} came; expected key=value, for example batch.size=64.")
+        raise UsageError(f"{shown(override)} came; expected key=value, for example batch.size=64.")
     try:
-        parsed = yaml.load(value, Loader=_Strict)
-    except yaml.YAMLError:
-        raise UsageError(f"The value of {override!r} is not valid YAML; quote a text that holds ':' or '#'.") from None
+        parsed = read_yaml(value)
+    except ValueError as error:
+        raise UsageError(
+            f"The value of {shown(override)} is not valid YAML ({error}); quote a text that holds ':' or '#'."
+        ) from None
     *parents, last = key.split(".")
     place: Any = recipe
     for depth, part in enumerate(parents):
@@ -97,7 +91,9 @@ def _override(recipe: dict[str, Any], override: str) -> None:
         elif isinstance(place, list):
             place = place[_position(place, part, override)]
         if not isinstance(place, (dict, list)):
-            raise UsageError(f"{override!r} came; {'.'.join(parents[: depth + 1])} is {place!r} and holds no {last!r}.")
+            raise UsageError(
+                f"{shown(override)} came; {'.'.join(parents[: depth + 1])} is {shown(place)} and holds no {last!r}."
+            )
     if isinstance(place, list):
         place[_position(place, last, override)] = parsed
     else:
@@ -105,8 +101,10 @@ def _override(recipe: dict[str, Any], override: str) -> None:
 
 
 def _position(place: list[Any], part: str, override: str) -> int:
-    if not part.isdecimal() or int(part) >= len(place):
-        raise UsageError(f"{override!r} came; {part!r} is none of the {len(place)} entries, which count from 0.")
+    if not part.isdecimal() or len(part) > 9 or int(part) >= len(place):
+        raise UsageError(
+            f"{shown(override)} came; {shown(part)} is none of the {len(place)} entries, which count from 0."
+        )
     return int(part)
 
 
@@ -130,13 +128,13 @@ def fill(cls: type[Filled], values: Any, where: str = "") -> Filled:
     Raises UsageError for an unknown or a missing key and for a value of another type, and whatever the class itself refuses.
     """
     if not isinstance(values, Mapping):
-        raise UsageError(f"{where or 'The recipe'} is {values!r}; expected a mapping of settings.")
+        raise UsageError(f"{where or 'The recipe'} is {shown(values)}; expected a mapping of settings.")
     hints = get_type_hints(cls)
     known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
     prefix = f"{where}." if where else ""
     if unknown := [str(key) for key in values if key not in known]:
         raise UsageError(
-            f"{prefix}{unknown[0]} is no setting{nearest(unknown[0], known)}; known here: {', '.join(known)}."
+            f"{prefix}{unknown[0][:SHOWN]} is no setting{nearest(unknown[0], known)}; known here: {', '.join(known)}."
         )
     for name, field in known.items():
         if name not in values and field.default is MISSING and field.default_factory is MISSING:
@@ -151,23 +149,21 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return None if value is None else _value(present, value, where)
     if origin is Literal:
         if value not in inner:
-            raise UsageError(
-                f"{where} is {value!r}{nearest(str(value), inner)}; expected one of: {', '.join(map(str, inner))}."
-            )
+            close = nearest(value, inner) if isinstance(value, str) else ""
+            raise UsageError(f"{where} is {shown(value)}{close}; expected one of: {', '.join(map(str, inner))}.")
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise UsageError(f"{where} is {value!r}; expected a list.")
+            raise UsageError(f"{where} is {shown(value)}; expected a list.")
         return tuple(_value(inner[0], one, f"{where}.{place}") for place, one in enumerate(value))
     if is_dataclass(hint):
         return value if isinstance(value, hint) else fill(hint, value, where)  # type: ignore[arg-type]
     if hint is float and isinstance(value, str):  # YAML reads 1e-5, without a dot, as a text
         with suppress(ValueError):
-            return float(value)
-    accepted = {float: (float, int)}.get(hint, (hint,))
-    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-        raise UsageError(f"{where} is {value!r}; expected {NAMES[hint]}.")
+            value = float(value)
+    if misfit(value, hint) is not None:
+        raise UsageError(f"{where} is {shown(value)}; expected {NAMES[hint]}.")
     return hint(value)
 
 
-NAMES = {str: "a text (in quotes)", int: "a whole number", float: "a number", bool: "true or false"}
+NAMES = {str: "a text (in quotes)", int: "a whole number", float: "a number that is finite", bool: "true or false"}

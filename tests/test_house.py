@@ -21,7 +21,7 @@ FOLDERS = ("embedkit", "tests", "index", "train", "eval", "docs")
 ONE = {"types", "errors", "version", "escapes", "limits", "typed"}
 TWO = ONE | {"storage", "statistics"}
 THREE = TWO | {"vectors", "encoder", "corpus"}
-FOUR = THREE | {"recipe", "encoders", "engine", "index"}
+FOUR = THREE | {"recipe", "strict_yaml", "encoders", "engine", "index"}
 NUMBERS = {"numpy", "scipy", "yaml"}
 MODELS = NUMBERS | {
     "torch",
@@ -43,7 +43,8 @@ ROOMS: dict[str, tuple[set[str], set[str] | None]] = {
     "typed": ({"errors", "limits"}, set()),
     "statistics": (ONE, NUMBERS),
     "storage": (ONE, NUMBERS),
-    "recipe": (ONE, NUMBERS),
+    "strict_yaml": ({"types", "errors", "limits"}, {"yaml"}),
+    "recipe": (ONE | {"strict_yaml"}, NUMBERS),
     "vectors": (TWO, NUMBERS),
     "encoder": (TWO, NUMBERS),
     "corpus": (TWO, NUMBERS | {"pyarrow", "datasets"}),

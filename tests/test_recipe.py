@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +12,7 @@ import pytest
 
 from embedkit.errors import UsageError
 from embedkit.jobs import IndexRecipe
+from embedkit.limits import SETTINGS
 from embedkit.recipe import digest, fill, find_recipe, known_recipes, merged, read_recipe
 
 
@@ -48,6 +51,10 @@ def test_values_are_filled_in_by_type() -> None:
         ({"name": "a", "quick": 1}, "quick is 1; expected true or false"),
         ({"name": "a", "sizes": 3}, "sizes is 3; expected a list"),
         ({"name": "a", "part": {"rate": "fast"}}, "expected a number"),
+        ({"name": "a", "part": {"rate": "1e999"}}, "rate is inf; expected a number that is finite"),
+        ({"name": "a", "part": {"rate": 10**400}}, r"rate is 1000+\.\.\.0+; expected a number that is finite"),
+        ({"name": "a", "limit": date(2024, 2, 3)}, r"limit is datetime\.date\(2024, 2, 3\); expected a whole number"),
+        ({"x" * 100_000: 1}, "^x{80} is no setting; known here"),
         ({"name": "a", "part": 3}, "part is 3; expected a mapping"),
     ],
 )
@@ -66,6 +73,10 @@ def test_overrides(tmp_path: Path) -> None:
         ("name.x=1", "holds no 'x'"),
         ("parts.2.rate=1", "none of the 2 entries"),
         ("name=a: b: c", "not valid YAML"),
+        ("limit=!!int abc", "'abc' is no int"),
+        ("limit=2024-13-45", "'2024-13-45' is no timestamp"),
+        ("limit=" + "9" * 5000, "^The value of .{1,85} is not valid YAML .* is no int"),
+        ("parts." + "9" * 5000 + ".rate=1", "none of the 2 entries"),
     ):
         with pytest.raises(UsageError, match=message):
             read_recipe(path, [wrong])
@@ -79,6 +90,15 @@ def test_bad_files(tmp_path: Path) -> None:
             read_recipe(path)
     with pytest.raises(UsageError, match="is not there"):
         find_recipe(str(tmp_path / "b.yaml"), "train")
+    path.write_bytes(b"# \xff")
+    with pytest.raises(UsageError, match=r"a\.yaml is not valid YAML \('utf-8' codec can't decode"):
+        read_recipe(path)
+    path.write_text("#" * (SETTINGS + 1))
+    with pytest.raises(UsageError, match=r"a\.yaml has more than 1,048,576 bytes"):
+        read_recipe(path)
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(UsageError, match=r"pipe\.yaml is a pipe; expected a regular file\.$"):
+        read_recipe(find_recipe(str(tmp_path / "pipe.yaml"), "train"))
 
 
 def test_recipes_are_found_by_name() -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from embedkit.errors import DataError, IntegrityError
+from embedkit.limits import SETTINGS, read_at_most, shown
+from embedkit.strict_yaml import read_yaml
 
 FILE = "task.yaml"
 
@@ -38,17 +40,17 @@ class TaskFile:
 def read_task_file(folder: Path) -> TaskFile:
     """What task.yaml says; nothing where there is none. Raises DataError for what it cannot say."""
     path = folder / FILE
-    if not path.is_file():
+    if not path.exists():
         return TaskFile()
-    import yaml
-
+    content = read_at_most(path, SETTINGS, DataError)
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"{path} cannot be read as YAML: {str(error).splitlines()[0]}.") from None
+        given = read_yaml(content.decode("utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read as YAML: {error}.") from None
+    given = {} if given is None else given
     known = [one.name for one in fields(TaskFile)]
     if not isinstance(given, dict):
-        raise DataError(f"{path} holds {given!r:.40}; expected some of {', '.join(known)}, each with a value.")
+        raise DataError(f"{path} holds {shown(given)}; expected some of {', '.join(known)}, each with a value.")
     for key, value in given.items():
         _check(path, key, value, known)
     return TaskFile(**given)
@@ -58,7 +60,7 @@ def _check(path: Path, key: Any, value: Any, known: list[str]) -> None:
     if key not in known:
         near = difflib.get_close_matches(str(key), known, n=1)
         meant = f"did you mean {near[0]}?" if near else f"expected {', '.join(known)}."
-        raise DataError(f"{path} has the key {str(key)!r}, which says nothing of a task; {meant}")
+        raise DataError(f"{path} has the key {shown(str(key))}, which says nothing of a task; {meant}")
     if key == "hash":
         fits = isinstance(value, dict) and all(isinstance(text, str) for text in [*value, *value.values()])
     else:
@@ -66,4 +68,4 @@ def _check(path: Path, key: Any, value: Any, known: list[str]) -> None:
     if not fits:
         others = {"hash": "a mapping of file names to SHA-256 sums", "ignore_identical_ids": "true or false"}
         wanted = others.get(key, "a text")
-        raise DataError(f"{path}: {key} is {value!r:.40}; expected {wanted}.")
+        raise DataError(f"{path}: {key} is {shown(value)}; expected {wanted}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from embedkit.errors import DataError, IntegrityError
 from embedkit.eval.local_tasks import LocalTask
 from embedkit.eval.run import read_tasks
 from embedkit.eval.task_file import read_task_file
+from embedkit.limits import SETTINGS
 from embedkit.storage import file_record
 
 from ..conftest import WordCounts
@@ -51,16 +53,28 @@ BAD = {
     "hash: {data.tsv: 1}": "expected a mapping of file names",
     "- name": "holds ['name']; expected some of name, type",
     "name: [": "cannot be read as YAML",
+    "name: !!int abc": "cannot be read as YAML: 'abc' is no int, line 1.",
+    "name: 2024-13-45": "cannot be read as YAML: '2024-13-45' is no timestamp, line 1.",
+    "name: 2024-02-03": "name is datetime.date(2024, 2, 3); expected a text",
+    "name: x\nname: y": "the key 'name' stands twice, line 2",
+    "false": "holds False; expected some of",
+    "#" * (SETTINGS + 1): "task.yaml has more than 1,048,576 bytes",
     "a: !!python/object/apply:os.getcwd []": "cannot be read as YAML",
 }
 
 
-@pytest.mark.parametrize("text", BAD)
+@pytest.mark.parametrize("text", BAD, ids=lambda text: text[:40])
 def test_what_it_cannot_say_is_refused(folder: Path, text: str) -> None:
     (folder / "task.yaml").write_text(text)
     with pytest.raises(DataError) as caught:
         read_task_file(folder)
     assert BAD[text] in str(caught.value)
+
+
+def test_a_pipe_is_not_waited_for(folder: Path) -> None:
+    os.mkfifo(folder / "task.yaml")
+    with pytest.raises(DataError, match=r"task\.yaml is a pipe"):
+        read_task_file(folder)
 
 
 def test_files_that_are_not_those_described_are_refused(folder: Path) -> None:
