@@ -73,7 +73,7 @@ class Hits(NamedTuple):
     """What a search found for each query, best first."""
 
     ids: list[list[str]]  # document ids; shorter than k where fewer were found
-    scores: NDArray[np.float32]  # (queries, k), higher is better, -inf where fewer than k were found
+    scores: NDArray[np.float32]  # (queries, k or all rows), higher is better, -inf where fewer were found
     documents: list[list[Document]] | None  # beside ids; None where the search was asked for ids alone
     passages: list[list[str]] | None = (
         None  # "doc#3", what each was found by; None where each document has one row, or counts whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -332,11 +333,23 @@ def _lines(path: Path) -> list[str]:
 def parsed_where(text: str) -> Any:
     """The JSON of --where. Raises a usage error for text that is none."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
         raise click.UsageError(f"--where is no JSON ({error}); expected for example '{{\"year\": 2020}}'.") from None
     if not isinstance(found, dict):
         raise click.UsageError(f"--where holds {text[:50]}; expected an object such as '{{\"year\": 2020}}'.")
+    return found
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose names differ; of a name that came twice, JSON's reader would keep the last condition alone."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise click.UsageError(
+            f"--where names {name!r} twice in one object; write both conditions into one, as in "
+            '\'{"year": {"gte": 2000, "lt": 2010}}\', or into a list: {"and": [...]}.'
+        )
     return found
 
 

@@ -25,8 +25,9 @@ import sqlite3
 import struct
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import groupby
 from operator import itemgetter
@@ -38,6 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedkit.errors import DataError, IntegrityError
+from embedkit.index.instants import instant
 from embedkit.types import Document
 
 Scalar = str | int | float  # a metadata value as it is compared; numbers come before texts
@@ -51,6 +53,7 @@ IDS_READ = 10_000  # ids in memory while all are read
 STREAMED = 64  # documents in memory while all are read
 HELD = 1 << 20  # characters of metadata whose entries wait in memory to be written together
 PER_BUCKET = 128  # entries of ids, at most, in the mean
+FIELDS_KEPT = 256  # whose kinds of values are remembered
 DEEPEST = 100  # levels of metadata; Python's own parser ends somewhere below 1000, depending on the caller's depth
 ENTRY = np.dtype([("hash", "<u8"), ("number", "<u4")])
 
@@ -204,6 +207,7 @@ class DocumentReader:
     def __init__(self, path: Path, count: int) -> None:
         self._path, self.count = path, count
         self._lock = threading.Lock()
+        self.kinds: Callable[[str], frozenset[type]] = lru_cache(FIELDS_KEPT)(self._kinds)  # asked by every filter
         try:
             self._connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
@@ -263,6 +267,12 @@ class DocumentReader:
             names.append(key[0])
             _, key = self._seek(key[0], (PRESENT, True))
         return names
+
+    def _kinds(self, field: str) -> frozenset[type]:
+        """float where one of the field's values is a number, str where one is a text; empty where no document has it."""
+        found = (self._seek(field, (first, False))[1] for first in (-math.inf, ""))
+        values = (key[1] for key in found if key is not None and key[0] == field)
+        return frozenset(str if isinstance(value, str) else float for value in values if value != PRESENT)
 
     def posting(self, field: str, value: Value) -> Numbers:
         """The documents where one of the field's values is `value`, or where it has any, for PRESENT."""
@@ -400,10 +410,11 @@ class DocumentReader:
 def comparable(value: object) -> Scalar | None:
     """A metadata value as it is stored and compared, one form for equal values; None for what counts as absent.
 
-    Integers beyond 64 bits become floats, infinite ones beyond the range of these: that is what SQLite can hold.
+    A date with a time of day becomes one text, however it is written (see `instants.py`). Integers beyond 64 bits become floats,
+    infinite ones beyond the range of these: that is what SQLite can hold.
     """
     if isinstance(value, str):
-        return value
+        return instant(value)
     if isinstance(value, int):  # with bool
         return int(value) if -(1 << 63) <= value < 1 << 63 else _as_float(value)
     if isinstance(value, float) and not math.isnan(value):

@@ -33,7 +33,7 @@ from embedkit.index.sparse import Weights
 from embedkit.index.sparse_input import asked_weights, encoded_entries, file_entries, query_weights, texts_of
 from embedkit.index.update import Change, changing
 from embedkit.index.versions import remove_old
-from embedkit.index.where import parse_where
+from embedkit.index.where import all_fields
 from embedkit.index.writer import Content, Entries
 from embedkit.types import Array, Document, Hits, Vectors
 from embedkit.vectors import unit_rows
@@ -117,7 +117,8 @@ class Index:
         fusion: Method | None = None,
         weight: float | None = None,
     ) -> Hits:
-        """The k best documents of each query: a text, an image, several of them, or vectors.
+        """The k best documents of each query: a text, an image, several of them, or vectors. k beyond the rows of the index means
+        all of them.
 
         queries: one or several of what the index's model reads (texts, images as pathlib.Path or PIL, dicts of both), or vectors
         (dim,) or (n, dim) of its space. like: instead, ids of stored documents; each is left out of its own hits. where: only
@@ -141,8 +142,9 @@ class Index:
                 raise UsageError(f"{name}={value} came; expected at least 1.")
         if group not in ("best", "mean", None):
             raise UsageError(f"group={group!r} came; expected 'best', 'mean' or None.")
-        asked = Asked(None if where is None else parse_where(where), group, shortlist, probes)
         snapshot = self._snapshot  # another thread may change the index meanwhile
+        k = min(k, snapshot.row_count)
+        asked = Asked(None if where is None else snapshot.where(where), group, shortlist, probes)
         if mode == "dense" and (queries is None) == (like is None):
             raise UsageError("Give either queries or like=, the ids of stored documents.")
         check_mode(mode, group, like)
@@ -203,7 +205,7 @@ class Index:
         snapshot = self._snapshot
         ready = self._ready(snapshot, "hybrid", queries, sparse_queries, None)
         assert ready.vectors is not None and ready.weights is not None
-        found = hybrid_candidates(snapshot, ready.vectors, ready.weights, k, Asked())
+        found = hybrid_candidates(snapshot, ready.vectors, ready.weights, min(k, snapshot.row_count), Asked())
         return [(snapshot.document_ids(some.keys), some) for some in found]
 
     def get(self, ids: Sequence[str]) -> list[Document]:
@@ -262,7 +264,7 @@ class Index:
             "recipe": None if manifest.recipe is None else asdict(manifest.recipe),
             "texts": manifest.texts,
             "empty_texts": sum(segment.empty_texts for segment in manifest.segments),
-            "fields": sorted({name for segment in self._snapshot.segments for name in segment.documents.fields()}),
+            "fields": all_fields(segment.documents for segment in self._snapshot.segments),
             "model": manifest.source.model,
             "fingerprint": manifest.source.fingerprint,
             "bytes_in_ram": self.bytes_in_ram(),
@@ -391,7 +393,8 @@ class Index:
         with self._changed(None) as change:
             if ids is not None:
                 return change.delete([ids] if isinstance(ids, str) else ids)
-            return change.delete_where(parse_where(where or {}))
+            assert where is not None
+            return change.delete_where(where)
 
     def compact(self, *, ram: int | None = None) -> None:
         """Makes one segment of all, without what was deleted."""

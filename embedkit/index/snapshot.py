@@ -23,7 +23,7 @@ from embedkit.index.segment import Segment
 from embedkit.index.sparse import SparseLeg
 from embedkit.index.update import read_ranges
 from embedkit.index.versions import open_version
-from embedkit.index.where import Where
+from embedkit.index.where import Where, read_where
 from embedkit.types import Array, Document, Rows, Vectors
 
 SPARE = 8  # rows beyond k that are looked at for ties; only one where a shortlist bounds them anyway
@@ -69,6 +69,7 @@ class Snapshot:
             raise
         self.row_bases = np.cumsum([0, *(segment.record.rows for segment in self.segments)])
         self.document_bases = np.cumsum([0, *(segment.record.documents for segment in self.segments)])
+        self.row_count = int(self.row_bases[-1])  # with those that are deleted
         self.has_passages = any(segment.starts is not None for segment in self.segments)
         self.is_exact = all(segment.record.coarse is None for segment in self.segments)
         self._sparse: SparseLeg | None = None
@@ -81,6 +82,10 @@ class Snapshot:
         self._let_go()
 
     # --- search -------------------------------------------------------------------------------------------------------
+
+    def where(self, where: Mapping[str, Any]) -> Where:
+        """A filter, read. Raises UsageError for what is not understood, and for fields that no document has in this way."""
+        return read_where(where, [segment.documents for segment in self.segments])
 
     def search(self, vectors: Vectors, k: int, asked: Asked) -> Ranked:
         """The k best of each query: documents, or rows where they are not grouped."""
@@ -103,7 +108,7 @@ class Snapshot:
                 ranked = grouped(scores, rows, self.documents_of)
             elif asked.group:
                 ranked = Ranked(scores, self.documents_of(rows), rows)
-            if rows.shape[1] < fetch or fetch >= self.row_bases[-1]:
+            if rows.shape[1] < fetch or fetch >= self.row_count:
                 break  # that was everything that passes
             if not self._more_needed(ranked, rows, scores[:, -1], k, asked.group):
                 break

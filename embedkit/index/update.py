@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ from embedkit.index.postings import Block
 from embedkit.index.segment import Segment
 from embedkit.index.sparse_input import text_entries
 from embedkit.index.versions import commit, writing
-from embedkit.index.where import Where, matching
+from embedkit.index.where import check_deletion, matching, read_where
 from embedkit.index.writer import Content, Entries, SegmentFiles, drawn_ranges
 from embedkit.storage import block_record, check_blocks, npy_header, sealed_partial, sync_file, sync_folder
 from embedkit.types import Array
@@ -187,10 +188,12 @@ class Change:
                 count += self._delete(segment, np.array(list(segment.documents.numbers(block).values()), np.int64))
         return count
 
-    def delete_where(self, where: Where) -> int:
-        """How many documents passed."""
+    def delete_where(self, where: Mapping[str, Any]) -> int:
+        """How many documents passed the filter. Raises UsageError for one that is empty, or asks for what no document has."""
+        wanted = read_where(where, [segment.documents for segment in self.segments])
+        check_deletion(wanted)
         return sum(
-            self._delete(segment, np.flatnonzero(matching(where, segment.documents))) for segment in self.segments
+            self._delete(segment, np.flatnonzero(matching(wanted, segment.documents))) for segment in self.segments
         )
 
     def set_fusion(self, method: Method, weight: float) -> None:

@@ -7,6 +7,11 @@
 What stands in one mapping must hold together; {} lets everything pass. True is 1 and 1.0 is 1; numbers and texts are
 never equal, and ranges stay within one of them. `ne` is the contrary of `eq`: a document without the field passes.
 A list has several values, a mapping has fields of its own ("author.name") and no value itself, null and NaN are none.
+Dates with a time are compared as instants, whatever their zones.
+
+A field that no document of the index has, and a number asked of a field that holds texts alone, are mistakes and refused
+(`read_where`): they would let nothing pass or, under `ne` and `not`, everything. What deletes must not be empty, either
+(`check_deletion`).
 
 Cost: one array of `count` bytes a comparison, and the numbers of the documents that have the values. Of 200,000
 documents, a value that 4,000 have takes 0.04 ms, one that 50,000 have 0.2 ms, and a range over 10,000 values 10 ms.
@@ -14,9 +19,10 @@ documents, a value that 4,000 have takes 0.04 ms, one that 50,000 have 0.2 ms, a
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,6 +32,7 @@ from numpy.typing import NDArray
 
 from embedkit.errors import UsageError
 from embedkit.index.documents import PRESENT, Cut, DocumentReader, Scalar, comparable
+from embedkit.limits import shown
 from embedkit.types import is_unicode
 
 OPERATORS = ("eq", "ne", "in", "gt", "gte", "lt", "lte", "exists")
@@ -82,6 +89,59 @@ def matching(where: Where, reader: DocumentReader) -> NDArray[np.bool_]:
     return mask
 
 
+def read_where(where: Mapping[str, Any], readers: Sequence[DocumentReader]) -> Where:
+    """A filter on the documents of these segments. Raises UsageError as `parse_where` does, and for a field that no document has, or
+    whose values are all of another kind than those it is compared with."""
+    parsed = parse_where(where)
+    if readers:  # of no documents, any filter finds none
+        _check_fields(parsed, readers)
+    return parsed
+
+
+def all_fields(readers: Iterable[DocumentReader]) -> list[str]:
+    """The metadata fields that a document has a value for, sorted."""
+    return sorted({name for reader in readers for name in reader.fields()})
+
+
+def _check_fields(where: Where, readers: Sequence[DocumentReader]) -> None:
+    for part in where.parts:
+        _check_fields(part, readers)
+    if where.operator in JOINTS:
+        return
+    held = frozenset[type]().union(*(reader.kinds(where.field) for reader in readers))
+    asked = {str if isinstance(value, str) else float for value in where.values}
+    if not held:
+        raise UsageError(_unknown(where.field, all_fields(readers)))
+    if asked and not asked & held:
+        ours, theirs = ("numbers", "texts") if float in held else ("texts", "numbers")
+        raise UsageError(
+            f"The filter compares the field {where.field!r} with {shown(where.values[0])}, but all of its values are {ours}; ask for "
+            f"{ours}, or build the index from a corpus that has {theirs} there (csv and DECIMAL columns are read as texts)."
+        )
+
+
+def check_deletion(where: Where) -> None:
+    """Raises UsageError for a filter with an empty mapping or list in it: nobody means to delete everything, or nothing, by that."""
+    for part in where.parts:
+        check_deletion(part)
+    if not where.parts and not where.values and where.operator in ("and", "or", "in"):
+        raise UsageError(
+            f"The filter of a deletion is empty, or has an empty {where.operator!r} in it; say which documents to delete, as in "
+            f"{EXAMPLE}."
+        )
+
+
+def _unknown(field: str, names: Sequence[str]) -> str:
+    inside = [name for name in names if name.startswith(f"{field}.")]
+    if near := inside[:3] or difflib.get_close_matches(field, names):
+        hint = f"near it are {', '.join(map(repr, near))}"
+    elif field in ("id", "_id", "docid", "title", "text"):
+        hint = "ids, titles and texts are no metadata"
+    else:
+        hint = f"the fields are {shown(list(names))}" if names else "there is no metadata at all"
+    return f"The filter asks for the field {field!r}, which no document has; {hint}."
+
+
 def _between(operator: str, value: Scalar) -> tuple[Cut, Cut]:
     """The range of values, cut where its kind begins and ends: numbers come first, then texts, then PRESENT."""
     start: Cut = ("", False) if isinstance(value, str) else (-math.inf, False)
@@ -95,12 +155,12 @@ def _parse(where: object, depth: int) -> Where:
     if depth > DEEPEST:
         raise UsageError(f"The filter is nested more than {DEEPEST} levels deep; write it flatter.")
     if not isinstance(where, Mapping):
-        raise UsageError(f"The filter {_short(where)} is no mapping; write one, such as {EXAMPLE}.")
+        raise UsageError(f"The filter {shown(where)} is no mapping; write one, such as {EXAMPLE}.")
     parts: list[Where] = []
     for name, condition in where.items():
         if not isinstance(name, str) or not is_unicode(name):
             raise UsageError(
-                f"The filter names the field {_short(name)}, which is no text; write one, such as {EXAMPLE}."
+                f"The filter names the field {shown(name)}, which is no text; write one, such as {EXAMPLE}."
             )
         parts += _joint(name, condition, depth) if name in JOINTS else _conditions(name, condition)
     return parts[0] if len(parts) == 1 else Where("and", tuple(parts))
@@ -110,7 +170,7 @@ def _joint(name: str, condition: object, depth: int) -> list[Where]:
     if name == "not":
         return [Where("not", (_parse(condition, depth + 1),))]
     if not isinstance(condition, (list, tuple)):
-        raise UsageError(f'The filter has {_short(condition)} for "{name}"; give it a list of filters.')
+        raise UsageError(f'The filter has {shown(condition)} for "{name}"; give it a list of filters.')
     return [Where(name, tuple(_parse(part, depth + 1) for part in condition))]
 
 
@@ -127,17 +187,17 @@ def _conditions(field: str, condition: object) -> list[Where]:
 def _condition(field: str, operator: object, value: object) -> Where:
     if operator not in OPERATORS:
         raise UsageError(
-            f"The filter has {_short(operator)} for the field {field!r}; the operators are {', '.join(OPERATORS)}, "
+            f"The filter has {shown(operator)} for the field {field!r}; the operators are {', '.join(OPERATORS)}, "
             'and a field within a field is written "outer.inner".'
         )
     if operator == "exists":
         if not isinstance(value, bool):
-            raise UsageError(f"The filter has {_short(value)} for exists of the field {field!r}; write true or false.")
+            raise UsageError(f"The filter has {shown(value)} for exists of the field {field!r}; write true or false.")
         found = Where("exists", field=field)
         return found if value else Where("not", (found,))
     if operator == "in":
         if not isinstance(value, (list, tuple)):
-            raise UsageError(f"The filter has {_short(value)} for in of the field {field!r}; write a list of values.")
+            raise UsageError(f"The filter has {shown(value)} for in of the field {field!r}; write a list of values.")
         return Where("in", field=field, values=tuple(dict.fromkeys(_scalar(field, item) for item in value)))
     scalar = _scalar(field, value)
     if operator in ("eq", "ne"):
@@ -150,15 +210,7 @@ def _scalar(field: str, value: object) -> Scalar:
     scalar = comparable(value)
     if scalar is None or (isinstance(scalar, str) and not is_unicode(scalar)):
         raise UsageError(
-            f"The filter compares the field {field!r} with {_short(value)}; compare it with a text, a number, true or "
+            f"The filter compares the field {field!r} with {shown(value)}; compare it with a text, a number, true or "
             "false, with several by {" + '"in": [...]}, or with null by {"exists": false}.'
         )
     return scalar
-
-
-def _short(value: object) -> str:
-    try:
-        shown = ascii(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits, a list within a list within ...
-        shown = f"a {type(value).__name__}"
-    return shown if len(shown) <= 60 else f"{shown[:60]}..."

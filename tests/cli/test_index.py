@@ -265,6 +265,11 @@ def test_documents_are_deleted_by_a_filter(run: Run, folder: Path) -> None:
     assert ids_of(run, folder) == ["d3", "d4", "d5", "d6"]
     assert "about" in run("index", "delete", folder, "--where", '{"year": {"about": 2004}}').sentence(2)
     deep = "[" * 100_000
+    assert "'yaer', which no document has; near it are 'year'" in run(
+        "index", "delete", folder, "--where", '{"yaer": {"ne": 2004}}'
+    ).sentence(2)
+    twice = run("index", "delete", folder, "--where", '{"year": {"gte": 2000}, "not": {"year": 1, "year": 2}}')
+    assert "names 'year' twice in one object" in twice.sentence(2)
     assert "--where is no JSON" in run("index", "delete", folder, "--where", deep).sentence(2)
 
 

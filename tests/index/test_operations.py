@@ -276,7 +276,8 @@ class Game:
             options["min_score"], queries, judged = least, queries[:1], judged[:1]
         self.log.append(f"search {queries.tolist()} {options}")
         hits = self.index.search(queries, **options)
-        assert hits.scores.shape == (len(queries), options["k"])
+        rows = sum(segment.rows for segment in self.index.manifest.segments)
+        assert hits.scores.shape == (len(queries), min(options["k"], rows))
         for number, judge in enumerate(judged):
             judge.check(hits, number, options)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 
 from embedkit.errors import UsageError
 from embedkit.index.documents import DocumentReader, DocumentWriter
-from embedkit.index.where import Where, matching, parse_where
+from embedkit.index.instants import instant
+from embedkit.index.where import Where, check_deletion, matching, parse_where, read_where
 from embedkit.types import Document
 
 FIELDS = ["year", "lang", "mixed", "author", "author.name", "a.b.c", "", 'it\'s "odd" %', "ключ 猫", "n\0l", "AUTHOR"]
@@ -308,8 +310,8 @@ def deep_list(levels: int) -> list[Any]:
         ({"a": {"eq": {"b": 1}}}, "with {'b': 1};"),
         ({"a": b"x"}, "with b'x';"),
         ({"a": "\ud800"}, "with '\\ud800';"),
-        ({"a": ["x" * 100]}, f"with ['{'x' * 58}...;"),
-        ({"a": deep_list(100_000)}, "with a list;"),
+        ({"a": ["x" * 100]}, "xxx...xxx"),
+        ({"a": deep_list(100_000)}, "with [[[[...]]]];"),
         ({"and": {"a": 1}}, "has {'a': 1} for \"and\"; give it a list of filters"),
         ({"or": "x"}, "has 'x' for \"or\"; give it a list of filters"),
         ({"or": [1]}, "The filter 1 is no mapping"),
@@ -329,3 +331,149 @@ def test_fifty_levels_are_understood(books: DocumentReader) -> None:
     assert isinstance(parse_where(deep(50)), Where)
     assert matching(parse_where(deep(50)), books).tolist() == [True] * 4
     assert parse_where(deep(50)).key == "not(" * 49 + 'in("a":1)' + ")" * 49
+
+
+# ------------------------------------------------------------------------------------------- mistakes in the question
+
+
+@pytest.fixture(scope="module")
+def segments(tmp_path_factory: pytest.TempPathFactory) -> list[DocumentReader]:
+    """The second has fields and kinds of values that the first has not."""
+    first = [{"lang": "en", "year": 1999, "price": "8", "author": {"name": "H"}}, {"lang": None, "tags": []}]
+    second = [{"lang": 7, "year": 2000, "new": True}]
+    return [
+        open_reader(
+            tmp_path_factory.mktemp("segment") / "a.sqlite", [Document(str(i), "", metadata=m) for i, m in some]
+        )
+        for some in (enumerate(first), enumerate(second))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("where", "sentence"),
+    [
+        ({"lnag": "en"}, "'lnag', which no document has; near it are 'lang'."),
+        ({"lnag": {"ne": "en"}}, "'lnag', which no document has"),
+        (
+            {"lnag": {"exists": False}},
+            "'lnag', which no document has",
+        ),  # one rule: nobody asks whether a field is nowhere
+        (
+            {"or": [{"lang": "en"}, {"not": {"and": [{"yaer": 1}]}}]},
+            "'yaer', which no document has; near it are 'year'.",
+        ),
+        ({"author": "H"}, "'author', which no document has; near it are 'author.name'."),
+        ({"tags": "a"}, "'tags', which no document has"),  # an empty list is no value
+        ({"id": "0"}, "ids, titles and texts are no metadata"),
+        ({"zzz": 1}, "the fields are ['author.name', 'lang', 'new', 'price', 'year']."),
+        ({"price": {"lt": 100}}, "compares the field 'price' with 100, but all of its values are texts; ask for texts"),
+        ({"price": {"ne": 8}}, "but all of its values are texts"),
+        ({"price": {"in": [8, 9]}}, "but all of its values are texts"),
+        ({"new": "true"}, "compares the field 'new' with 'true', but all of its values are numbers"),
+        ({"not": {"year": {"gte": "2000"}}}, "but all of its values are numbers"),
+    ],
+    ids=str,
+)
+def test_what_no_document_can_answer_is_refused(
+    segments: list[DocumentReader], where: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_where(where, segments)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"lang": "en"},
+        {"lang": 7},
+        {"new": True},
+        {"new": {"exists": False}},
+        {"price": {"in": [8, "8"]}},
+        {},
+        {"and": []},
+    ],
+    ids=str,
+)
+def test_a_field_or_a_kind_of_value_may_be_in_one_segment_alone(
+    segments: list[DocumentReader], where: dict[str, Any]
+) -> None:
+    assert read_where(where, segments) == read_where(where, segments[::-1]) == parse_where(where)
+
+
+def test_of_no_documents_anything_may_be_asked() -> None:
+    assert read_where({"lnag": 1}, []) == parse_where({"lnag": 1})
+
+
+@pytest.mark.parametrize(
+    "where",
+    [{}, {"and": []}, {"or": []}, {"not": {}}, {"a": {"in": []}}, {"not": {"a": {"in": []}}}, {"or": [{"a": 1}, {}]}],
+    ids=str,
+)
+def test_a_filter_that_deletes_is_not_empty(where: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"filter of a deletion is empty, or has an empty '(and|or|in)' in it"):
+        check_deletion(parse_where(where))
+
+
+def test_a_filter_that_deletes_says_something() -> None:
+    check_deletion(parse_where({"or": [{"a": {"exists": False}}, {"not": {"a": {"in": [1]}}}], "b": {"ne": 2}}))
+
+
+# ------------------------------------------------------------------------------------------- instants
+
+HALF_PAST = [
+    "2023-11-14T22:30:00Z",
+    "2023-11-14t22:30z",
+    "2023-11-14 22:30:00+00:00",
+    "2023-11-14T17:30:00-05:00",
+    "2023-11-15T04:00:00.000+0530",
+    "2023-11-14 23:30:00 +01",
+    "2023-11-14T22:30:00",
+]
+
+
+@pytest.mark.parametrize("written", HALF_PAST)
+def test_an_instant_is_one_value_in_any_zone(tmp_path: Path, written: str) -> None:
+    """Asked in each zone, stored in each; what the document says stays as it came."""
+    documents = [Document(str(i), "", metadata={"at": at}) for i, at in enumerate(HALF_PAST)]
+    reader = open_reader(tmp_path / "a.sqlite", documents)
+    for operator, expected in (("eq", 7), ("gte", 7), ("lte", 7), ("gt", 0), ("lt", 0)):
+        assert matching(parse_where({"at": {operator: written}}), reader).sum() == expected, operator
+    assert matching(parse_where({"at": {"gte": "2023-11-14", "lt": "2023-11-15"}}), reader).all()
+    assert [document.metadata["at"] for document in reader.stream()] == HALF_PAST
+
+
+def test_instants_are_in_the_order_of_time(tmp_path: Path) -> None:
+    """Against Python's own, with microseconds and zones drawn anew."""
+    rng = random.Random(5)
+    moments = [
+        datetime(2023, 11, 14, rng.randrange(24), rng.randrange(60), rng.randrange(3), rng.choice([0, 5, 500_000, 123_456]))
+        .replace(tzinfo=timezone(timedelta(minutes=rng.randrange(-12 * 60, 14 * 60, 15))))
+        for _ in range(200)
+    ]  # fmt: skip
+    documents = [Document(str(i), "", metadata={"at": moment.isoformat()}) for i, moment in enumerate(moments)]
+    reader = open_reader(tmp_path / "a.sqlite", documents)
+    for asked in moments[:20]:
+        for operator, holds in (("lt", asked.__gt__), ("lte", asked.__ge__), ("eq", asked.__eq__)):
+            found = matching(parse_where({"at": {operator: asked.isoformat()}}), reader).tolist()
+            assert found == [holds(moment) for moment in moments], (asked, operator)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2023-11-14",
+        "2023-13-14T22:00:00Z",
+        "0001-01-01T00:00:00+14:00",
+        "2023-11-14T22:00:00 Europe",
+        "12:00",
+        "٢٠٢٣-11-14T22:00Z",
+    ],
+)
+def test_what_is_no_instant_stays_a_text(text: str) -> None:
+    assert instant(text) == text
+
+
+def test_nanoseconds_count() -> None:
+    assert instant("2023-11-14T22:00:00.123456789+01:00") == "2023-11-14T21:00:00.123456789"
+    assert instant("2023-11-14T22:00:00.000000001Z") > instant("2023-11-14T22:00:00Z")
