@@ -26,6 +26,7 @@ MANIFEST = 256 << 20  # bytes of a JSON file that embedkit wrote: manifests, rep
 IMAGE = 256 << 20  # bytes of one image file
 ANSWER = 64 << 20  # bytes of one answer of a server
 SCORE = 1_000_000  # the most that a score of two texts may be, either way: beyond it float32 tells few apart
+GRADE = 10_000  # of a judgement, above or below 0: trec_eval's time grows with its square, 30 ms a query at this one
 SHOWN = 80  # characters of a value in a message
 
 

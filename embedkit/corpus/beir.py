@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from embedkit.corpus.documents import Fields, read_corpus
-from embedkit.corpus.formats import decoded_lines, open_bytes
+from embedkit.corpus.formats import decoded_lines, finite_number, open_bytes
 from embedkit.errors import DataError, UsageError
+from embedkit.limits import GRADE, shown
 
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade
-Judgements = Iterator[tuple[str, str, int]]
+NAMES = ("query-id", "corpus-id", "score")  # in the header of BEIR's files
+
+
+class Layout(NamedTuple):
+    """How a line of judgements is written."""
+
+    cells: Callable[[str], list[str]]
+    width: int
+    order: Sequence[int]  # the columns of query, document and grade
+    expected: str
+
+
+TREC = Layout(str.split, 4, (0, 2, 3), "query id, iteration, document id and a whole number")
 
 
 def read_queries(path: Path) -> dict[str, str]:
@@ -34,8 +46,7 @@ def find(folder: Path, name: str) -> Path:
 def read_qrels(folder: Path, split: str) -> Qrels:
     """The judgements of one split: a TSV with the header `query-id corpus-id score`.
 
-    Raises UsageError when the folder has no such split, DataError for a file without header or a grade that is no
-    whole number (trec_eval and BEIR would cut it without a word).
+    Raises UsageError when the folder has no such split, and what `qrels_of` raises.
     """
     files = sorted(
         {
@@ -54,59 +65,67 @@ def read_qrels(folder: Path, split: str) -> Qrels:
 def qrels_of(path: Path) -> Qrels:
     """The judgements of one file: a TSV with a header and three columns, or TREC's four (query, iteration, document, grade).
 
-    Raises DataError for a TSV without header, a row of other columns, a grade that is no whole number.
+    Raises DataError for a TSV without header, a row of other columns, an id with a blank at an end, which nothing would ever
+    match, a grade that is no whole number or beyond GRADE, a pair that is judged twice with two grades.
     """
     qrels: Qrels = {}
     with open_bytes(path) as stream:
-        lines = (text for _, text in decoded_lines(stream, str(path)))
-        first = next(lines, "")
-        read = _trec_rows if len(first.split()) == 4 and _grade(first.split()[3]) is not None else _tsv_rows
-        for query, document, grade in read(itertools.chain([first], lines), path):
-            qrels.setdefault(query, {})[document] = grade
+        rows: Iterator[tuple[int, str]]
+        rows = ((number, line.rstrip("\r\n")) for number, line in decoded_lines(stream, str(path)) if line.strip())
+        number, first = next(rows, (1, ""))
+        columns = first.split()
+        if len(columns) == TREC.width and finite_number(columns[-1]) is not None:
+            layout, rows = TREC, itertools.chain([(number, first)], rows)
+        else:
+            layout = _layout_of(first, f"{path}, line {number}")
+        for number, line in rows:
+            query, document, grade = _judgement(line, layout, f"{path}, line {number}")
+            if qrels.setdefault(query, {}).setdefault(document, grade) != grade:
+                raise DataError(
+                    f"{path}, line {number}: {document!r} was judged {qrels[query][document]} for {query!r} before, and now "
+                    f"{grade}; keep the one that holds."
+                )
     if not qrels:
         raise DataError(f"{path} holds no judgements; expected at least one row below the header.")
     return qrels
 
 
-def _tsv_rows(lines: Iterable[str], path: Path) -> Judgements:
-    table = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    for number, columns in enumerate(_whole(table, path), 1):
-        if number == 1 and len(columns) == 3 and _grade(columns[2]) is not None:
-            raise DataError(
-                f"{path}, line 1: data came, a header was expected; put 'query-id<TAB>corpus-id<TAB>score' above it."
-            )
-        if number == 1 or not columns:
-            continue
-        grade = _grade(columns[2]) if len(columns) == 3 else None
-        if grade is None:
-            raise DataError(
-                f"{path}, line {number}: {columns} came; expected query id, document id and a whole number, with tabs between."
-            )
-        yield columns[0], columns[1], grade
+def _layout_of(header: str, where: str) -> Layout:
+    columns = tabbed(header)
+    if len(columns) == len(NAMES) and finite_number(columns[2]) is not None:
+        raise DataError(f"{where}: data came, a header was expected; put 'query-id<TAB>corpus-id<TAB>score' above it.")
+    expected = "query id, document id and a whole number, with tabs between"
+    return Layout(tabbed, len(NAMES), header_order(columns), expected)
 
 
-def _trec_rows(lines: Iterable[str], path: Path) -> Judgements:
-    for number, line in enumerate(lines, 1):
-        columns = line.split()
-        grade = _grade(columns[3]) if len(columns) == 4 else None
-        if columns and grade is None:
-            raise DataError(
-                f"{path}, line {number}: {columns} came; expected query id, iteration, document id and a whole number."
-            )
-        if grade is not None:
-            yield columns[0], columns[2], grade
+def tabbed(line: str) -> list[str]:
+    return line.split("\t")
 
 
-def _whole(table: Any, path: Path) -> Iterator[list[str]]:
-    try:
-        yield from table
-    except csv.Error as error:
-        raise DataError(f"{path}, line {table.line_num}: {error}; end each line with a line feed.") from None
+def header_order(columns: Sequence[str]) -> Sequence[int]:
+    """The columns of query, document and grade: by their names where the header has BEIR's, in this order where it has others."""
+    names = [name.strip().lower() for name in columns]
+    return tuple(map(names.index, NAMES)) if sorted(names) == sorted(NAMES) else (0, 1, 2)
 
 
-def _grade(text: str) -> int | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return int(value) if value.is_integer() else None
+def is_matchable(identifier: str) -> bool:
+    """Whether an id has no blank at an end and no line end within: one that has is the id of nothing."""
+    return identifier == identifier.strip() != "" and "\r" not in identifier
+
+
+def _judgement(line: str, layout: Layout, where: str) -> tuple[str, str, int]:
+    columns = layout.cells(line)
+    value = finite_number(columns[layout.order[2]]) if len(columns) == layout.width else None
+    if value is None or not value.is_integer():
+        raise DataError(f"{where}: {shown(columns)} came; expected {layout.expected}.")
+    query, document, grade = (columns[place] for place in layout.order)
+    if not (is_matchable(query) and is_matchable(document)):
+        raise DataError(
+            f"{where}: the ids {query!r} and {document!r} came; remove the blanks around them, with which they match nothing."
+        )
+    if abs(value) > GRADE:
+        raise DataError(
+            f"{where}: the grade {shown(grade)} came; expected at most {GRADE:,} above or below 0, since trec_eval's time grows "
+            f"with its square. Is it the right column?"
+        )
+    return query, document, int(value)

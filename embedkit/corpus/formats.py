@@ -36,9 +36,9 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
 
 
 def finite_number(text: str) -> float | None:
-    """The number that a text is; None where it is none, or no finite one."""
+    """The number that a text is, in ASCII digits as other programs write it; None where it is none, or no finite one."""
     try:
-        value = float(text)
+        value = float(text) if text.isascii() and "_" not in text else math.nan  # Python's own 1_000
     except ValueError:
         return None
     return value if math.isfinite(value) else None

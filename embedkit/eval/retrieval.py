@@ -106,6 +106,10 @@ def score_run(task: Retrieval, run: Run, context: Mapping[str, Any]) -> Report:
     Raises DataError where no query has anything relevant.
     """
     _check_relevant(task)
+    if empty := sum(max(grades.values()) <= 0 for grades in task.qrels.values()):
+        logger.warning(
+            "%s: %d of %d judged queries have no relevant document and are left out.", task.name, empty, len(task.qrels)
+        )
     per_query = retrieval_scores(task.qrels, run, task.metrics)
     ties = tie_sensitivity(task.qrels, run, task.metrics)
     own = {"ignore_identical_ids": task.ignore_identical_ids} if task.ignore_identical_ids else {}
@@ -181,6 +185,8 @@ def _run_exact(task: Retrieval, encoder: Encoder, depth: int, progress: bool) ->
     for documents, block in embed_documents(read_corpus(task.path), encoder, progress=progress):
         ids += [document.id for document in documents]
         blocks.append(block)
+    if lost := {document for grades in task.qrels.values() for document in grades} - set(ids):
+        logger.warning("%s: %d judged documents (%r) are not in the corpus.", task.name, len(lost), min(lost))
     rows, queries = np.concatenate(blocks), encoder.encode(list(task.queries.values()), kind="query")
     if encoder.similarity == "cosine":
         rows, queries = unit_rows(rows), unit_rows(queries)

@@ -95,6 +95,10 @@ def test_a_run_follows_the_folders_task_file(run: Run, beir: Path, tmp_path: Pat
         (RUN + "q2 Q0 d4 2 nan x\n", "line 6: the score is 'nan'; expected a finite number"),
         (RUN + "q2 Q0 d4 2 -inf x\n", "line 6: the score is '-inf'"),
         (RUN + "q2 Q0 d4 2 high x\n", "line 6: the score is 'high'"),
+        (RUN + "q2 Q0 d4 2 1e39 x\n", "line 6: the score is '1e39'; expected a finite number of float32"),
+        (RUN + "q2 Q0 d4 2 ٣ x\n", "line 6: the score is '٣'"),
+        (RUN + "q2 Q0 d4 0.1 2 x\n", "line 6: the rank is '0.1'; expected a whole number in the fourth column"),
+        (RUN + "q2 Q0 d4 first 2 x\n", "line 6: the rank is 'first'"),
         (RUN + "q1 Q0 d0 4 0.05 x\n", "line 6: document 'd0' came before for query 'q1'"),
         ("\n", "is empty; expected a TREC run"),
         ("Q1 Q0 d4 1 0.9 x\n", "No query of"),
@@ -106,6 +110,32 @@ def test_a_malformed_run_is_one_sentence(run: Run, beir: Path, tmp_path: Path, t
     sentence = run("eval", "--run", path, "--qrels", beir / "qrels" / "test.tsv", "-o", tmp_path / "r").sentence(3)
     assert str(path) in sentence and said in sentence
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("judged", "trec", "ndcg", "said"),
+    [
+        ("q1\td1\t1\nq3\td1\t0\n", "q1 Q0 d1 1 9 a\n", 1.0, "1 of 2 judged queries have no relevant document"),
+        ("q1\td1\t1\nq3\td1\t1\n", "q1 Q0 d1 1 9 a\n", 0.5, "1 of 2 judged queries are not in it and score 0"),
+        ("q1\td1\t1\nq1\td 2\t0\n", "q1 Q0 d1 1 9 a\n", 1.0, "1 judged ids ('d 2') hold white space"),
+        # distances: the best has the least
+        (
+            "q1\td1\t1\n",
+            "q1 Q0 d1 1 0.1 a\nq1 Q0 d2 2 0.9 a\n",
+            1 / math.log2(3),
+            "of 1 of 1 queries the ranks are not",
+        ),
+        ("q1\td1\t1\n", "q1 Q0 d1 1 9 a\nq1 Q0 d2 1 8 b\n", 1.0, "line 2: a second tag, 'b'"),
+        ("q1\td1\t1\n", "q1 Q0 d1 0 9 a\nq1 Q0 d2 0 8 a\n", 1.0, ""),
+    ],
+)
+def test_what_moves_a_score_is_said(run: Run, tmp_path: Path, judged: str, trec: str, ndcg: float, said: str) -> None:
+    (tmp_path / "judged.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+    (tmp_path / "r.trec").write_text(trec)
+    options = ["--qrels", tmp_path / "judged.tsv", "--metrics", "ndcg@10", "-o", tmp_path / "r", "--json"]
+    done = run("eval", "--run", tmp_path / "r.trec", *options)
+    assert done.facts["tasks"]["r"]["scores"]["ndcg@10"] == pytest.approx(ndcg)
+    assert [said in line for line in done.remarks] == ([True] if said else [])
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from embedkit.corpus.beir import find, read_qrels, read_queries
+from embedkit.corpus.beir import find, qrels_of, read_qrels, read_queries
 from embedkit.errors import DataError, UsageError
+from embedkit.limits import GRADE
 
 HEADER = "query-id\tcorpus-id\tscore\n"
 
@@ -60,6 +61,29 @@ def test_the_names_in_the_header_do_not_matter(header: str, folder: Path) -> Non
     assert read_qrels(folder, "test") == {"q": {"d": 1}}
 
 
+@pytest.mark.parametrize("header", ["corpus-id\tscore\tquery-id", "Corpus-ID\tScore\tQuery-ID\r"])
+def test_columns_in_another_order_are_read_by_their_names(header: str, folder: Path) -> None:
+    write_qrels(folder, f"{header}\nd\t3\tq\n")
+    assert read_qrels(folder, "test") == {"q": {"d": 3}}
+
+
+@pytest.mark.parametrize("content", ["q1 0 d1 2\nq2\tQ0\td 1\n", "\ufeff\nq1 0 d1 2\n", "q1 0 d1 2\r\n\r\nq1 0 d1 2\n"])
+def test_four_columns_are_trecs(content: str, tmp_path: Path) -> None:
+    (tmp_path / "judged").write_bytes(content.encode())
+    assert qrels_of(tmp_path / "judged")["q1"] == {"d1": 2}
+
+
+def test_a_pair_that_is_judged_twice_alike_is_one_judgement(folder: Path) -> None:
+    write_qrels(folder, HEADER + "q\td\t1\nq\td\t1.0\nq\td\t+1\n")
+    assert read_qrels(folder, "test") == {"q": {"d": 1}}
+
+
+@pytest.mark.parametrize("grade", [str(GRADE), str(-GRADE)])
+def test_the_largest_grades_are_read(grade: str, folder: Path) -> None:
+    write_qrels(folder, HEADER + f"q\td\t{grade}\n")
+    assert read_qrels(folder, "test") == {"q": {"d": int(grade)}}
+
+
 def test_the_split_that_was_asked_for_is_read(folder: Path) -> None:
     write_qrels(folder, HEADER + "q\td\t1\n", "test.tsv")
     write_qrels(folder, HEADER + "q\td\t2\n", "dev.tsv.gz")
@@ -95,6 +119,8 @@ def test_a_file_without_header_is_refused_at_its_first_line(grade: str, folder: 
         ["q", "d", ""],
         ["q", "d", "nan"],
         ["q", "d", "inf"],
+        ["q", "d", "١"],
+        ["q", "d", "1_0"],
         ["q", "d"],
         ["q"],
         ["q", "0", "d", "1"],
@@ -111,6 +137,49 @@ def test_a_row_without_a_whole_number_as_third_column_is_refused_with_its_line(
     assert str(error.value) == (
         f"{path}, line 4: {columns} came; expected query id, document id and a whole number, with tabs between."
     )
+
+
+@pytest.mark.parametrize("grade", ["1e12", "4294967297", "2147483648", "1e19", "1e300", "-2147483649", str(GRADE + 1)])
+@pytest.mark.parametrize("head", [HEADER + "q1\td\t1\n", "q1 0 d 1\n\n"], ids=["tsv", "trec"])
+def test_a_grade_that_trec_eval_cannot_hold_is_refused_with_its_line(head: str, grade: str, tmp_path: Path) -> None:
+    """2^31 took all memory, 2^32 + 1 was 1, 1e12 gave an nDCG of 2e9, 1e300 a SystemError."""
+    path = tmp_path / "judged"
+    path.write_text(head + ("q\td\t" if "\t" in head else "q 0 d ") + grade)
+    with pytest.raises(DataError) as error:
+        qrels_of(path)
+    assert str(error.value).startswith(
+        f"{path}, line 3: the grade '{grade}' came; expected at most 10,000 above or below 0"
+    )
+
+
+@pytest.mark.parametrize("first", ["q\td\t1e12", "q 0 d 1e12"])  # in the first line it was taken for a header
+def test_nor_is_it_taken_for_a_header(first: str, tmp_path: Path) -> None:
+    (tmp_path / "judged").write_text(f"{first}\n{first.replace('1e12', '1')}\n")
+    with pytest.raises(DataError, match=r"line 1: (the grade|data came)"):
+        qrels_of(tmp_path / "judged")
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"), [(HEADER + "q\td\t1\nq\te\t1\nq\td\t0\n", 4), ("q 0 d 1\nq 1 d 0\n", 2)], ids=["tsv", "trec"]
+)
+def test_a_pair_with_two_grades_is_refused(rows: str, line: int, tmp_path: Path) -> None:
+    """Whichever came last counted, so the score depended on the order of the rows."""
+    path = tmp_path / "judged"
+    path.write_text(rows)
+    with pytest.raises(DataError) as error:
+        qrels_of(path)
+    assert str(error.value) == (
+        f"{path}, line {line}: 'd' was judged 1 for 'q' before, and now 0; keep the one that holds."
+    )
+
+
+@pytest.mark.parametrize("row", ["q\td \t1", "q\t d\t1", " q\td\t1", "q\u00a0\td\t1", "\td\t1", "q\t\t1", "q\t \t1"])
+def test_an_id_with_a_blank_at_an_end_is_refused(row: str, folder: Path) -> None:
+    """It would match nothing, and nothing would say so."""
+    path = write_qrels(folder, HEADER + "q\te\t1\n" + row + "\n")
+    with pytest.raises(DataError) as error:
+        read_qrels(folder, "test")
+    assert str(error.value).startswith(f"{path}, line 3: the ids ")
 
 
 @pytest.mark.parametrize("content", ["", HEADER, HEADER + "\n\n", "\n"])

@@ -94,6 +94,7 @@ BEIR_SEEDS: list[tuple[str, Callable[[Beir], Any], str]] = [  # (finding, what i
     ("carriage-return", lambda b: damage(b, "qrels/test.tsv", lambda raw: raw.replace(b"\n", b"\r\n")), "test.tsv, line 1"),
     ("unreadable-judgement", lambda b: add(b.qrels["test"], "q5 0 d6 1"), "test.tsv, line 6: q5 0 d6 1"),
     ("float-grade", lambda b: add(b.qrels["test"], "q5\td6\t0.5"), "test.tsv, line 6: q5 d6 0.5"),
+    ("large-grade", lambda b: add(b.qrels["test"], "q5\td6\t4294967297"), "test.tsv, line 6: q5 d6 4294967297"),
     ("negative-grade", lambda b: add(b.qrels["test"], "q5\td6\t-1"), "test.tsv, line 6: q5 d6 -1"),
     ("duplicate-judgement", lambda b: add(b.qrels["test"], "q5\td5\t2"), "test.tsv, line 6: q5 d5 2"),
     ("orphan-query", lambda b: add(b.qrels["test"], "q77\td5\t1", "q77\td6\t1"), "1 judged queries"),
@@ -132,6 +133,22 @@ def test_many_defects_at_once_are_all_found(tmp_path: Path) -> None:
     expected = {name for name, _ in together} - {"duplicate-query", "duplicate-across-splits"}
     assert set(found) == expected and len(found) == len(expected) >= 20
     assert found == [name for name in KINDS if name in expected], "in the order of KINDS"
+
+
+def test_a_blank_behind_an_id_is_named_with_its_line_in_the_judgements(tmp_path: Path) -> None:
+    """Where `embedkit eval` refuses the row."""
+    beir = Beir()
+    add(beir.qrels["test"], "q5\td6 \t1")
+    found = {one.name: one.evidence for one in check_data(beir.write(tmp_path / "seeded"))}
+    assert set(found) == {"id-characters", "orphan-document"}
+    assert "test.tsv, line 6: ['q5', 'd6 ']" in found["id-characters"]
+
+
+def test_columns_in_another_order_are_read_by_their_names(tmp_path: Path) -> None:
+    beir = Beir()
+    beir.header = "score\tCorpus-ID\tquery-id\n"
+    beir.qrels = {split: ["\t".join(row.split("\t")[::-1]) for row in rows] for split, rows in beir.qrels.items()}
+    assert check_data(beir.write(tmp_path / "turned")) == []
 
 
 def test_a_clean_beir_folder_has_nothing(tmp_path: Path) -> None:

@@ -119,6 +119,16 @@ def test_judged_queries_that_are_not_there_are_counted(
         read_retrieval(folder, "dev")
 
 
+def test_judged_documents_that_are_not_in_the_corpus_are_counted(
+    folder: Path, word_counts: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (folder / "qrels" / "test.tsv").open("a") as file:
+        file.write("q1\tD1\t1\nq2\tD1\t1\n")
+    with caplog.at_level(logging.WARNING):
+        embedkit.evaluate(word_counts, folder)
+    assert "animals: 1 judged documents ('D1') are not in the corpus." in caplog.text
+
+
 def test_judgements_without_anything_relevant_cannot_be_scored(folder: Path, word_counts: Any) -> None:
     (folder / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq2\td2\t0\n")
     with pytest.raises(DataError, match="has a relevant document; nothing can be scored"):

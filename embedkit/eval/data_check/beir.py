@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from embedkit.corpus.beir import find
+from embedkit.corpus.beir import find, header_order, is_matchable, tabbed
 from embedkit.corpus.formats import finite_number
 from embedkit.errors import UsageError
 from embedkit.eval.data_check.findings import Findings
 from embedkit.eval.data_check.reading import Source, key_of
 from embedkit.eval.data_check.splits import TRAIN, check_leak
 from embedkit.eval.data_check.texts import MIX, Keys, Places, Texts, among, repeated
+from embedkit.limits import GRADE
 
 
 @dataclass
@@ -45,14 +47,18 @@ class Judgements:
         return pair_keys(self.queries, self.documents)
 
     def read(self, findings: Findings) -> None:
+        order: Sequence[int] = (0, 1, 2)
         for line, text in self.source.lines(findings):
             where = self.source.at(line)
             bare = text.rstrip("\n")
             if bare.endswith("\r"):
                 findings.add("carriage-return", where)
                 bare = bare[:-1]
-            columns = bare.split("\t")
-            grade = finite_number(columns[2]) if len(columns) == 3 else None
+            columns = tabbed(bare)
+            if line == 1:
+                order = header_order(columns)
+            query, document, written = (columns[place] for place in order) if len(columns) == 3 else ("", "", "")
+            grade = finite_number(written)
             if line == 1:
                 if grade is None:
                     continue
@@ -61,12 +67,16 @@ class Judgements:
                 if bare.strip():
                     findings.add("unreadable-judgement", where, bare)
                 continue
-            if not columns[2].strip().lstrip("+-").isdigit():
+            if not written.strip().lstrip("+-").isdigit():
                 findings.add("float-grade", where, bare)
             if grade < 0:
                 findings.add("negative-grade", where, bare)
-            self._queries.append(key_of(columns[0]))
-            self._documents.append(key_of(columns[1]))
+            if abs(grade) > GRADE:
+                findings.add("large-grade", where, bare)
+            if not (is_matchable(query) and is_matchable(document)):
+                findings.add("id-characters", where, repr([query, document]))
+            self._queries.append(key_of(query))
+            self._documents.append(key_of(document))
             self._relevant.append(grade > 0)
             self._lines.append(line)
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from embedkit.limits import GRADE
+
 EXAMPLES = 3  # shown of each kind
 
 
@@ -74,7 +76,14 @@ KINDS = {
         "grades that are not written as whole numbers, which others cut or refuse", "write whole numbers"
     ),
     "negative-grade": Kind("grades below 0, which count as 0", "write 0, or remove them"),
-    "duplicate-judgement": Kind("judgements of a pair that was judged before: the last one counts", "keep one of each"),
+    "large-grade": Kind(
+        f"grades beyond {GRADE:,}, which `embedkit eval` refuses and trec_eval takes hours for",
+        "see whether it is the right column",
+    ),
+    "duplicate-judgement": Kind(
+        "judgements of a pair that was judged before; `embedkit eval` refuses them where the grades differ",
+        "keep one of each",
+    ),
     "orphan-query": Kind("judged queries that are not in queries.jsonl", "add them, or remove their judgements"),
     "orphan-document": Kind(
         "judged documents that are not in corpus.jsonl: nothing can find them", "add them, or remove their judgements"
