@@ -21,7 +21,7 @@ class _Strict(yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._level = self._values = 0
-        self._sizes: dict[str, int] = {}  # anchor -> values below it
+        self._sizes: dict[str | None, int] = {}  # anchor -> values below it
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Counts before anything is built: an alias counts as all that it stands for."""

@@ -101,7 +101,8 @@ def _evaluate(folder: Path, asked: Evaluation, cuts: Sequence[Cut]) -> list[floa
     from embedkit.eval.run import evaluate_cuts
     from embedkit.train.settings import from_environment
 
-    reports = evaluate_cuts(folder, from_environment(asked.task), cuts, split=asked.split)
+    with from_environment(asked.task) as task:
+        reports = evaluate_cuts(folder, task, cuts, split=asked.split)
     for report in reports:
         _check_metric(asked, report.scores)
     return [report.scores[asked.metric] for report in reports]
@@ -112,7 +113,9 @@ def _check_evaluation(asked: Evaluation) -> None:
     from embedkit.eval.run import find_task, metric_names
     from embedkit.train.settings import from_environment
 
-    _check_metric(asked, metric_names(find_task(from_environment(asked.task), asked.split)))
+    with from_environment(asked.task) as task:
+        known = metric_names(find_task(task, asked.split))
+    _check_metric(asked, known)
 
 
 def _check_metric(asked: Evaluation, known: Collection[str]) -> None:
@@ -130,6 +133,10 @@ def _print_plan(facts: dict[str, Any], as_json: bool) -> None:
         click.echo(f"Stage {stage['name']}: {stage['steps']:,} steps, {stage['epochs']} epochs")
         for name, count in stage["examples"].items():
             click.echo(f"  {count:,} examples of {name}")
+            for reason, lost in stage["left_out"][name].items():
+                click.echo(f"    left out: {lost:,} {reason}")
+        for kind, prompt in stage["saved_prompts"].items():
+            click.echo(f"  the model's prompt of a {kind} will be {prompt!r}")
         click.echo(f"  {stage['tokens_a_batch']:,} tokens a batch, {100 * stage['padding']:.1f} % padding")
         for number, batch in enumerate(stage["batches"], 1):
             click.echo(f"  batch {number}")

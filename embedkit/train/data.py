@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -28,16 +27,27 @@ from typing import Any
 
 import numpy as np
 
+from embedkit.corpus import labels
 from embedkit.corpus.beir import find, read_qrels, read_queries
 from embedkit.corpus.documents import read_corpus
 from embedkit.corpus.formats import file_rows, folder_rows
 from embedkit.errors import DataError
+from embedkit.limits import shown
 from embedkit.train.settings import Data, from_environment
 from embedkit.types import is_unicode
 
 Row = Mapping[str, Any]
 logger = logging.getLogger(__name__)
 CLASS_NEGATIVES = 8  # texts of other labels that an example of labelled data may draw from
+# what may be left out
+NEGATIVES_KNOWN = "negatives that are positives of the same anchor elsewhere"
+NO_POSITIVES = "pairs with a score or label of 0 or less, which are no positives"
+NOT_THERE = "judgements of a query or document that the folder does not hold, or without a text"
+NO_POSITIVE = "rows without a positive"
+LONE_LABEL = "texts whose label no other text has"
+OTHER_LABEL = "texts that came again with another label, of which the last counts"
+SEEN = "texts that came before"
+ODD = "texts without a second one in their row"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,7 @@ class Task:
     settings: Data
     examples: Sequence[Example]
     known: Mapping[str, frozenset[str]]  # anchor -> all of its positives, none of which may be taken for a negative
+    lost: Mapping[str, int] = field(default_factory=dict)  # what was left out of the data -> how often
     leaked: Mapping[str, int] = field(default_factory=dict)  # verdict of leaks.py -> examples that were left out for it
 
 
@@ -82,26 +93,55 @@ def read_tasks(data: Sequence[Data], seed: int = 0) -> list[Task]:
 
 def read_task(settings: Data, seed: int = 0) -> Task:
     """Raises UsageError for a path that is not there, DataError for a row that is of no dialect."""
-    path = Path(from_environment(settings.path))
-    rows: Iterable[Example]
-    if (path / "qrels").is_dir():
-        rows = _beir(path, settings.split or "train")
-        if settings.texts:  # of "anchor" and "positive"
-            placed_rows = ((str(path), {"anchor": one.anchor, "positive": one.positive}) for one in rows)
-            rows = _of_fields(placed_rows, settings)
-    else:
-        placed = folder_rows(path) if path.is_dir() else file_rows(path)
-        chosen = ((where, row) for where, row in placed if settings.split in (None, row.get("split")))
-        rows = _of_fields(chosen, settings) if settings.texts else _examples(chosen, np.random.default_rng(seed))
-    examples = list(islice(rows, settings.limit))
+    lost: Counter[str] = Counter()
+    with from_environment(settings.path) as path:
+        examples = list(islice(_read(Path(path), settings, seed, lost), settings.limit))
+    written = Path(settings.path).name
     if not examples:
         split = f" of the split {settings.split!r}" if settings.split else ""
-        raise DataError(f"{path} gives no example{split}; expected at least one.")
+        raise DataError(f"{settings.path} gives no example{split}{_listed_losses(lost)}; expected at least one.")
     known = known_positives(examples)
     cleaned = [without_known(example, known) for example in examples]
-    if dropped := sum(len(a.negatives) - len(b.negatives) for a, b in zip(examples, cleaned, strict=True)):
-        logger.info("%s: %d negatives are positives of the same anchor elsewhere; left out.", path.name, dropped)
-    return Task(settings.name or path.name.partition(".")[0], settings, cleaned, known)
+    lost[NEGATIVES_KNOWN] = sum(len(a.negatives) - len(b.negatives) for a, b in zip(examples, cleaned, strict=True))
+    for reason, count in (+lost).items():
+        logger.info("%s: %d %s; left out.", written, count, reason)
+    return Task(settings.name or written.partition(".")[0], settings, cleaned, known, dict(+lost))
+
+
+def _read(path: Path, settings: Data, seed: int, lost: Counter[str]) -> Iterator[Example]:
+    if (path / "qrels").is_dir():
+        judged = _beir(path, settings.split or "train", lost)
+        if not settings.texts:
+            return judged
+        pairs = ((str(path), {"anchor": one.anchor, "positive": one.positive}) for one in judged)
+        return _of_fields(pairs, settings, lost)
+    placed = folder_rows(path) if path.is_dir() else file_rows(path)
+    chosen = ((where, row) for where, row in placed if settings.split in (None, row.get("split")))
+    return (
+        _of_fields(chosen, settings, lost) if settings.texts else _examples(chosen, np.random.default_rng(seed), lost)
+    )
+
+
+def _listed_losses(lost: Mapping[str, int]) -> str:
+    return f" ({', '.join(f'{count:,} {reason}' for reason, count in lost.items())} were left out)" if lost else ""
+
+
+def with_positives_alone(task: Task) -> Task:
+    """Without the pairs whose score says that they are none, for losses that take every pair for a positive.
+
+    Raises DataError where no pair is left.
+    """
+    kept = [one for one in task.examples if one.score is None or one.score > 0]
+    count = len(task.examples) - len(kept)
+    if not kept:
+        raise DataError(
+            f"All {count:,} pairs of {task.name} have a score or label of 0 or less, and the losses take each for a positive; give "
+            f"positives, or a loss of scores, such as cosent."
+        )
+    if not count:
+        return task
+    logger.info("%s: %d %s; left out.", task.name, count, NO_POSITIVES)
+    return replace(task, examples=kept, lost={**task.lost, NO_POSITIVES: count})
 
 
 def known_positives(examples: Iterable[Example]) -> dict[str, frozenset[str]]:
@@ -146,24 +186,29 @@ def without_known(example: Example, known: Mapping[str, frozenset[str]]) -> Exam
     return replace(example, negatives=tuple(example.negatives[i] for i in kept), teacher=teacher)
 
 
-def _beir(folder: Path, split: str) -> Iterator[Example]:
+def _beir(folder: Path, split: str, lost: Counter[str]) -> Iterator[Example]:
     queries = read_queries(find(folder, "queries.jsonl"))
     qrels = read_qrels(folder, split)
     wanted = {document for grades in qrels.values() for document, grade in grades.items() if grade > 0}
     texts = {one.id: one.full_text for one in read_corpus(folder) if one.id in wanted}
     for query, grades in qrels.items():
         for document, grade in grades.items():
-            if grade > 0 and query in queries and texts.get(document):
+            if grade > 0 and queries.get(query) and texts.get(document):
                 yield Example(queries[query], texts[document])
+            elif grade > 0:
+                lost[NOT_THERE] += 1
 
 
-def _of_fields(rows: Iterable[tuple[str, Row]], settings: Data) -> Iterator[Example]:
+def _of_fields(rows: Iterable[tuple[str, Row]], settings: Data, lost: Counter[str]) -> Iterator[Example]:
     """Each distinct text of the fields, which may hold lists; or the texts of a row in pairs, the first with the second and so on,
     all of them known as positives of each other."""
     seen: set[str] = set()
     for where, row in rows:
-        texts = list(dict.fromkeys(_field_texts(row, settings.texts, where)))
+        found = list(_field_texts(row, settings.texts, where))
+        texts = list(dict.fromkeys(found))
+        lost[SEEN] += len(found) - len(texts)
         if settings.paired:
+            lost[ODD] += len(texts) % 2
             alike = frozenset(texts)
             for one, other in zip(texts[::2], texts[1::2], strict=False):
                 yield Example(one, other, alike=alike)
@@ -172,6 +217,8 @@ def _of_fields(rows: Iterable[tuple[str, Row]], settings: Data) -> Iterator[Exam
             if text not in seen:
                 seen.add(text)
                 yield Example(sys.intern(text))
+            else:
+                lost[SEEN] += 1
 
 
 def _field_texts(row: Row, fields: Sequence[str], where: str) -> Iterator[str]:
@@ -182,15 +229,18 @@ def _field_texts(row: Row, fields: Sequence[str], where: str) -> Iterator[str]:
         yield from (_text(text, name, where) for text in (value if isinstance(value, list) else [value]))
 
 
-def _examples(rows: Iterable[tuple[str, Row]], generator: np.random.Generator) -> Iterator[Example]:
+def _examples(rows: Iterable[tuple[str, Row]], generator: np.random.Generator, lost: Counter[str]) -> Iterator[Example]:
     labelled: list[tuple[str, str]] = []
     for where, row in rows:
         if "text" in row and "label" in row:
-            labelled.append((_text(row["text"], "text", where), str(row["label"])))
-        else:
-            yield from _of_row(row, where)
+            label = labels.read(labels.class_label, row["label"], "label", where)
+            labelled.append((_text(row["text"], "text", where), label))
+            continue
+        examples = list(_of_row(row, where))
+        lost[NO_POSITIVE] += not examples
+        yield from examples
     if labelled:
-        yield from example_pairs(labelled, generator)
+        yield from example_pairs(labelled, generator, lost)
 
 
 def _of_row(row: Row, where: str) -> Iterator[Example]:
@@ -200,21 +250,19 @@ def _of_row(row: Row, where: str) -> Iterator[Example]:
     elif "positive_passages" in keys:
         yield from _tevatron(row, where)
     elif {"sentence1", "sentence2"} <= keys:
-        score = row.get("score", row.get("label"))
         yield Example(
             _text(row["sentence1"], "sentence1", where),
             _text(row["sentence2"], "sentence2", where),
-            score=None if score is None else _number(score, "score", where),
+            score=_score(row, where),
         )
     elif keys & {"anchor", "query"} and keys & {"positive", "answer"}:
         anchor, positive = ("anchor" if "anchor" in keys else "query"), ("positive" if "positive" in keys else "answer")
-        names = [key for key in row if key == "negative" or key.startswith("negative_")]
-        score = row.get("score")
+        names = [key for key in row if (key == "negative" or key.startswith("negative_")) and not _is_blank(row[key])]
         yield Example(
             _text(row[anchor], anchor, where),
             _text(row[positive], positive, where),
             tuple(_text(row[name], name, where) for name in names),
-            score=None if score is None else _number(score, "score", where),
+            score=_score(row, where),
         )
     else:
         raise DataError(
@@ -225,17 +273,19 @@ def _of_row(row: Row, where: str) -> Iterator[Example]:
 
 def _flag(row: Row, where: str) -> Iterator[Example]:
     anchor = _text(row["query"], "query", where)
-    negatives = tuple(_text(text, "neg", where) for text in _optional(row, "neg", where))
+    listed = _optional(row, "neg", where)
+    kept = [place for place, text in enumerate(listed) if not _is_blank(text)]
+    negatives = tuple(_text(listed[place], "neg", where) for place in kept)
     positives = [_text(text, "pos", where) for text in _listed(row["pos"], "pos", where)]
     true, false = _optional(row, "pos_scores", where), _optional(row, "neg_scores", where)
-    if (true or false) and (len(true), len(false)) != (len(positives), len(negatives)):
+    if (true or false) and (len(true), len(false)) != (len(positives), len(listed)):
         raise DataError(
             f"{where}: {len(true)} pos_scores and {len(false)} neg_scores came for {len(positives)} pos and "
-            f"{len(negatives)} neg; expected as many."
+            f"{len(listed)} neg; expected as many."
         )
     for place, positive in enumerate(positives):
-        scores = (true[place], *false) if true else ()
-        teacher = tuple(_number(score, "pos_scores, neg_scores", where) for score in scores)
+        scores = (true[place], *(false[other] for other in kept)) if true else ()
+        teacher = tuple(labels.read(labels.score, one, "pos_scores, neg_scores", where) for one in scores)
         yield Example(anchor, positive, negatives, teacher=teacher)
 
 
@@ -254,19 +304,25 @@ def _tevatron(row: Row, where: str) -> Iterator[Example]:
         yield Example(anchor, passage(one, "positive_passages"), negatives)
 
 
-def example_pairs(labelled: Sequence[tuple[str, str]], generator: np.random.Generator) -> Iterator[Example]:
+def example_pairs(
+    labelled: Sequence[tuple[str, str]], generator: np.random.Generator, lost: Counter[str] | None = None
+) -> Iterator[Example]:
     """(text, label) -> an example a text: another text of its label, and texts of other labels, drawn once.
 
-    A text whose label no other text has is left out. Raises DataError where there are no two labels.
+    A text whose label no other text has is left out, and counted in `lost`. Raises DataError where there are no two labels.
     """
+    lost = Counter() if lost is None else lost
     members: dict[str, list[str]] = defaultdict(list)
-    for text, label in dict(labelled).items():
+    label_of = dict(labelled)
+    lost[OTHER_LABEL] = len(other := {pair for pair in labelled if label_of[pair[0]] != pair[1]})
+    lost[SEEN] += len(labelled) - len(label_of) - len(other)
+    for text, label in label_of.items():
         members[label].append(text)
-    labels = list(members)
-    if len(labels) < 2:
-        raise DataError(f"The labelled texts have {len(labels)} label; expected at least two to tell apart.")
+    if len(members) < 2:
+        raise DataError(f"The labelled texts have {len(members)} label; expected at least two to tell apart.")
+    lost[LONE_LABEL] = sum(len(texts) == 1 for texts in members.values())
     for label, texts in members.items():
-        others, alike = [one for one in labels if one != label], frozenset(texts)
+        others, alike = [one for one in members if one != label], frozenset(texts)
         for place, text in enumerate(texts):
             if len(texts) < 2:
                 continue
@@ -278,7 +334,7 @@ def example_pairs(labelled: Sequence[tuple[str, str]], generator: np.random.Gene
 
 def _text(value: Any, name: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: {name} is {value!r}; expected a text.")
+        raise DataError(f"{where}: {name} is {shown(value)}; expected a text.")
     if not is_unicode(value):
         raise DataError(f"{where}: {name} holds half of a character; mend or remove it.")
     return value
@@ -289,7 +345,7 @@ def _listed(value: Any, name: str, where: str) -> Sequence[Any]:
     if isinstance(value, str):
         return [value]
     if not isinstance(value, (list, tuple)):
-        raise DataError(f"{where}: {name} is {value!r}; expected a list.")
+        raise DataError(f"{where}: {name} is {shown(value)}; expected a list.")
     return value
 
 
@@ -299,11 +355,15 @@ def _optional(row: Row, name: str, where: str) -> Sequence[Any]:
     return [] if value is None or value == "" else _listed(value, name, where)
 
 
-def _number(value: Any, name: str, where: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise DataError(f"{where}: {name} is {value!r}; expected a finite number.")
-    return number
+def _is_blank(value: Any) -> bool:
+    """As tables write that there is nothing."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _score(row: Row, where: str) -> float | None:
+    """How near the two texts of a row are; None where it does not say."""
+    name = "score" if "score" in row else "label"
+    if name not in row:
+        return None
+    value = row[name]
+    return labels.read(labels.score, int(value) if isinstance(value, bool) else value, name, where)

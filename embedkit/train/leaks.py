@@ -43,6 +43,12 @@ def evaluation_texts(path: Path) -> Iterator[str]:
                 yield from (one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str))
 
 
+def _all_texts(paths: Iterable[str]) -> Iterator[str]:
+    for written in paths:
+        with from_environment(written) as path:
+            yield from evaluation_texts(Path(path))
+
+
 class Leaks:
     """The texts of evaluation sets, to be asked for those that are the same or nearly so.
 
@@ -83,7 +89,7 @@ def without_leaks(tasks: Sequence[Task], paths: Sequence[str]) -> list[Task]:
 
     Raises DataError where a task has none left.
     """
-    leaks = Leaks(text for path in paths for text in evaluation_texts(Path(from_environment(path))))
+    leaks = Leaks(_all_texts(paths))
     verdicts: dict[str, str | None] = {}
     kept = []
     for task in tasks:

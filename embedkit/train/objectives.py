@@ -19,7 +19,7 @@ from embedkit.errors import DataError, UsageError
 from embedkit.train import losses, settings
 from embedkit.train.batches import Batch, masks, not_negative
 from embedkit.train.contrastive import HIDDEN, draw_pairs, info_nce, mix_lists, mix_pairs
-from embedkit.train.data import Example, Task
+from embedkit.train.data import Example, Task, with_positives_alone
 from embedkit.train.elastic import Columns
 from embedkit.train.gather import gather_rows
 from embedkit.train.rows import Text
@@ -56,9 +56,9 @@ class Targets:
 def texts_of(batch: Batch, rows: slice) -> list[Text]:
     """(prompt, text) of the anchors, the positives and the negatives of one process' share, in the order of its rows."""
     pairs = list(zip(batch.examples[rows], batch.tasks[rows], strict=True))
-    anchors = [(task.settings.query_prompt, example.anchor) for example, task in pairs]
-    positives = [(task.settings.document_prompt, example.positive) for example, task in pairs if example.positive]
-    negatives = [(task.settings.document_prompt, text) for example, task in pairs for text in example.negatives]
+    anchors = [(task.settings.query_prompt or "", example.anchor) for example, task in pairs]
+    positives = [(task.settings.document_prompt or "", example.positive) for example, task in pairs if example.positive]
+    negatives = [(task.settings.document_prompt or "", text) for example, task in pairs for text in example.negatives]
     return anchors + positives + negatives
 
 
@@ -246,6 +246,33 @@ NEEDS = {  # loss -> what every example must have
 }
 
 
+def with_right_pairs(terms: Sequence[Loss], tasks: Sequence[Task]) -> list[Task]:
+    """The tasks without pairs of a score of 0 or less, where a loss would take them for positives.
+
+    Raises DataError where no pair is left, or another loss learns from those scores. Warns of scores that are no labels.
+    """
+    takers = [term.name for term in terms if term.name in ("info_nce", "triplet")]
+    scored = [term.name for term in terms if "scores" in NEEDS[term.name]]
+    if not takers:
+        return list(tasks)
+    kept = []
+    for task in tasks:
+        right = with_positives_alone(task)
+        if scored and len(right.examples) < len(task.examples):
+            raise DataError(
+                f"{len(task.examples) - len(right.examples):,} pairs of {task.name} have a score or label of 0 or less; {scored[0]} learns "
+                f"from them, and {takers[0]} would take them for positives: give each loss a stage of its own."
+            )
+        if not scored and any(one.score not in (None, 1) for one in right.examples):
+            logger.warning(
+                "%s has scores other than 0 and 1: %s takes every pair above 0 for a positive; cosent and angle learn from scores.",
+                task.name,
+                takers[0],
+            )
+        kept.append(right)
+    return kept
+
+
 def check_data(terms: Sequence[Loss], tasks: Sequence[Task], batch: settings.Batch) -> None:
     """Raises DataError where a loss needs what the examples of a task do not have, UsageError where it would be zero whatever
     the model does. Warns of what is not used, and of batches that must repeat anchors."""
@@ -305,3 +332,6 @@ def _warn(tasks: Sequence[Task], batch: settings.Batch) -> None:
     for task in tasks:
         if not batch.negatives and any(example.negatives for example in task.examples):
             logger.warning("%s has negatives, and batch.negatives is 0: none are used; set it to use them.", task.name)
+    most = max(len(example.negatives) for task in tasks for example in task.examples)
+    if most < batch.negatives:
+        logger.warning("batch.negatives is %d, and no example has more than %d.", batch.negatives, most)

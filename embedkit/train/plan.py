@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from embedkit.train.batches import Batch, BatchStream
+from embedkit.train.data import Task
 from embedkit.train.gather import world
+from embedkit.train.prompts import prompts_of, with_prompts
 from embedkit.train.settings import Stage, TrainingRecipe
 from embedkit.train.step import Step
 from embedkit.train.trainer import (
@@ -59,6 +61,7 @@ def _most_held(device: torch.device) -> tuple[str, int]:
 
 
 def _stage(recipe: TrainingRecipe, number: int, stage: Stage, model: Any, device: str) -> dict[str, Any]:
+    stage = with_prompts(stage, model)
     tasks = read_stage(stage, recipe.seed)
     maker = row_maker(recipe, stage, model)
     temperatures = temperatures_of(stage, model.device)
@@ -76,6 +79,8 @@ def _stage(recipe: TrainingRecipe, number: int, stage: Stage, model: Any, device
     return {
         "name": stage.name,
         "examples": {task.name: len(task.examples) for task in tasks},
+        "left_out": {task.name: _left_out(task) for task in tasks},
+        "saved_prompts": prompts_of(model),
         "steps": stage.steps,
         "epochs": round(stage.steps * stage.batch.size / sum(len(task.examples) for task in tasks), 2),
         "tokens_a_batch": tokens // BATCHES * world()[1],
@@ -85,11 +90,17 @@ def _stage(recipe: TrainingRecipe, number: int, stage: Stage, model: Any, device
     }
 
 
+def _left_out(task: Task) -> dict[str, int]:
+    """What of the data -> how often."""
+    leaked = {f"examples with a text of an evaluation set ({verdict})": n for verdict, n in task.leaked.items() if n}
+    return {**task.lost, **leaked}
+
+
 def _shown(batch: Batch) -> list[dict[str, Any]]:
     """The literal inputs of the first examples."""
     shown = []
     for example, task in list(zip(batch.examples, batch.tasks, strict=True))[:SHOWN]:
-        query, document = task.settings.query_prompt, task.settings.document_prompt
+        query, document = task.settings.query_prompt or "", task.settings.document_prompt or ""
         facts: dict[str, Any] = {"task": task.name, "anchor": query + example.anchor}
         if example.positive:
             facts["positive"] = document + example.positive

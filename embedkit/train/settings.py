@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
-from embedkit.errors import UsageError
+from embedkit.errors import EmbedkitError, UsageError
+from embedkit.limits import shown
 from embedkit.recipe import digest, fill, find_recipe, merged, read_recipe
 from embedkit.train.contrastive import Denominator
 from embedkit.train.elastic import Grid
@@ -57,8 +59,10 @@ class Data:
     # of a BEIR folder
     paired: bool = False  # the texts that a row has in these fields are positives of each other: pairs, two by two
     weight: float | None = None  # of the task in the mixture; its number of examples when left out
-    query_prompt: str = ""  # in front of anchors
-    document_prompt: str = ""  # in front of positives and negatives
+    query_prompt: str | None = None  # in front of anchors; the model's own for queries when left out
+    document_prompt: str | None = (
+        None  # in front of positives and negatives; the model's own for documents when left out
+    )
     in_batch: bool = True  # false: only the examples' own negatives count, as for classification
     limit: int | None = None  # the first so many examples
 
@@ -152,38 +156,40 @@ class Evaluation:
     patience: int | None = None  # stop after so many evaluations without a better score
 
 
-Rule = tuple[Callable[[float], bool], str]  # whether a number is right, and what is
-
-
-def _at_least(least: int) -> Rule:
-    return lambda value: value >= least, f"at least {least}"
-
-
-POSITIVE: Rule = (lambda value: value > 0, "a number above 0")
-NUMBERS: Mapping[str, Rule] = {  # setting of a stage -> what it may be, where it is given
-    "steps": _at_least(1),
-    "max_tokens": _at_least(1),
-    "checkpoint_every": _at_least(1),
-    "data.weight": POSITIVE,
-    "data.limit": _at_least(1),
-    "loss.weight": _at_least(0),
-    "loss.temperature": POSITIVE,
-    "loss.teacher_temperature": POSITIVE,
-    "loss.scale": POSITIVE,
-    "loss.focal_gamma": _at_least(0),
-    "loss.margin": (lambda value: True, "a number"),
-    "batch.size": _at_least(2),
-    "batch.ratio": (lambda value: 0 <= value <= 1, "a share from 0 to 1"),
-    "batch.negatives": _at_least(0),
-    "batch.tokens": _at_least(1),
-    "elastic.layers_per_step": _at_least(1),
-    "optimizer.lr": POSITIVE,
-    "optimizer.weight_decay": _at_least(0),
-    "optimizer.warmup": (lambda value: 0 <= value <= 1, "a share of the steps, from 0 to 1, and no number of steps"),
-    "optimizer.clip": (lambda value: value > 0, "a number above 0, or null for no clipping"),
-    "evaluation.every": _at_least(1),
-    "evaluation.patience": _at_least(1),
+MANY = 1_000_000_000  # steps, examples, tokens
+NUMBERS: Mapping[str, tuple[float, float]] = {  # setting of a stage -> the least and the most, where it is given
+    "steps": (1, MANY),
+    "max_tokens": (1, MANY),
+    "checkpoint_every": (1, MANY),
+    "data.weight": (1e-9, MANY),
+    "data.limit": (1, MANY),
+    "loss.weight": (0, 1_000_000),
+    "loss.temperature": (1e-4, 10_000),
+    "loss.teacher_temperature": (1e-4, 10_000),
+    "loss.scale": (1e-4, 10_000),
+    "loss.focal_gamma": (0, 100),
+    "loss.margin": (-1000, 1000),
+    "batch.size": (2, 131_072),
+    "batch.ratio": (0, 1),
+    "batch.negatives": (0, 10_000),
+    "batch.tokens": (1, MANY),
+    "elastic.dims": (1, 1_000_000),
+    "elastic.weights": (0, 1_000_000),
+    "elastic.layers": (1, 10_000),
+    "elastic.layers_per_step": (1, 1000),
+    "optimizer.lr": (1e-12, 10),
+    "optimizer.weight_decay": (0, 100),
+    "optimizer.warmup": (0, 1),
+    "optimizer.clip": (1e-6, 1_000_000),
+    "evaluation.every": (1, MANY),
+    "evaluation.patience": (1, MANY),
 }
+MEANING = {
+    "optimizer.warmup": ", a share of the steps and no number of steps",
+    "optimizer.clip": ", or null for no clipping",
+}
+SEEDS = 2**32
+SECRET = 8  # characters at least; shorter values may be words of a sentence
 
 
 @dataclass(frozen=True)
@@ -212,14 +218,24 @@ class Stage:
                 f"The stage {self.name!r} cuts rows, and embedding_distillation, its only loss, is of whole ones; add another loss, such "
                 f"as in_batch_distillation, or leave elastic.dims out."
             )
-        for key, (right, expected) in NUMBERS.items():
-            *group, name = key.split(".")
-            parts = getattr(self, group[0]) if group else self
-            for place, part in enumerate(parts) if isinstance(parts, tuple) else [(None, parts)]:
-                value = getattr(part, name, None)  # a part that may be left out is None
-                if value is not None and not (math.isfinite(value) and right(value)):
-                    where = key if place is None else f"{group[0]}.{place}.{name}"
-                    raise UsageError(f"{where} is {value} in the stage {self.name!r}; expected {expected}.")
+        for key, (least, most) in NUMBERS.items():
+            for where, value in _numbers(self, key):
+                if not least <= value <= most:
+                    raise UsageError(
+                        f"{where} is {shown(value)} in the stage {shown(self.name)}; expected {least:,} to {most:,}{MEANING.get(key, '')}."
+                    )
+
+
+def _numbers(part: Any, key: str, where: str = "") -> Iterator[tuple[str, float]]:
+    """("data.0.weight", 2.0) for each number that a setting such as data.weight has; none where it is left out."""
+    if isinstance(part, tuple):
+        for place, one in enumerate(part):
+            yield from _numbers(one, key, f"{where}.{place}")
+    elif key and part is not None:
+        name, _, rest = key.partition(".")
+        yield from _numbers(getattr(part, name), rest, f"{where}.{name}" if where else name)
+    elif part is not None:
+        yield where, part
 
 
 @dataclass(frozen=True)
@@ -233,6 +249,8 @@ class TrainingRecipe:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < SEEDS:
+            raise UsageError(f"seed is {shown(self.seed)}; expected 0 to {SEEDS - 1:,}.")
         names = [stage.name for stage in self.stages]
         if not names:
             raise UsageError(
@@ -268,11 +286,35 @@ def read_training_recipe(name: str, overrides: Sequence[str] = ()) -> TrainingRe
     return fill(TrainingRecipe, {**{key: mapping[key] for key in own & set(mapping)}, "stages": filled})
 
 
-def from_environment(path: str) -> str:
-    """The path with $NAME taken from the environment. Raises UsageError for one that is not set."""
-    if missing := [name for name in re.findall(r"\$\{?(\w+)", path) if name not in os.environ]:
-        raise UsageError(f"{path} is named in the recipe and ${missing[0]} is not set; set it, or override the path.")
-    return os.path.expandvars(path)
+@contextmanager
+def from_environment(written: str) -> Iterator[str]:
+    """A path with $NAME taken from the environment; the errors inside name it as it is written, since a value may be a secret.
+
+    Raises UsageError for a name that is not set.
+    """
+    names = re.findall(r"\$\{?(\w+)", written)
+    if missing := [name for name in names if name not in os.environ]:
+        raise UsageError(
+            f"{written} is named in the recipe and ${missing[0]} is not set; set it, or override the path."
+        )
+    path = os.path.expandvars(written)
+
+    def hidden(message: object) -> str:
+        text = str(message)
+        for value, name in [(path, written), *((os.environ[name], f"${name}") for name in names)]:
+            if names and len(value) >= SECRET:
+                text = text.replace(value, name).replace(str(Path(value)), name)
+        return text
+
+    try:
+        yield path
+    except EmbedkitError as error:
+        error.args = (hidden(error),)
+        raise
+    except OSError as error:
+        if error.filename is not None:
+            error.filename = hidden(error.filename)
+        raise
 
 
 def grid_of(elastic: Elastic, width: int, depth: int) -> Grid:

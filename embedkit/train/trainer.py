@@ -56,8 +56,9 @@ from embedkit.train.checkpoint import (
 from embedkit.train.data import Task, data_digest, read_tasks
 from embedkit.train.gather import average_gradients, world
 from embedkit.train.leaks import without_leaks
-from embedkit.train.objectives import check_data
+from embedkit.train.objectives import check_data, with_right_pairs
 from embedkit.train.optimizer import adamw, clipped_norm, learning_rate
+from embedkit.train.prompts import with_prompts
 from embedkit.train.rows import RowMaker
 from embedkit.train.settings import TAKERS, Evaluation, Stage, TrainingRecipe, grid_of
 from embedkit.train.step import Prepared, Step
@@ -124,8 +125,9 @@ def open_model(recipe: TrainingRecipe, device: str, name: str | None = None) -> 
 
 
 def read_stage(stage: Stage, seed: int) -> list[Task]:
-    """The data of a stage, without what leaks."""
+    """The data of a stage, without what leaks and what its losses would take wrongly."""
     tasks = read_tasks(stage.data, seed)
+    tasks = with_right_pairs(stage.loss, tasks)
     tasks = without_leaks(tasks, stage.leaks) if stage.leaks else tasks
     check_data(stage.loss, tasks, stage.batch)
     return tasks
@@ -195,8 +197,10 @@ class Run:
         self.at = record[0] if record else Progress()
         if self.log is not None:
             self.log.truncate(self.at.log_bytes)
-        for number in range(self.at.stage, len(self.recipe.stages)):
-            stage = self.recipe.stages[number]
+        for number, written in enumerate(self.recipe.stages):
+            stage = with_prompts(written, self.model)  # of the stages that are done, too
+            if number < self.at.stage:
+                continue
             self._stage(number, stage, record if record and number == record[0].stage else None)
             record = None
         return self._publish()
@@ -335,8 +339,11 @@ class Run:
             self.at = replace(self.at, best=score, best_step=self.at.step, since_best=0)
             if self.log is not None:
                 write_weights(self._best, weights)
-        else:
+        elif math.isfinite(score):
             self.at = replace(self.at, since_best=self.at.since_best + 1)
+        elif self.log is not None:  # which says nothing of the model, and does not count for patience
+            where = asked.metric, asked.task, self.at.step, stage.name
+            logger.warning("%s of %s is no number at step %d of %s; the log has null.", *where)
         self._write(
             {
                 "stage": stage.name,

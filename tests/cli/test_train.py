@@ -63,9 +63,13 @@ def test_a_recipe_for_pairs_runs_as_its_first_line_says(
 
 
 def test_a_plan_shows_the_literal_inputs_and_writes_nothing(run: Run, recipe: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more.jsonl"
+    more.write_text((tmp_path / "pairs.jsonl").read_text() + '\n{"query": "a", "pos": []}')
     before = sorted(tmp_path.iterdir())
-    done = run("train", recipe, "--plan")
+    done = run("train", recipe, f"data.0.path={more}", "--plan")
     assert done.code == 0
+    assert "  7 examples of more\n    left out: 1 rows without a positive\n" in done.out
+    assert "  the model's prompt of a query will be 'query : '\n" in done.out
     assert "Stage train: 2 steps, 1.14 epochs" in done.out
     assert "anchor     query : cat " in done.out
     assert "positive   dog " in done.out
@@ -82,7 +86,11 @@ def test_a_plan_shows_the_literal_inputs_and_writes_nothing(run: Run, recipe: Pa
         (["loss.0.name=info_nse"], 2, "Error: loss.0.name is 'info_nse' (did you mean 'info_nce'?)"),
         (["steps=0"], 2, "steps is 0"),
         (["loss.0.name=triplet"], 3, "The loss triplet needs negatives"),
-        (["optimizer.warmup=10"], 2, "optimizer.warmup is 10.0 in the stage 'train'; expected a share of the steps"),
+        (
+            ["optimizer.warmup=10"],
+            2,
+            "optimizer.warmup is 10.0 in the stage 'train'; expected 0 to 1, a share of the steps",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_one_sentence(

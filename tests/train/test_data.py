@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from embedkit.errors import DataError, UsageError
@@ -19,6 +21,7 @@ from embedkit.train.data import (
     known_positives,
     read_task,
     read_tasks,
+    with_positives_alone,
     without_known,
 )
 from embedkit.train.leaks import Leaks, evaluation_texts, plain, without_leaks
@@ -45,6 +48,13 @@ def read(folder: Path, *rows: dict[str, Any], **settings: Any) -> Task:
         ),
         ({"query": "a", "pos": "hello", "neg": "bad"}, [Example("a", "hello", ("bad",))]),
         ({"query": "a", "pos": ["p"], "neg": None, "pos_scores": None}, [Example("a", "p")]),
+        (
+            {"query": "a", "pos": ["p"], "neg": ["n", None, ""], "pos_scores": [3], "neg_scores": [1, 2, 4]},
+            [Example("a", "p", ("n",), teacher=(3.0, 1.0))],
+        ),
+        ({"anchor": "a", "positive": "p", "negative": None, "negative_2": "n"}, [Example("a", "p", ("n",))]),
+        ({"anchor": "a", "positive": "p", "label": 1}, [Example("a", "p", score=1.0)]),
+        ({"sentence1": "a", "sentence2": "p", "label": False}, [Example("a", "p", score=0.0)]),
         (
             {
                 "query_id": "1",
@@ -73,6 +83,14 @@ def test_each_dialect(tmp_path: Path, row: dict[str, Any], expected: list[Exampl
         ({"anchor": "a", "positive": "b", "score": 10**400}, "line 1: score is 1000"),
         ({"query": "a", "pos": ["p"], "pos_scores": [float("inf")]}, "line 1: pos_scores, neg_scores is inf"),
         ({"query": "a", "pos": None}, "line 1: pos is None; expected a list"),
+        ({"sentence1": "a", "sentence2": "b", "score": None}, "line 1: score is None; expected a finite number"),
+        ({"sentence1": "a", "sentence2": "b", "label": 1e300}, r"line 1: label is 1e\+300; .* at most 1,000,000"),
+        ({"anchor": "a", "positive": "b", "label": "cats"}, "line 1: label is 'cats'; expected a finite number"),
+        ({"text": "a", "label": None}, "line 1: label is None; expected a text or a whole number"),
+        ({"text": "a", "label": float("nan")}, "line 1: label is nan; expected a text or a whole number"),
+        ({"text": "a", "label": ""}, "line 1: label is ''; expected a text or a whole number"),
+        ({"text": "a", "label": 0.5}, "line 1: label is 0.5; expected a text or a whole number"),
+        ({"anchor": "a", "positive": "x" * 10, "negative": ["n"]}, r"line 1: negative is \['n'\]; expected a text"),
         ({"query": "a", "pos": {"p": 1}}, "line 1: pos is {'p': 1}; expected a list"),
         ({"query": "a", "pos": ["p"], "neg": 7}, "line 1: neg is 7; expected a list"),
         ({"query": "a", "pos": ["p"], "pos_scores": 0.5}, "line 1: pos_scores is 0.5; expected a list"),
@@ -94,6 +112,108 @@ def test_a_table_holds_one_text_a_field(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("query,pos,neg,pos_scores,neg_scores\na,hello,bad,0.9,0.1\nb,there,,0.8,\n")
     expected = [Example("a", "hello", ("bad",), teacher=(0.9, 0.1)), Example("b", "there", teacher=(0.8,))]
     assert list(read_task(Data(str(tmp_path / "data.csv"))).examples) == expected
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_an_empty_cell_is_no_negative(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"data.{ending}"
+    rows = {"anchor": ["a", "b"], "positive": ["p", "q"], "negative_1": ["n", "m"], "negative_2": [None, "o"]}
+    if ending == "csv":
+        path.write_text("anchor,positive,negative_1,negative_2\na,p,n,\nb,q,m,o\n")
+    else:
+        pyarrow.parquet.write_table(pyarrow.table(rows), path)
+    assert list(read_task(Data(str(path))).examples) == [Example("a", "p", ("n",)), Example("b", "q", ("m", "o"))]
+
+
+def beir(folder: Path) -> str:
+    """Four judgements above 0, of which two can be used."""
+    (folder / "qrels").mkdir()
+    (folder / "corpus.jsonl").write_text('{"_id": "1", "text": "p"}\n{"_id": "2", "text": "n"}\n')
+    (folder / "queries.jsonl").write_text('{"_id": "q", "text": "a"}\n')
+    rows = ["q\t1\t2", "q\t2\t1", "q\t3\t1", "r\t1\t1", "q\t4\t0"]
+    (folder / "qrels" / "train.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *rows, ""]))
+    return str(folder)
+
+
+LABELLED = [{"text": text, "label": text[0]} for text in ("x1", "x2", "y1", "y2", "z1")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "count", "lost"),
+    [
+        ([{"query": "a", "pos": []}, {"query": "b", "pos": ["p"]}], {}, 1, {"rows without a positive": 1}),
+        (
+            [{"query": "a", "positive_passages": []}, {"query": "b", "pos": ["p"]}],
+            {},
+            1,
+            {"rows without a positive": 1},
+        ),
+        (LABELLED, {}, 4, {"texts whose label no other text has": 1}),
+        (
+            [*LABELLED[:4], {"text": "x1", "label": "y"}, {"text": "x3", "label": "x"}, {"text": "y2", "label": "y"}],
+            {},
+            5,
+            {"texts that came again with another label, of which the last counts": 1, "texts that came before": 1},
+        ),
+        ([{"c": ["a", "b", "a"]}, {"c": ["b"]}], {"texts": ("c",)}, 2, {"texts that came before": 2}),
+        (
+            [{"c": ["a", "b", "c"]}, {"c": ["d"]}],
+            {"texts": ("c",), "paired": True},
+            1,
+            {"texts without a second one in their row": 2},
+        ),
+        (
+            [{"query": "a", "pos": ["p"], "neg": ["q"]}, {"query": "a", "pos": ["q"], "neg": ["n"]}],
+            {},
+            2,
+            {"negatives that are positives of the same anchor elsewhere": 1},
+        ),
+    ],
+)
+def test_what_is_left_out_is_counted(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    rows: list[dict[str, Any]],
+    settings: dict[str, Any],
+    count: int,
+    lost: dict[str, int],
+) -> None:
+    with caplog.at_level(logging.INFO, "embedkit"):
+        task = read(tmp_path, *rows, **settings)
+    assert (len(task.examples), task.lost) == (count, lost)
+    for reason, number in lost.items():
+        assert f"data.jsonl: {number} {reason}; left out." in caplog.text
+
+
+def test_judgements_of_what_is_not_there_are_counted(tmp_path: Path) -> None:
+    task = read_task(Data(beir(tmp_path)))
+    assert [one.positive for one in task.examples] == ["p", "n"]
+    assert task.lost == {"judgements of a query or document that the folder does not hold, or without a text": 2}
+
+
+def test_where_nothing_is_left_it_is_said_why(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gives no example \(1 rows without a positive were left out\)"):
+        read(tmp_path, {"query": "a", "pos": []})
+
+
+def test_pairs_that_are_no_positives_are_not_taken_for_some(tmp_path: Path) -> None:
+    rows = [{"sentence1": f"a{label}", "sentence2": "p", "label": label} for label in (1, 0, -1, 0.5)]
+    task = with_positives_alone(read(tmp_path, *rows, {"sentence1": "a", "sentence2": "p"}))
+    assert [one.anchor for one in task.examples] == ["a1", "a0.5", "a"]
+    assert task.lost == {"pairs with a score or label of 0 or less, which are no positives": 2}
+    with pytest.raises(DataError, match="All 2 pairs of data have a score or label of 0 or less"):
+        with_positives_alone(read(tmp_path, *rows[1:3]))
+
+
+def test_the_value_of_a_variable_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where the file is not there nor of a line of it."""
+    monkeypatch.setenv("SOME_SECRET", str(tmp_path))
+    (tmp_path / "bad.jsonl").write_text('{"anchor": 3}\n')
+    for name in ("none", "bad"):
+        with pytest.raises((OSError, DataError)) as caught:
+            read_task(Data(f"$SOME_SECRET/{name}.jsonl"))
+        assert tmp_path.name not in str(caught.value)
+        assert f"$SOME_SECRET/{name}.jsonl" in str(caught.value)
 
 
 def test_negatives_that_are_positives_elsewhere_are_left_out(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from embedkit.train import losses, settings
 from embedkit.train.batches import Batch
 from embedkit.train.contrastive import info_nce
 from embedkit.train.data import Example, Task, known_positives
-from embedkit.train.objectives import LOSSES, Objective, Targets, check_data, targets_of, texts_of
+from embedkit.train.objectives import LOSSES, Objective, Targets, check_data, targets_of, texts_of, with_right_pairs
 from embedkit.train.settings import Data, Loss
 from tests.train.test_contrastive import unit
 
@@ -199,6 +199,34 @@ def test_data_that_train_something_are_taken(caplog: pytest.LogCaptureFixture) -
         "batch.size is 4 and the data have 3 different anchors: batches repeat some.",
         "t has negatives, and batch.negatives is 0: none are used; set it to use them.",
     ]
+    caplog.clear()
+    check_data([Loss("info_nce")], [pairs], settings.Batch(size=2, negatives=9))
+    assert [record.getMessage() for record in caplog.records] == [
+        "batch.negatives is 9, and no example has more than 2."
+    ]
+
+
+SCORED = [Example(f"a{place}", f"p{place}", score=score) for place, score in enumerate((1, 0, 0.5, -1))]
+
+
+def scored(examples: Sequence[Example]) -> Task:
+    return Task("t", Data("t"), examples, known_positives(examples))
+
+
+def test_pairs_that_are_no_positives_are_left_to_losses_of_scores(caplog: pytest.LogCaptureFixture) -> None:
+    (whole,) = with_right_pairs([Loss("cosent")], [scored(SCORED)])
+    assert (whole.examples, caplog.records) == (SCORED, [])
+    (right,) = with_right_pairs([Loss("info_nce"), Loss("in_batch_distillation")], [scored(SCORED)])
+    assert right.examples == [SCORED[0], SCORED[2]]
+    assert [record.getMessage() for record in caplog.records] == [
+        "t has scores other than 0 and 1: info_nce takes every pair above 0 for a positive; cosent and angle learn from scores."
+    ]
+    with pytest.raises(
+        DataError, match=r"2 pairs of t .* cosent learns from them, and info_nce would take them for pos"
+    ):
+        with_right_pairs([Loss("info_nce"), Loss("cosent")], [scored(SCORED)])
+    with pytest.raises(DataError, match="All 2 pairs of t have a score or label of 0 or less"):
+        with_right_pairs([Loss("triplet")], [scored(SCORED[1::2])])
 
 
 def test_what_is_drawn_for_a_batch_does_not_depend_on_who_has_its_rows() -> None:

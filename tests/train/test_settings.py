@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from embedkit.errors import UsageError
-from embedkit.train.settings import Loss, TrainingRecipe, read_training_recipe
+from embedkit.errors import DataError, UsageError
+from embedkit.train.settings import Loss, TrainingRecipe, from_environment, read_training_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "train" / "recipes").glob("*.yaml"))
 
@@ -51,26 +51,35 @@ def plain(tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("steps=0", "steps is 0 in the stage 'train'; expected at least 1"),
+        ("steps=0", "steps is 0 in the stage 'train'; expected 1 to 1,000,000,000"),
         ("max_tokens=0", "max_tokens is 0"),
         ("checkpoint_every=0", "checkpoint_every is 0"),
-        ("data.0.weight=0", r"data\.0\.weight is 0.0 .* above 0"),
+        ("data.0.weight=0", r"data\.0\.weight is 0.0 .* 1e-09 to "),
         ("data.0.weight=-1", r"data\.0\.weight is -1.0"),
         ("data.0.limit=0", r"data\.0\.limit is 0"),
-        ("loss.0.temperature=0", r"loss\.0\.temperature is 0.0 .* above 0"),
+        ("loss.0.temperature=0", r"loss\.0\.temperature is 0.0 .* 0.0001 to 10,000"),
         ("loss.0.temperature=-0.1", r"loss\.0\.temperature is -0.1"),
         ("loss.0.temperature=.nan", r"loss\.0\.temperature is nan"),
         ("loss.1.scale=0", r"loss\.1\.scale is 0.0"),
         ("loss.1.weight=-1", r"loss\.1\.weight is -1.0"),
         ("loss.0.focal_gamma=-1", r"loss\.0\.focal_gamma is -1.0"),
         ("loss.0.margin=.inf", r"loss\.0\.margin is inf"),
-        ("batch.size=1", r"batch\.size is 1 .* at least 2"),
-        ("batch.ratio=1.5", r"batch\.ratio is 1.5 .* a share from 0 to 1"),
+        ("batch.size=1", r"batch\.size is 1 .* 2 to 131,072"),
+        ("batch.ratio=1.5", r"batch\.ratio is 1.5 .* 0 to 1"),
         ("batch.negatives=-1", r"batch\.negatives is -1"),
         ("batch.tokens=0", r"batch\.tokens is 0"),
         ("elastic.layers_per_step=0", r"elastic\.layers_per_step is 0"),
-        ("optimizer.lr=0", r"optimizer\.lr is 0.0 .* above 0"),
+        ("optimizer.lr=0", r"optimizer\.lr is 0.0 .* 1e-12 to 10"),
         ("optimizer.lr=.inf", r"optimizer\.lr is inf"),
+        (f"batch.size={10**12}", r"batch\.size is 1000000000000 .* 2 to 131,072"),
+        (f"steps={'9' * 4000}", r"^steps is 999+\.\.\.9+ in the stage"),
+        (f"optimizer.lr={'9' * 4000}", r"^optimizer\.lr is 999+\.\.\.9+; expected a number that is finite"),
+        (f"data.0.limit={2**63}", r"data\.0\.limit is 9223372036854775808 "),
+        ("elastic.dims=[8, 0]", r"elastic\.dims\.1 is 0 "),
+        ("elastic={recipe: matryoshka, dims: [8], weights: [-1]}", r"elastic\.weights\.0 is -1.0 "),
+        ("elastic.layers_per_step=1000000", r"elastic\.layers_per_step is 1000000 "),
+        ("seed=-5", r"^seed is -5; expected 0 to 4,294,967,295\.$"),
+        (f"seed={2**32}", r"^seed is 4294967296; "),
         ("optimizer.weight_decay=-0.1", r"optimizer\.weight_decay is -0.1"),
         ("optimizer.warmup=100", r"optimizer\.warmup is 100.0 .* and no number of steps"),
         ("optimizer.clip=0", r"optimizer\.clip is 0.0 .* null for no clipping"),
@@ -122,6 +131,23 @@ def test_whole_rows_alone_teach_no_cuts(plain: str, elastic: str) -> None:
     read_training_recipe(plain, ["loss=[{name: embedding_distillation}]", "elastic={layers: [1]}"])
     with pytest.raises(UsageError, match="cuts rows, and embedding_distillation, its only loss, is of whole ones"):
         read_training_recipe(plain, ["loss=[{name: embedding_distillation}]", f"elastic={elastic}"])
+
+
+@pytest.mark.parametrize("value", ["hf_topsecret", "hf_topsecret/"])
+def test_the_value_of_a_variable_is_in_no_error(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", value)
+    monkeypatch.setenv("SHORT", "a")
+    with from_environment("$HF_TOKEN/${SHORT}.jsonl") as path:
+        assert path == f"{value}/a.jsonl"
+    for error in (DataError(f"{Path(path)}, line 1: bad"), FileNotFoundError(2, "No such file", str(Path(path)))):
+        with pytest.raises(type(error)) as caught, from_environment("$HF_TOKEN/${SHORT}.jsonl"):
+            raise error
+        assert "hf_topsecret" not in str(caught.value)
+        assert "$HF_TOKEN" in str(caught.value)
+    with pytest.raises(DataError, match=r"^a word of a sentence$"), from_environment("$SHORT"):
+        raise DataError("a word of a sentence")
+    with pytest.raises(UsageError, match=r"^\$NOT_SET/x is named in the recipe and \$NOT_SET is not set"):
+        from_environment("$NOT_SET/x").__enter__()
 
 
 def test_stages_have_names_of_their_own(plain: str) -> None:

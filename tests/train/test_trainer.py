@@ -135,11 +135,13 @@ def test_auto_is_the_precision_that_the_device_is_fast_in(
     assert weights_of(tmp_path / "auto") == weights_of(tmp_path / "taken")
 
 
-def test_the_best_of_several_evaluations_is_published(recipe: Any, tmp_path: Path) -> None:
+def test_the_best_of_several_evaluations_is_published(
+    recipe: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A score that falls from the second evaluation on: stopped after two without a better one, with the second's weights."""
     import embedkit
 
-    scores, kept = iter([0.1, 0.5, 0.4, 0.3, 0.9]), []
+    scores, kept = iter([0.1, math.nan, 0.5, math.nan, 0.4, math.nan, 0.3, 0.9]), []
 
     def evaluate(folder: Path, asked: Evaluation, cuts: Sequence[Cut]) -> list[float]:
         assert cuts == [(None, None)]
@@ -150,9 +152,20 @@ def test_the_best_of_several_evaluations_is_published(recipe: Any, tmp_path: Pat
 
     chosen = recipe(evaluation={"task": "t", "metric": "spearman", "every": 1, "patience": 2}, steps=9)
     folder = train(chosen, tmp_path / "run", evaluate=evaluate)
-    assert len(kept) == 4
-    assert (folder / "model.safetensors").read_bytes() == kept[1]
-    assert [line.get("spearman") for line in log_of(tmp_path / "run") if "spearman" in line] == [0.1, 0.5, 0.4, 0.3]
+    assert len(kept) == 7
+    assert (folder / "model.safetensors").read_bytes() == kept[2]
+    logged = [line.get("spearman") for line in log_of(tmp_path / "run") if "spearman" in line]
+    assert logged == [
+        0.1,
+        None,
+        0.5,
+        None,
+        0.4,
+        None,
+        0.3,
+    ]  # what is no number does not count for patience, and is said
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == [f"spearman of t is no number at step {step} of train; the log has null." for step in (2, 4, 6)]
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["log.jsonl", "model", "training.json"]
     with pytest.raises(UsageError, match="no function to evaluate with"):
         train(chosen, tmp_path / "other")
