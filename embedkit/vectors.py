@@ -28,8 +28,12 @@ DRIFT = 0.003
 BY_CHANCE = 100  # values outside, up to which a share says little
 
 
-def unit_rows(vectors: Vectors) -> Vectors:
+def unit_rows(vectors: Array) -> Vectors:
     """The rows (n, dim) at Euclidean length 1; an all-zero row stays zero. The argument is not changed."""
+    if vectors.dtype.itemsize > 4:  # squares of float64 values beyond 1e154 or under 1e-162 are not numbers any more
+        largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
+        with np.errstate(invalid="ignore"):
+            vectors = (vectors / np.where(largest == 0, 1, largest)).astype(np.float64, copy=False)
     # in float64: squares of float32 values beyond 1e19 or under 1e-23 are not numbers any more
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))[:, None]
     with np.errstate(invalid="ignore"):  # an infinite row becomes NaN, which the caller names
@@ -85,7 +89,7 @@ class Ranges:
         if not Path(path).is_file():
             raise UsageError(f"{path} is not there; expected the NAME.ranges.npy that lies beside int8 vectors.")
         try:
-            array = np.load(path, allow_pickle=False)
+            array: Array = np.array(np.lib.format.open_memmap(path, mode="r"))
         except Exception as error:  # numpy meets a damaged file with ValueError, TokenError, EOFError, ...
             raise DataError(f"{path} is not an array of numbers ({error}); give a NAME.ranges.npy.") from None
         good = array.ndim == 2 and len(array) == 2 and array.shape[1] > 0 and array.dtype == np.float32

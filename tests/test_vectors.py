@@ -50,6 +50,20 @@ def test_unit_rows_are_those_of_a_slow_loop(scale: float) -> None:
     np.testing.assert_allclose(unit_rows(rows), slow_unit(rows), rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.longdouble])
+@pytest.mark.parametrize("scale", [5e-324, 1e-300, 1e-200, 1e200, 1e307])
+def test_rows_beyond_the_squares_of_their_numbers_have_length_one(scale: float, dtype: type) -> None:
+    rows = np.array([[3, -4, 0], [0, 0, 1], [1, 1, 1]], dtype) * dtype(scale)
+    expected = [[0.6, -0.8, 0], [0, 0, 1], [math.sqrt(1 / 3)] * 3]
+    np.testing.assert_allclose(unit_rows(rows), expected, rtol=1e-6)
+
+
+def test_subnormal_rows_of_float32_have_length_one() -> None:
+    np.testing.assert_allclose(
+        unit_rows(np.array([[3e-45, -4e-45]], np.float32)), [slow_unit(np.array([[2.0, -3.0]]))[0]]
+    )
+
+
 def test_zero_rows_stay_zero_beside_others() -> None:
     rows = random_rows()
     rows[[0, 3]] = 0

@@ -322,12 +322,10 @@ def _lines(path: Path) -> list[str]:
     if str(path) != "-" and not path.is_file():
         raise UsageError(f"{path} is not there; expected a file of ids, one a line.")
     from embedkit.corpus.documents import standard_input
+    from embedkit.corpus.id_list import read_ids
 
     content = standard_input().read() if str(path) == "-" else path.read_bytes()
-    try:
-        return [line.removesuffix("\r") for line in content.decode("utf-8").split("\n") if line]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 ({error}); write one id a line in UTF-8.") from None
+    return list(filter(None, read_ids(content, str(path))))
 
 
 def parsed_where(text: str) -> Any:

@@ -9,19 +9,57 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
+from embedkit.corpus.id_list import read_ids
 from embedkit.engine.ledger import head_of
 from embedkit.engine.outputs import FORMAT, VERSION, Names
 from embedkit.engine.vector_folder import is_vector_folder
 from embedkit.errors import DataError, IntegrityError, UsageError
+from embedkit.limits import shown
 from embedkit.storage import check_file, read_json
+from embedkit.typed import checked
 from embedkit.types import Array
 from embedkit.vectors import Ranges
 
 READABLE = (1, VERSION)  # the first had no times apart and no rows set aside
+
+
+class FileRecord(TypedDict):
+    bytes: int
+    sha256: str
+
+
+class Settings(TypedDict, total=False):
+    model: str | None
+
+
+class Known(TypedDict):
+    """What every manifest beside vectors says."""
+
+    format: str
+    version: int
+    files: dict[str, FileRecord]
+    count: int
+    dim: int
+    dtype: Literal["float32", "float16", "uint8"]
+
+
+class VectorManifest(Known, total=False):
+    """What is read of it beside; older versions, and exports, say less."""
+
+    fingerprint: str | None
+    settings: Settings
+    compute: dict[str, Any]
+    similarity: str
+    on_long: Literal["truncate", "chunk", "error"]
+    first_input: str | None
+    precision: Literal["float32", "float16", "int8", "binary"]
+    documents: int
+    empty_texts: int
+    set_aside: int
 
 
 @dataclass(frozen=True)
@@ -47,17 +85,38 @@ def open_vectors(path: Path) -> VectorFile:
     ranges = Ranges.read(names.ranges) if names.ranges.name in manifest.get("files", ()) else None
     dtype = np.dtype(manifest.get("dtype", "float32"))
     if path.suffix == ".parquet":
-        return VectorFile(*_read_parquet(path, dtype), manifest, ranges)
+        rows, ids = _read_parquet(path, dtype)
+    else:
+        rows = _mapped(path)
+        if rows.ndim != 2 or rows.dtype.kind != dtype.kind or rows.shape[1] == 0:
+            raise DataError(f"{path} holds {rows.dtype} of shape {rows.shape}; expected floats of shape (rows, dim).")
+        ids = _read_ids(names.ids) if names.ids.exists() else list(map(str, range(len(rows))))
+        if len(ids) != len(rows):
+            raise DataError(f"{names.ids} has {len(ids)} lines, {path} has {len(rows)} rows; expected one id a row.")
+    if manifest:
+        _check_rows(names, manifest, rows, ranges)
+    return VectorFile(rows, ids, manifest, ranges)
+
+
+def _mapped(path: Path) -> Array:
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.lib.format.open_memmap(path, mode="r")  # not np.load, which opens zip archives under the name, too
     except Exception as error:  # numpy meets a damaged header with ValueError, TokenError, EOFError, ...
         raise DataError(f"{path} is not an array of numbers ({error}); expected one of shape (rows, dim).") from None
-    if rows.ndim != 2 or rows.dtype.kind != dtype.kind:
-        raise DataError(f"{path} holds {rows.dtype} of shape {rows.shape}; expected floats of shape (rows, dim).")
-    ids = _read_ids(names.ids) if names.ids.exists() else list(map(str, range(len(rows))))
-    if len(ids) != len(rows):
-        raise DataError(f"{names.ids} has {len(ids)} lines, {path} has {len(rows)} rows; expected one id a row.")
-    return VectorFile(rows, ids, manifest, ranges)
+
+
+def _check_rows(names: Names, manifest: dict[str, Any], rows: Array, ranges: Ranges | None) -> None:
+    """Raises IntegrityError where the manifest speaks of other rows: its checksum fits, but somebody else made it."""
+    width = -(-manifest["dim"] // 8) if manifest.get("precision") == "binary" else manifest["dim"]
+    coded = manifest.get("precision") == "int8"
+    if rows.shape != (manifest["count"], width) or coded != (ranges is not None):
+        raise IntegrityError(
+            f"{names.manifest} speaks of {shown(manifest['count'])} rows of {shown(manifest['dim'])} numbers in "
+            f"{manifest.get('precision', manifest['dtype'])}, {names.path.name} is of shape {rows.shape}"
+            f"{'' if ranges is None else ' with ranges'}; embed again."
+        )
+    if ranges is not None and (ranges.dim, rows.dtype) != (width, np.uint8):
+        raise IntegrityError(f"{names.ranges} is of {ranges.dim} dimensions, {names.path} of {width}; embed again.")
 
 
 def holds_vectors(path: Path) -> bool:
@@ -71,10 +130,13 @@ def _checked_manifest(names: Names) -> dict[str, Any]:
     manifest = read_json(names.manifest)
     if manifest.get("format") != FORMAT or manifest.get("version") not in READABLE:
         raise IntegrityError(f"{names.manifest} has another format than {FORMAT} {VERSION}; embed again.")
+    checked(manifest, VectorManifest, names.manifest, step="embed again")
     if names.path.name not in manifest["files"]:
         raise IntegrityError(
-            f"{names.manifest} belongs to {', '.join(manifest['files'])}, not to {names.path.name}; open that, or embed again."
+            f"{names.manifest} belongs to {shown(list(manifest['files']))}, not to {names.path.name}; open that, or embed again."
         )
+    if foreign := manifest["files"].keys() - {name.name for name in names.all}:
+        raise IntegrityError(f"{names.manifest} names a file of another output ({shown(min(foreign))}); embed again.")
     try:
         for name, record in manifest["files"].items():
             check_file(names.path.parent / name, record)
@@ -112,8 +174,7 @@ def _read_parquet(path: Path, dtype: np.dtype[Any]) -> tuple[Array, list[str]]:
 
 
 def _read_ids(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8").removesuffix("\n")
-        return text.split("\n") if text else []
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 ({error}); write one id a line in UTF-8.") from None
+    ids = read_ids(path.read_bytes(), str(path))
+    if "" in ids:
+        raise DataError(f"{path}, line {ids.index('') + 1}: the line is empty; give each row an id of its own.")
+    return ids

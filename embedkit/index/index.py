@@ -282,12 +282,24 @@ class Index:
 
     def _vectors(self, queries: Any) -> Vectors:
         if isinstance(queries, np.ndarray):
-            vectors = np.asarray(queries if queries.ndim > 1 else queries[None], dtype=np.float32)
+            vectors = queries if queries.ndim > 1 else queries[None]
         else:
             vectors = self.encoder().encode(contents(queries), kind="query", **self.query_options)
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise UsageError(f"Queries of shape {vectors.shape} came; this index holds rows of width {self.dim}.")
-        return vectors
+        return vectors if vectors.dtype == np.float32 else self._narrowed(vectors)
+
+    def _narrowed(self, vectors: Array) -> Vectors:
+        """float32 of queries in another dtype. Raises UsageError for what are no numbers, or too small for float32."""
+        if vectors.dtype.kind not in "fiub":
+            raise UsageError(f"Queries of {vectors.dtype} came; expected numbers.")
+        if self.manifest.metric == "cosine":
+            return unit_rows(vectors)
+        with np.errstate(over="ignore"):
+            narrow = vectors.astype(np.float32)
+        if (vectors.any(axis=1) & ~narrow.any(axis=1)).any():
+            raise UsageError("A query vector is so small that it is zero in float32; scale it.")
+        return narrow
 
     def encoder(self) -> Encoder:
         """The model that made the rows, opened at the first call.

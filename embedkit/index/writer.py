@@ -258,17 +258,25 @@ def _drawn(count: int, size: int) -> Rows:
 
 
 def prepared(rows: Array, layout: Layout, name: Callable[[int], str], stored: str | None = None) -> Vectors:
-    """float32 rows as the index compares them. Raises DataError that names a row that is not finite as it is stored."""
-    block = np.asarray(rows, dtype=np.float32)
-    if layout.metric == "cosine":
-        block = unit_rows(block)
-    kept = {"int8": "float32"}.get(layout.fine, layout.fine) if stored is None else stored
+    """float32 rows as the index compares them. Raises DataError that names a row that is not finite, or becomes zero, as it is
+    stored."""
+    given = np.asarray(rows)
+    if given.dtype.itemsize <= 4:  # else it may hold what float32 cannot
+        given = given.astype(np.float32, copy=False)
     with np.errstate(over="ignore"):  # what overflows is named below
-        finite = np.isfinite(block.astype(kept)).all(axis=1)
+        block = unit_rows(given) if layout.metric == "cosine" else given.astype(np.float32, copy=False)
+        kept = {"int8": "float32"}.get(layout.fine, layout.fine) if stored is None else stored
+        held = block.astype(kept)
+    finite = np.isfinite(held).all(axis=1)
     if not finite.all():
         raise DataError(
             f"The vector of {name(int(np.argmin(finite)))!r} is not finite in {kept} (NaN, or a number too large); "
             f"mend it, or choose --fine float32."
+        )
+    if layout.metric == "dot" and (lost := given.any(axis=1) & ~held.any(axis=1)).any():
+        raise DataError(
+            f"The vector of {name(int(np.argmax(lost)))!r} is too small for {kept}, where it becomes zero; scale the vectors, or "
+            f"choose --metric cosine or --fine float32."
         )
     return block
 

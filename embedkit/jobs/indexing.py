@@ -285,7 +285,7 @@ def query_vectors(index: Index, path: Path) -> Array:
     of another width, and what `open_vectors` raises."""
     rows = RowSource.of(path)
     _check_space(index.path, index.manifest, rows)
-    return np.asarray(rows.rows, np.float32)
+    return np.asarray(rows.rows)
 
 
 def _add_corpus(

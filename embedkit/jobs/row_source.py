@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
 from embedkit.corpus import Fields, read_corpus
 from embedkit.corpus.documents import ROW, checked_id, to_document
-from embedkit.corpus.formats import parquet_rows
+from embedkit.corpus.formats import jsonl_rows, parquet_rows
 from embedkit.engine import open_vectors
 from embedkit.engine.outputs import Names
 from embedkit.engine.vector_folder import JoinedRows, parts_of
-from embedkit.errors import DataError, UsageError
+from embedkit.errors import DataError, IntegrityError, UsageError
 from embedkit.index.manifest import Source
 from embedkit.index.update import Change
 from embedkit.index.writer import Content
+from embedkit.limits import shown
+from embedkit.typed import checked
 from embedkit.types import Array, Document
 from embedkit.vectors import Ranges
 
@@ -56,7 +57,7 @@ class RowSource:
         metadata `fields` reads. Raises DataError for an array of another kind, UsageError for ids that are not one a row, and
         what `open_vectors` raises."""
         if isinstance(source, np.ndarray):
-            if source.ndim != 2 or source.dtype.kind not in "fiu":
+            if source.ndim != 2 or source.dtype.kind not in "fiu" or source.shape[1] == 0:
                 raise DataError(
                     f"An array of {source.dtype} of shape {source.shape} came; expected numbers of shape (rows, dim)."
                 )
@@ -123,10 +124,10 @@ class RowSource:
         rows = file.rows if file.ranges is None else cast(Array, DecodedRows(file.rows, file.ranges))
         on_long = manifest.get("on_long", "truncate")
         if on_long == "chunk":
-            ids, spans = _chunks(names.chunks)
+            ids, spans = _chunks(names.chunks, manifest)
         aside: frozenset[str] = frozenset()
         if manifest.get("set_aside"):
-            aside = frozenset(json.loads(line)["id"] for line in names.quarantine.read_text("utf-8").splitlines())
+            aside = frozenset(row["id"] for row in _lines(names.quarantine, manifest, SetAside))
         settings = manifest.get("settings", {})
         made_by = Source(
             model=settings.get("model"),
@@ -192,14 +193,38 @@ class MetadataRows:
             yield to_document(row, where, self._fields, position)
 
 
-def _chunks(path: Path) -> tuple[list[str], Array]:
+class SetAside(TypedDict):
+    id: str
+
+
+class Chunk(TypedDict):
+    document: str
+    start: int
+    end: int
+
+
+def _lines(path: Path, manifest: Mapping[str, Any], kind: Any) -> Iterator[Any]:
+    """The rows of a file beside vectors. Raises IntegrityError where it is not theirs, or its rows are of another kind."""
+    if path.name not in manifest["files"]:
+        raise IntegrityError(f"The manifest of the vectors tells of {path.name}, and names no such file; embed again.")
+    try:
+        with path.open("rb") as stream:
+            for where, row in jsonl_rows(stream, str(path)):
+                yield checked(row, kind, where, step="embed again")
+    except DataError as error:
+        raise IntegrityError(str(error)) from None
+
+
+def _chunks(path: Path, manifest: Mapping[str, Any]) -> tuple[list[str], Array]:
     """The document and the span of each row."""
     documents, spans = [], []
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            chunk = json.loads(line)
-            documents.append(chunk["document"])
-            spans.append((chunk["start"], chunk["end"]))
+    for chunk in _lines(path, manifest, Chunk):
+        if not 0 <= chunk["start"] <= chunk["end"] < 1 << 32:
+            raise IntegrityError(f"{path}: a row covers the characters {shown(chunk)}, which no text has; embed again.")
+        documents.append(chunk["document"])
+        spans.append((chunk["start"], chunk["end"]))
+    if len(documents) != manifest["count"]:
+        raise IntegrityError(f"{path} has {len(documents)} rows, {manifest['count']} were expected; embed again.")
     return documents, np.array(spans, dtype="<u4").reshape(-1, 2)
 
 

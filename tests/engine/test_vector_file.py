@@ -11,6 +11,7 @@ import pytest
 
 from embedkit.engine import embed_to_file, open_vectors
 from embedkit.errors import DataError, IntegrityError, UsageError
+from embedkit.storage import sealed_json
 from embedkit.types import Document
 
 TEXTS = ["cat", "dog dog", "", "red fish"]
@@ -100,3 +101,92 @@ def test_a_newer_format_is_refused(path: Path) -> None:
     write_json(manifest, {**read_json(manifest), "version": 3})
     with pytest.raises(IntegrityError, match="has another format than embedkit-vectors 2"):
         open_vectors(path)
+
+
+# --- of strangers -----------------------------------------------------------------------------------------------------
+
+
+def resealed(path: Path, change: Any) -> None:
+    """The manifest as somebody may hand it on: changed, its checksum made anew."""
+    manifest = json.loads(path.with_suffix(".manifest.json").read_text())
+    del manifest["checksum"]
+    change(manifest)
+    path.with_suffix(".manifest.json").write_bytes(sealed_json(manifest))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m.pop("files"), "files is missing"),
+        (lambda m: m.update(files=[1]), "files is [1], not a mapping"),
+        (lambda m: m["files"].update({"a.npy": None}), "files.a.npy is None, not a mapping"),
+        (lambda m: m["files"]["a.npy"].update(bytes="1"), "files.a.npy.bytes is '1', not a whole number"),
+        (lambda m: m["files"].update({"/dev/zero": {"bytes": 0, "sha256": ""}}), "names a file of another output"),
+        (lambda m: m.update(dtype="evil"), "dtype is 'evil', not 'float32' or"),
+        (lambda m: m.update(settings=[1]), "settings is [1], not a mapping"),
+        (lambda m: m.update(settings={"model": 3}), "settings.model is 3, not a text or null"),
+        (lambda m: m.update(on_long="perhaps"), "on_long is 'perhaps'"),
+        (lambda m: m.update(fingerprint=7), "fingerprint is 7"),
+        (lambda m: m.update(count=10**30), "rows of 12 numbers in float32, a.npy is of shape (4, 12)"),
+        (lambda m: m.update(dim=13), "4 rows of 13 numbers in float32"),
+        (lambda m: m.update(precision="int8"), "4 rows of 12 numbers in int8"),
+    ],
+)  # fmt: skip
+def test_a_manifest_with_other_fields_is_damage(path: Path, change: Any, words: str) -> None:
+    resealed(path, change)
+    with pytest.raises(IntegrityError) as caught:
+        open_vectors(path)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "ids"),
+    [
+        (b"\xef\xbb\xbfa\r\nb\r\n", ["a", "b"]),
+        (b"\xef\xbb\xbfa\nb", ["a", "b"]),
+        (b"a\rb\r", ["a", "b"]),
+        ("a\u2028c\nb\u0085\n".encode(), ["a\u2028c", "b\u0085"]),  # no line ends of such files
+    ],
+)
+def test_lists_of_ids_as_editors_write_them(tmp_path: Path, content: bytes, ids: list[str]) -> None:
+    np.save(tmp_path / "v.npy", np.eye(2, dtype=np.float32))
+    (tmp_path / "v.ids.txt").write_bytes(content)
+    assert open_vectors(tmp_path / "v.npy").ids == ids
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a\nb".encode("utf-16"), "v.ids.txt is not UTF-8"),
+        (b"a\n\n", "v.ids.txt, line 2: the line is empty"),
+        (b"x\na\rb\n", "v.ids.txt, line 2: a carriage return stands inside the line"),
+    ],
+)
+def test_lists_of_ids_that_are_none(tmp_path: Path, content: bytes, words: str) -> None:
+    np.save(tmp_path / "v.npy", np.eye(2, dtype=np.float32))
+    (tmp_path / "v.ids.txt").write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        open_vectors(tmp_path / "v.npy")
+
+
+def npy(header: dict[str, Any], data: bytes = b"") -> bytes:
+    text = repr(header).ljust(117).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        npy({"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 0)}),  # an id a row would fill all memory
+        npy({"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 8)}, b"1234"),
+        npy({"descr": "<f4", "fortran_order": False, "shape": (-1, 8)}),
+        npy({"descr": "|O", "fortran_order": False, "shape": (1, 1)}),
+        npy({"descr": "<c8", "fortran_order": False, "shape": (1, 1)}, bytes(8)),
+        b"PK\x03\x04" + bytes(40),  # a zip archive, which numpy would open as several arrays
+    ],
+    ids=["no width", "short", "negative", "objects", "complex", "zip"],
+)
+def test_an_array_that_is_none_is_refused_at_once(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "v.npy").write_bytes(content)
+    with pytest.raises(DataError, match=r"v\.npy (is not an array of numbers|holds .*; expected floats)"):
+        open_vectors(tmp_path / "v.npy")
