@@ -29,7 +29,7 @@ from embedkit.vectors import unit_rows
 
 T = TypeVar("T")
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
-SIZES = 2  # numbers of rows that batches which are not full may have, for each width
+SIZES = 2  # parts of a full batch: others have whole parts of it, or a power of two rows below one
 WAITING = 1  # batches that wait beside those being computed, so that no thread does
 
 
@@ -107,12 +107,14 @@ class OpenVinoBackend:
         return _Flight(model, request, None)
 
     def _of_known_shape(self, array: Array, hint: str) -> Array:
-        """Padded to one of few shapes: OpenVINO keeps 0.7 MB of each that it has met, which would be a sixth more memory at
-        100,000 rows than at 10,000. A batch that somebody waits for keeps its rows."""
+        """Padded to one of few shapes: OpenVINO keeps up to 0.7 MB of each that it has met, which would be a sixth more memory at
+        100,000 rows than at 10,000. At most half the rows of a small batch are padding, and one that somebody waits for keeps
+        its rows."""
         rows, width = array.shape
         wider = min(stepped(width), self._graph.longest or stepped(width)) - width
         full = self._batch_tokens // (width + wider)
-        more = 0 if hint == "LATENCY" or rows >= full else -rows % max(full // SIZES, 1)
+        part = min(max(full // SIZES, 1), 1 << (rows - 1).bit_length())
+        more = 0 if hint == "LATENCY" or rows >= full else -rows % part
         return np.pad(array, ((0, more), (0, wider))) if more or wider else array
 
     def _land(self, flying: deque[tuple[Batch[T], _Flight]], hint: str) -> tuple[Batch[T], Vectors | Exception]:

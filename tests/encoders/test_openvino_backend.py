@@ -90,8 +90,26 @@ def test_batches_come_in_few_shapes_and_padding_changes_nothing(
         np.testing.assert_allclose(encoded.rows[-1], encoder.encode(texts[-1])[0], atol=1e-6)
     widths = {width for _, width in shapes}
     assert widths <= {*range(1, 17), 18, 20, 22, 24, 26, 28, 30, 32}
-    assert len(shapes) <= 3 * len(widths)
+    assert all(rows in {1, 2, 4, 8, *parts(64 // width)} for rows, width in shapes)
     assert graph.longest == 64
+
+
+def parts(full: int) -> set[int]:
+    """The rows of batches that hold a whole one or a half of a full one."""
+    return {full, max(full // 2, 1), max(full // 2, 1) * 2}
+
+
+@pytest.mark.parametrize(("size", "rows"), [(1, 1), (3, 4), (4, 4), (16, 16)])
+def test_a_small_batch_is_not_padded_to_a_large_one(
+    tiny_model: Path, size: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = load(tiny_model, dtype="float32")
+    texts = [f"cat {number}" for number in range(48)]
+    expected = encoder.encode(texts)
+    shapes: set[tuple[int, int]] = set()
+    monkeypatch.setattr(type(encoder._opened.backend), "_of_known_shape", noted(encoder._opened.backend, shapes))
+    np.testing.assert_allclose(encoder.encode(texts, batch_size=size), expected, atol=1e-6)
+    assert max(most for most, _ in shapes) == rows
 
 
 def noted(backend: Any, shapes: set[tuple[int, int]]) -> Any:
