@@ -98,6 +98,7 @@ def _graph(model: Any) -> Graph:
         features = padded(batch.pieces)
         features["token_embeddings"] = torch.from_numpy(states[:, : features["input_ids"].shape[1]])
         features["attention_mask"] = features.pop("pooling_mask", features["attention_mask"])
+        features |= {"task": batch.kind, "modality": "text"}  # what a Router goes by
         for module in tail:
             features = module(features)
         pooled: Vectors = features["sentence_embedding"].float().numpy()
@@ -110,7 +111,7 @@ def _agreement(model: Any, backend: OpenVinoBackend, tokenization: Tokenization)
     """The cosine of each probe's row with torch's."""
     for texts in PROBES:
         pieces = [piece for piece in tokenization.pieces(texts, "") if piece.length]
-        expected = model(padded(pieces))["sentence_embedding"].float().numpy()
+        expected = model({**padded(pieces), "modality": "text"}, task="document")["sentence_embedding"].float().numpy()
         for _, rows in backend.run([Batch(pieces, "", "document", None)]):
             if isinstance(rows, Exception):
                 raise rows

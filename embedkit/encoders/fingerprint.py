@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from embedkit.encoders.model_files import ModelFiles
+from embedkit.encoders.routes import routes
 
 # of a Hugging Face config: what says where it came from or how it is run, not what it computes
 COSMETIC = {
@@ -48,6 +49,12 @@ def describe_modules(model: Any) -> list[dict[str, Any]]:
 
 
 def _describe(module: Any) -> dict[str, Any]:
+    if within := routes(module):
+        return {
+            "class": type(module).__name__,
+            "settings": [module.default_route, sorted(map(str, module.route_mappings.items()))],
+            "routes": {name: [_describe(step) for step in steps] for name, steps in within.items()},
+        }
     inner = getattr(module, "auto_model", None)  # the Hugging Face model inside a Transformer module
     described: dict[str, Any] = {
         "class": type(module).__name__,

@@ -22,6 +22,7 @@ from embedkit.encoders.model_files import NO_LIMIT
 from embedkit.encoders.opened import Asked, Opened, limited
 from embedkit.encoders.openvino_import import openvino_installed
 from embedkit.encoders.pieces import Tokenization
+from embedkit.encoders.routes import is_routed, normalizes, readers, routed_width
 from embedkit.encoders.torch_backend import TorchBackend, default_dtype, fast_tokenizer
 from embedkit.errors import MissingDependency, ModelError, UsageError, is_full_disk
 
@@ -44,6 +45,7 @@ def open_sentence_transformer(asked: Asked, folder: Path | None) -> Opened:
 
     model, cut = opened()
     tokens = _limit_tokens(model, asked.max_tokens, asked.name)
+    width = routed_width(model, asked.name) if is_routed(model) else model.get_embedding_dimension()
     pooling = next((module for module in model.children() if type(module).__name__ == "Pooling"), None)
     tokenizer = fast_tokenizer(model)
     tokenization = (
@@ -83,8 +85,8 @@ def open_sentence_transformer(asked: Asked, folder: Path | None) -> Opened:
         prompts=dict(model.prompts),
         default_prompt_name=model.default_prompt_name,
         similarity=model.similarity_fn_name,
-        normalize=any(type(module).__name__ == "Normalize" for module in model.children()),
-        width=model.get_embedding_dimension(),
+        normalize=normalizes(model),
+        width=width,
         batch_tokens=budget,
         pooling=str(getattr(pooling, "pooling_mode", "its own")),
         cut=cut,
@@ -102,7 +104,7 @@ def open_in_float32(asked: Asked, folder: Path | None) -> Any:
 
 
 def _dtype(dtype: str, model: Any) -> str:
-    if not hasattr(model[0], "auto_model"):
+    if not any(hasattr(reader, "auto_model") for reader in readers(model)):
         return "float32"  # static rows stay as they are
     return default_dtype(model.device) if dtype == "auto" else dtype
 
@@ -170,16 +172,28 @@ def torch_device(device: str) -> torch.device:
 
 
 def _limit_tokens(model: Any, max_tokens: int | None, name: str) -> int | None:
-    """Sets the token limit that was asked for, and never one beyond the model's positions; returns it."""
-    own = model.max_seq_length if model.max_seq_length and model.max_seq_length < NO_LIMIT else None
-    tokens = limited(max_tokens, own, positions_of(model), name)
+    """Sets the token limit that was asked for, and never one beyond the model's positions; returns it, of several routes the
+    largest."""
+    limits = [_limit_reader(reader, max_tokens, name) for reader in readers(model)]
+    return max((limit for limit in limits if limit is not None), default=None)
+
+
+def _limit_reader(reader: Any, max_tokens: int | None, name: str) -> int | None:
+    own = getattr(reader, "max_seq_length", None)
+    own = own if own and own < NO_LIMIT else None
+    tokens = limited(max_tokens, own, positions_of(reader), name)
     if tokens is not None and tokens != own:
-        model.max_seq_length = tokens
+        try:
+            reader.max_seq_length = tokens
+        except AttributeError:
+            raise UsageError(
+                f"max_tokens={tokens} came; {name} has a {type(reader).__name__}, which reads texts of any length: leave it out."
+            ) from None
     return tokens
 
 
 def positions_of(model: Any) -> int | None:
-    """How many tokens of an input have a position; None where the model sets no bound."""
+    """How many tokens of an input have a position; None where the model, or its module that reads, sets no bound."""
     for place, module in model.named_modules():
         if place.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             return int(module.num_embeddings - module.padding_idx - 1)  # RoBERTa counts from there: 514 hold 512

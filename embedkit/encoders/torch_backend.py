@@ -22,6 +22,7 @@ from embedkit.encoders.backend import Batch, SetAside, compute_settings, is_out_
 from embedkit.encoders.images import Reading, rgb
 from embedkit.encoders.model_files import NO_LIMIT
 from embedkit.encoders.pieces import Piece
+from embedkit.encoders.routes import readers, ways
 from embedkit.encoders.timing import bfloat16_wins
 from embedkit.errors import DataError
 from embedkit.types import Vectors
@@ -29,6 +30,7 @@ from embedkit.types import Vectors
 T = TypeVar("T")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHORT = 512  # tokens
+OWN_READING = ("query_expansion_config", "query_length", "document_length", "processing_kwargs")  # of a Transformer
 DECODERS = 8  # threads that prepare batches of images, at most; each holds one
 Features = dict[str, Any]
 
@@ -108,7 +110,7 @@ class TorchBackend:
     def _features(self, batch: Batch[Any]) -> Features:
         """What the model's modules take, on the CPU. Raises SetAside where images cannot be read."""
         if self.tokenizer is not None:
-            return padded(batch.pieces)
+            return {**padded(batch.pieces), "modality": "text"}  # a Router may go by it
         pieces = batch.pieces
         texts: list[Any] = [piece.text.removeprefix(batch.prompt) for piece in pieces]
         if self._reading is None:
@@ -175,10 +177,11 @@ def _pictured(piece: Piece, text: str) -> dict[str, Any]:
 
 def fast_tokenizer(model: Any) -> Any:
     """The `tokenizers.Tokenizer` of a model whose inputs are nothing but its ids; None where the model's own preprocessing
-    does more: chat templates, images, slow tokenizers, static embeddings, and FlashAttention's sequences without padding."""
+    does more: chat templates, images, slow tokenizers, static embeddings, limits of a kind of input, and FlashAttention's sequences
+    without padding."""
     first = model[0]
     text_only = list(getattr(first, "modality_config", ())) == ["text"] and hasattr(first, "auto_model")
-    if not text_only or getattr(first, "query_expansion_config", None) or flash_attention(first.auto_model):
+    if not text_only or any(getattr(first, name, None) for name in OWN_READING) or flash_attention(first.auto_model):
         return None
     return getattr(model.tokenizer, "backend_tokenizer", None)
 
@@ -228,9 +231,17 @@ def cast(model: Any, dtype: torch.dtype) -> None:
     Only parameters and stored buffers are cast: rotary frequencies, which are computed and not stored, lose their
     precision in bf16. What the model's class asks to keep in float32 is kept.
     """
-    transformer = getattr(model[0], "auto_model", None)
+    for way in ways(model.children()):
+        for module in way[1:]:
+            module.float()
+    for reader in readers(model):
+        _cast_reader(reader, dtype)
+
+
+def _cast_reader(reader: Any, dtype: torch.dtype) -> None:
+    transformer = getattr(reader, "auto_model", None)
     if transformer is None:
-        model.float()
+        reader.float()
         return
     kept = tuple(getattr(transformer, "_keep_in_fp32_modules", None) or ())
     kept += tuple(getattr(transformer, "_keep_in_fp32_modules_strict", None) or ())
@@ -239,9 +250,7 @@ def cast(model: Any, dtype: torch.dtype) -> None:
         if name in stored and tensor.is_floating_point():
             wanted = torch.float32 if any(part in name.split(".") for part in kept) else dtype
             tensor.data = tensor.data.to(wanted)
-    for module in list(model.children())[1:]:
-        module.float()
-    model[0].register_forward_hook(_ready_for_pooling)
+    reader.register_forward_hook(_ready_for_pooling)
 
 
 def _ready_for_pooling(module: Any, arguments: Any, features: dict[str, Any]) -> dict[str, Any]:

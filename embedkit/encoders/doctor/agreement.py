@@ -19,6 +19,7 @@ from embedkit.encoders.doctor.patient import (
     cosines,
     embedkit_rows,
 )
+from embedkit.encoders.routes import is_routed
 from embedkit.types import Kind
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -73,12 +74,12 @@ def _row(model: Any, dtype: str, texts: list[str]) -> Any:
     from embedkit.encoders.torch_backend import cast
 
     if dtype == "float32":
-        return model.encode(texts, prompt="", show_progress_bar=False)
+        return model.encode(texts, prompt="", show_progress_bar=False, task="document")
     lower = copy.deepcopy(model)
     cast(lower, TORCH_DTYPES[dtype])
     with torch.inference_mode():
-        features = lower.preprocess(texts)
-        return lower(features)["sentence_embedding"].float().numpy()
+        features = lower.preprocess(texts, task="document")
+        return lower(features, task="document")["sentence_embedding"].float().numpy()
 
 
 def _largest_state(model: Any, texts: list[str]) -> tuple[str, float]:
@@ -95,7 +96,7 @@ def _largest_state(model: Any, texts: list[str]) -> tuple[str, float]:
         return keep
 
     hooks = [module.register_forward_hook(watch(name)) for name, module in model[0].auto_model.named_modules() if name]
-    model.encode(texts, prompt="", show_progress_bar=False)
+    model.encode(texts, prompt="", show_progress_bar=False, task="document")
     for hook in hooks:
         hook.remove()
     where = max(found, key=lambda name: found[name], default="")
@@ -109,10 +110,11 @@ def backends(patient: Patient) -> Finding | str:
     encoder = patient.encoder
     voice = patient.voices[0]
     backend = f"{encoder.compute['backend']}, {encoder.compute['dtype']}"
-    counted = not getattr(
-        patient.pooling, "include_prompt", True
-    )  # it leaves out as many tokens as the prompt has alone
-    kinds: list[Kind] = ["query", "document"] if encoder.prompts["query"] else ["document"]
+    routed = is_routed(patient.model)
+    # sentence-transformers leaves out as many tokens as the prompt has alone
+    counted = not routed and not getattr(patient.pooling, "include_prompt", True)
+    both = encoder.prompts["query"] or routed
+    kinds: list[Kind] = ["query", "document"] if both else ["document"]
     least = 1.0
     for kind in kinds:
         prompt = encoder.prompts[kind]
@@ -121,13 +123,13 @@ def backends(patient: Patient) -> Finding | str:
                 "prompts are left out of pooling, which sentence-transformers does by counting their tokens alone"
             )
         rows = embedkit_rows(encoder, TEXTS, len(TEXTS), kind)
-        found = cosines(rows, patient.reference_rows(TEXTS, 1, prompt)[:, : encoder.dim])
+        found = cosines(rows, patient.reference_rows(TEXTS, 1, prompt, kind)[:, : encoder.dim])
         worst = int(np.argmin(np.nan_to_num(found, nan=-1.0)))
         if not found[worst] >= voice.same:
             return Finding(
                 "backends-disagree",
-                f"embedkit's row of {TEXTS[worst][:40]!r} ({backend}, prompt {prompt!r}) has a cosine of {found[worst]:.4f} with "
-                f"sentence-transformers' in float32.",
+                f"embedkit's row of the {kind} {TEXTS[worst][:40]!r} ({backend}, prompt {prompt!r}) has a cosine of "
+                f"{found[worst]:.4f} with sentence-transformers' in float32.",
                 "Load with backend='torch' and dtype='float32', and see whether it stays; please report the model.",
             )
         least = min(least, float(found[worst]))

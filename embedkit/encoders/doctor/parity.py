@@ -86,7 +86,8 @@ def _other_side(encoder: TextEncoder, against: str, options: dict[str, Any]) -> 
     if against == "sentence-transformers":
         reference = open_reference(encoder, trusted=bool(options.get("trust_remote_code")))
         return lambda texts: np.asarray(
-            reference.encode(texts, prompt=encoder.prompts["document"], show_progress_bar=False), dtype=np.float32
+            reference.encode(texts, prompt=encoder.prompts["document"], show_progress_bar=False, task="document"),
+            dtype=np.float32,
         )
     if against in ("openvino", "torch"):
         again = {"dtype": "float32", **options, "backend": against}

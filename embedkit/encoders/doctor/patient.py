@@ -11,6 +11,7 @@ import numpy as np
 
 from embedkit.encoders.attention import Attention, attention_of
 from embedkit.encoders.prompts import resolve_prompts
+from embedkit.encoders.routes import is_routed
 from embedkit.encoders.text_encoder import TextEncoder
 from embedkit.types import Kind, Vectors
 from embedkit.vectors import unit_rows
@@ -100,9 +101,9 @@ class Patient:
             voices.append(Voice("sentence-transformers", functools.cache(self.reference_rows), SAME["float32"]))
         return voices
 
-    def reference_rows(self, texts: Sequence[str], size: int, prompt: str = "") -> Vectors:
+    def reference_rows(self, texts: Sequence[str], size: int, prompt: str = "", kind: Kind = "document") -> Vectors:
         """(n, width) float32 rows of sentence-transformers, neither made unit nor cut by us."""
-        rows = self.model.encode(list(texts), batch_size=size, prompt=prompt, show_progress_bar=False)
+        rows = self.model.encode(list(texts), batch_size=size, prompt=prompt, show_progress_bar=False, task=kind)
         return np.asarray(rows, dtype=np.float32)
 
     def prompts(self) -> tuple[dict[str, str], dict[Kind, str]]:
@@ -116,6 +117,8 @@ class Patient:
         """What the model reads for a text, cut at the model's limit."""
         if self.encoder is not None and (read := self.encoder.tokens(text)) is not None:
             return read
+        if is_routed(self.model):
+            raise NotChecked("a Router's routes have tokenizers of their own")
         features = self.model.preprocess([text])
         if "input_ids" not in features:
             raise NotChecked("the model does not read tokens")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from embedkit.encoders.doctor.patient import cosines
+from embedkit.encoders.routes import is_routed
 from embedkit.types import Vectors
 
 POOLINGS = ("mean", "cls", "lasttoken", "max", "weightedmean")
@@ -54,7 +55,8 @@ class Bench:
     def __init__(self, model: Any, texts: Sequence[str], prompt: str) -> None:
         self.model, self.texts, self.prompt = model, list(texts), prompt  # a SentenceTransformer in float32
         self.limit: int | None = model.max_seq_length
-        pools = [module for module in model.children() if type(module).__name__ == "Pooling"]
+        plain = not is_routed(model)  # a Router's routes have pooling and limits of their own
+        pools = [module for module in model.children() if plain and type(module).__name__ == "Pooling"]
         self.pooling = next((pool for pool in pools if isinstance(pool.pooling_mode, str)), None)  # of one mode
 
     def rows(
@@ -70,7 +72,8 @@ class Bench:
         try:
             with torch.inference_mode():
                 for text in texts:
-                    features = self.model.preprocess([text], prompt=prompt or None)
+                    features = self.model.preprocess([text], prompt=prompt or None, task="document")
+                    features["task"] = "document"  # what a Router goes by
                     for module in self.model.children():
                         replaced = pooling is not None and module is self.pooling
                         step = Pooling(module.embedding_dimension, pooling) if replaced else module
