@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedkit.corpus import labels
 from embedkit.corpus.formats import file_rows
 from embedkit.errors import DataError, UsageError
 from embedkit.eval.image_tasks import DIRECTIONS, image_text_data, with_captions
 from embedkit.eval.task_file import TaskFile
+from embedkit.limits import shown
 from embedkit.storage import file_record
 
 Row = Mapping[str, Any]
@@ -68,22 +70,65 @@ def read_local(path: Path, split: str = "test", type_asked: str | None = None) -
     if type_asked is not None and type_asked not in SUBJECTS:
         raise UsageError(f"type={type_asked!r} came; expected {', '.join(SUBJECTS)}.")
     file = _file_of(path, split)
-    rows = [with_captions(row, file.parent) for _, row in file_rows(file)]
-    if not rows:
+    placed = [(where, with_captions(row, file.parent)) for where, row in file_rows(file)]
+    if not placed:
         raise DataError(f"{file} holds no rows; expected at least one.")
-    kind = _type_of(rows, type_asked, file)
+    if any("split" in row for _, row in placed):
+        placed = [(where, {**row, "split": _label(row, "split", where)}) for where, row in placed]
+    kind = _type_of([row for _, row in placed], type_asked, file)
     name = path.resolve().name if path.is_dir() else path.name.split(".")[0]
-    chosen = rows if kind == "reranking" else _of_split(rows, split, file)
+    chosen = [_read(row, kind, where) for where, row in _of_split(placed, split, file)]
     data = {"name": name, "split": split, "sha256": {file.name: file_record(file)["sha256"]}}
     if kind == "bitext" and "lang" in chosen[0]:
         languages: dict[str, list[Row]] = {}
         for row in chosen:
-            languages.setdefault(str(row["lang"]), []).append(row)
+            languages.setdefault(row["lang"], []).append(row)
         return [_local(f"{name}/{lang}", kind, some, [], split, data, file) for lang, some in languages.items()]
     if kind == "image-text":
         return [_local(f"{name}/{way}", DIRECTIONS[way], chosen, [], split, data, file) for way in DIRECTIONS]
-    known = [row for row in rows if row.get("split") == TRAIN]
+    known = [_read(row, kind, where) for where, row in placed if kind == "classification" and row["split"] == TRAIN]
     return [_local(name, kind, chosen, known, split, data, file)]
+
+
+def _read(row: Row, kind: str, where: str) -> Row:
+    """The row with its texts checked and its label or score as it is meant. Raises DataError with the place of one that is none."""
+    readers = _READERS | ({"label": _pair_label} if kind == "pair-classification" else {})
+    read = {name: readers[name](row, name, where) for name in SUBJECTS[kind] if name in readers}
+    if kind == "bitext" and "lang" in row:
+        read["lang"] = _label(row, "lang", where)
+    return {**row, **read}
+
+
+def _text(row: Row, name: str, where: str) -> str:
+    if not isinstance(text := row.get(name), str):
+        raise DataError(f"{where}: {name} is {shown(text)}; expected a text.")
+    return text
+
+
+def _list(row: Row, name: str, where: str) -> list[str]:
+    if not isinstance(texts := row.get(name), list) or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{where}: {name} is {shown(texts)}; expected a list of texts.")
+    return texts
+
+
+def _label(row: Row, name: str, where: str) -> str:
+    return labels.read(labels.class_label, row.get(name), name, where)
+
+
+def _pair_label(row: Row, name: str, where: str) -> int:
+    return labels.read(labels.pair_label, row.get(name), name, where)
+
+
+def _score(row: Row, name: str, where: str) -> float:
+    return labels.read(labels.score, row.get(name), name, where)
+
+
+_READERS: dict[str, Callable[[Row, str, str], Any]] = {
+    **dict.fromkeys(("sentence1", "sentence2", "text", "query"), _text),
+    **dict.fromkeys(("positive", "negative"), _list),
+    "label": _label,
+    "score": _score,
+}
 
 
 def _file_of(path: Path, split: str) -> Path:
@@ -119,15 +164,13 @@ def _listed(columns: set[str]) -> str:
     return ", ".join(sorted(columns))
 
 
-def _of_split(rows: Sequence[Row], split: str, file: Path) -> list[Row]:
-    if split == ALL or "split" not in rows[0]:
-        return list(rows)
-    splits = sorted({str(row.get("split")) for row in rows})
-    if len(splits) == 1:  # whatever it is called
-        return list(rows)
+def _of_split(placed: Sequence[tuple[str, Row]], split: str, file: Path) -> Sequence[tuple[str, Row]]:
+    splits = sorted({row["split"] for _, row in placed if "split" in row})
+    if split == ALL or len(splits) < 2:  # of a single one it does not matter what it is called
+        return placed
     if split not in splits:
         raise UsageError(f"{file} has no split {split!r}; it has {', '.join(splits)}: choose with --split, or all.")
-    return [row for row in rows if str(row.get("split")) == split]
+    return [(where, row) for where, row in placed if row["split"] == split]
 
 
 def _local(
@@ -183,7 +226,7 @@ Made = tuple[Any, Any, dict[str, Any]]
 def _sts(rows: Sequence[Row], _: Sequence[Row], split: str) -> Made:
     from mteb.abstasks import AbsTaskSTS
 
-    scores = [float(row["score"]) for row in rows]
+    scores = [row["score"] for row in rows]
     if len(set(scores)) < 2:
         raise ValueError("all scores are the same, there is nothing to correlate with")
     columns = {**_pairs(rows), "score": scores}
@@ -193,10 +236,10 @@ def _sts(rows: Sequence[Row], _: Sequence[Row], split: str) -> Made:
 def _pair_classification(rows: Sequence[Row], _: Sequence[Row], split: str) -> Made:
     from mteb.abstasks import AbsTaskPairClassification
 
-    labels = [int(row["label"]) for row in rows]
-    if set(labels) != {0, 1}:
-        raise ValueError(f"the labels are {sorted(set(labels))[:4]}, expected 0 and 1")
-    return AbsTaskPairClassification, {split: _dataset({**_pairs(rows), "labels": labels})}, {}
+    truth = [row["label"] for row in rows]
+    if len(set(truth)) < 2:
+        raise ValueError(f"all labels are {truth[0]}, expected 0 and 1")
+    return AbsTaskPairClassification, {split: _dataset({**_pairs(rows), "labels": truth})}, {}
 
 
 def _bitext(rows: Sequence[Row], _: Sequence[Row], split: str) -> Made:
@@ -208,15 +251,15 @@ def _bitext(rows: Sequence[Row], _: Sequence[Row], split: str) -> Made:
 def _classification(rows: Sequence[Row], known: Sequence[Row], split: str) -> Made:
     from mteb.abstasks import AbsTaskClassification
 
-    numbers = {label: number for number, label in enumerate(sorted({str(row["label"]) for row in known}))}
-    unknown = {str(row["label"]) for row in rows} - set(numbers)
+    numbers = {label: number for number, label in enumerate(sorted({row["label"] for row in known}))}
+    unknown = {row["label"] for row in rows} - set(numbers)
+    if len(numbers) < 2:
+        raise ValueError(f"all labels of the split {TRAIN!r} are the same, there is nothing to tell apart")
     if unknown:
         raise ValueError(f"the labels {_listed(unknown)} are not in the split {TRAIN!r}")
 
     def labelled(some: Sequence[Row]) -> Any:
-        return _dataset(
-            {"text": [_text(row, "text") for row in some], "label": [numbers[str(row["label"])] for row in some]}
-        )
+        return _dataset({"text": [row["text"] for row in some], "label": [numbers[row["label"]] for row in some]})
 
     return AbsTaskClassification, {TRAIN: labelled(known), split: labelled(rows)}, {}
 
@@ -224,10 +267,10 @@ def _classification(rows: Sequence[Row], known: Sequence[Row], split: str) -> Ma
 def _clustering(rows: Sequence[Row], _: Sequence[Row], split: str) -> Made:
     from mteb.abstasks import AbsTaskClustering
 
-    labels = [str(row["label"]) for row in rows]
-    if len(set(labels)) < 2:
+    truth = [row["label"] for row in rows]
+    if len(set(truth)) < 2:
         raise ValueError("all labels are the same, there is nothing to cluster")
-    columns = {"sentences": [_text(row, "text") for row in rows], "labels": labels}
+    columns = {"sentences": [row["text"] for row in rows], "labels": truth}
     own = {"max_fraction_of_documents_to_embed": None, "max_document_to_embed": None}  # all: it is not that large
     return AbsTaskClustering, {split: _dataset(columns)}, own
 
@@ -237,11 +280,11 @@ def _reranking(rows: Sequence[Row], _: Sequence[Row], split: str) -> Made:
 
     corpus, queries, relevant, candidates = [], [], {}, {}  # type: list[Row], list[Row], dict[str, Any], dict[str, Any]
     for number, row in enumerate(rows):
-        positive, negative = _list(row, "positive"), _list(row, "negative")
+        positive, negative = row["positive"], row["negative"]
         if not positive or not negative:
             continue  # every order of these is right; mteb leaves them out as well
         query = f"q{number}"
-        queries.append({"id": query, "text": _text(row, "query")})
+        queries.append({"id": query, "text": row["query"]})
         candidates[query] = [f"{query}-{place}" for place in range(len(positive) + len(negative))]
         texts = zip(candidates[query], [*positive, *negative], strict=True)
         corpus += [{"id": one, "title": "", "text": text} for one, text in texts]
@@ -278,19 +321,7 @@ _MAKERS: dict[str, Callable[[Sequence[Row], Sequence[Row], str], Made]] = {
 
 
 def _pairs(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    return {name: [_text(row, name) for row in rows] for name in ("sentence1", "sentence2")}
-
-
-def _text(row: Row, column: str) -> str:
-    if not isinstance(text := row[column], str):
-        raise TypeError(f"{column} is {text!r:.40}, expected a text")
-    return text
-
-
-def _list(row: Row, column: str) -> list[str]:
-    if not isinstance(texts := row[column], list) or not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"{column} is {texts!r:.40}, expected a list of texts")
-    return texts
+    return {name: [row[name] for row in rows] for name in ("sentence1", "sentence2")}
 
 
 def _columns(rows: Sequence[Row]) -> dict[str, list[Any]]:

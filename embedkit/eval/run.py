@@ -365,6 +365,6 @@ def metric_names(task: Task) -> Sequence[str]:
     if isinstance(task, Retrieval):
         return task.metrics
     if isinstance(task, LocalTask):
-        two = task.type == "classification" and len({str(row["label"]) for row in task.rows}) == 2
+        two = task.type == "classification" and len({row["label"] for row in task.rows}) == 2
         return (*SCORES[task.type], *(["ap"] if two else []))
     return known_scores(task.task)

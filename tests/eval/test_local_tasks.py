@@ -106,25 +106,61 @@ def test_languages_are_tasks_of_their_own(tmp_path: Path) -> None:
     assert [(task.name, len(task.rows)) for task in tasks] == [("many/deu", 3), ("many/fra", 3), ("many/ita", 3)]
 
 
+LABELLED = [
+    {"text": f"{split} {label}", "label": label, "split": split} for split in ("train", "test") for label in "xy"
+]
 BAD = {
     "nothing": ("data.jsonl", [], "holds no rows"),
     "other columns": ("data.jsonl", [{"a": 1}], "has the columns a, which no task has"),
-    "no number": ("data.tsv", pairs(3, score=lambda n: "high"), "cannot be scored as sts: could not convert"),
+    "no number": ("data.tsv", pairs(3, score=lambda n: "high"), "line 2: score is 'high'; expected a finite number"),
     "constant": ("data.tsv", pairs(3, score=lambda n: 2), "all scores are the same"),
-    "three labels": ("data.tsv", pairs(3, label=lambda n: n), r"the labels are \[0, 1, 2\], expected 0 and 1"),
+    "three labels": ("data.tsv", pairs(3, label=lambda n: n), "line 4: label is '2'; expected 0 or 1"),
+    "one class of pairs": ("data.tsv", pairs(3, label=lambda n: 1), "all labels are 1, expected 0 and 1"),
+    "a share for a label": ("data.jsonl", pairs(3, label=lambda n: 0.9), "line 1: label is 0.9; expected 0 or 1"),
+    "NaN": ("data.jsonl", pairs(3, score=lambda n: float("nan")), "line 1: score is nan; expected a finite number"),
+    "infinite": (
+        "data.tsv",
+        pairs(3, score=lambda n: "inf" if n == 2 else n),
+        "line 4: score is 'inf'; expected a finite",
+    ),
+    "too large": ("data.jsonl", pairs(3, score=lambda n: n * 10**9), "line 2: score is 1000000000; expected a finite"),
+    "null label": ("data.jsonl", [*LABELLED, {"text": "a", "label": None, "split": "train"}], "line 5: label is None"),
+    "NaN label": (
+        "data.jsonl",
+        [*LABELLED, {"text": "a", "label": float("nan"), "split": "test"}],
+        "line 5: label is nan",
+    ),
+    "no label": ("data.jsonl", [*LABELLED, {"text": "a", "split": "test"}], "line 5: label is None"),
+    "a label of lists": (
+        "data.jsonl",
+        [*LABELLED, {"text": "a", "label": [1], "split": "test"}],
+        r"line 5: label is \[1\]",
+    ),
+    "no split": ("data.jsonl", [*LABELLED, {"text": "a", "label": "x", "split": None}], "line 5: split is None"),
+    "a split in some rows": ("data.jsonl", [{"text": "a", "label": "x"}, *LABELLED], "line 1: split is None"),
+    "no language": ("data.jsonl", pairs(3, lang=lambda n: n or None), "line 1: lang is None; expected a text"),
+    "one class": (
+        "data.jsonl",
+        [{**row, "label": "x"} for row in LABELLED],
+        "all labels of the split 'train' are the same, there is nothing to tell apart",
+    ),
     "unknown label": (
         "data.jsonl",
-        [{"text": "a", "label": "x", "split": "train"}, {"text": "b", "label": "y", "split": "test"}],
-        "the labels y are not in the split 'train'",
+        [*LABELLED, {"text": "b", "label": "z", "split": "test"}],
+        "the labels z are not in the split 'train'",
     ),
     "one label": ("data.jsonl", [{"text": "a", "label": "x"}] * 3, "all labels are the same"),
     "no text": (
         "data.jsonl",
         [{"text": None, "label": "x"}, {"text": "b", "label": "y"}],
-        "text is None, expected a text",
+        "line 1: text is None; expected a text",
     ),
     "nothing positive": ("test.jsonl", [{"query": "a", "positive": [], "negative": ["b"]}], "no query has something"),
-    "no list": ("test.jsonl", [{"query": "a", "positive": "b", "negative": ["b"]}], "positive is 'b', expected a list"),
+    "no list": (
+        "test.jsonl",
+        [{"query": "a", "positive": "b", "negative": ["b"]}],
+        "line 1: positive is 'b'; expected a list",
+    ),
 }
 
 
@@ -134,6 +170,31 @@ def test_what_cannot_be_scored_is_said(name: str, tmp_path: Path) -> None:
     table(tmp_path / file, rows)
     with pytest.raises((DataError, UsageError), match=sentence):
         read_local(tmp_path)
+
+
+def test_rows_of_other_splits_are_not_asked_for_labels(tmp_path: Path) -> None:
+    """Public test sets hide theirs behind -1 or null."""
+    rows = pairs(6, label=lambda n: n % 2 if n < 4 else None, split=lambda n: "dev" if n < 4 else "test")
+    (task,) = read_local(table(tmp_path / "data.jsonl", rows), "dev")
+    assert [row["label"] for row in task.rows] == [0, 1, 0, 1]
+    with pytest.raises(DataError, match="line 5: label is None; expected 0 or 1"):
+        read_local(tmp_path / "data.jsonl", "test")
+
+
+@pytest.mark.parametrize("written", [("1.0", "0.0"), ("1", "0"), (True, False), (1.0, 0)])
+def test_labels_of_pairs_are_0_and_1_however_a_table_writes_them(written: tuple[Any, Any], tmp_path: Path) -> None:
+    (task,) = read_local(table(tmp_path / "data.jsonl", pairs(4, label=lambda n: written[n % 2])))
+    assert [row["label"] for row in task.rows] == [1, 0, 1, 0]
+    assert list(task.task.dataset["test"]["labels"]) == [1, 0, 1, 0]
+
+
+def test_a_split_divides_reranking_as_all_others(tmp_path: Path) -> None:
+    rows = [{**row, "split": "test" if n % 2 else "train"} for n, row in enumerate(reranked(9))]
+    path = table(tmp_path / "data.jsonl", rows)
+    (task,) = read_local(path)
+    assert [row["query"] for row in task.rows] == [row["query"] for row in rows if row["split"] == "test"]
+    with pytest.raises(UsageError, match="has no split 'validation'; it has test, train"):
+        read_local(path, "validation")
 
 
 def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:

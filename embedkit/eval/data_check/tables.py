@@ -144,13 +144,17 @@ def _kind_of(row: Row, source: Source) -> str:
 
 def _split_of(row: Row, source: Source) -> str:
     stem = source.path.name.split(".")[0]
-    return str(row.get("split", stem if stem in SPLITS else ""))
+    return class_label(row.get("split", stem if stem in SPLITS else "")) or ""
 
 
 # --- one row --------------------------------------------------------------------------------------------------------------
 
 
 def _missing(row: Row, kind: str) -> bool:
+    if any(
+        name in row and class_label(row[name]) is None for name in ("split", *(["lang"] if kind == "bitext" else []))
+    ):
+        return True
     lists, texts = {"positive", "negative"}, {"sentence1", "sentence2", "text", "query"}
     for name in SUBJECTS[kind]:
         value = row.get(name)
