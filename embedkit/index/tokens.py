@@ -1,9 +1,12 @@
 """From texts to terms: Unicode words, without stop words, stemmed.
 
-A word is a run of letters, marks, digits and underscores, with apostrophes inside; case is folded, after NFKC. Runs of scripts that
-are written without spaces, and of Hangul, become overlapping pairs of characters, as Lucene's CJKAnalyzer makes them. Stems are
-Snowball's (https://snowballstem.org), by PyStemmer; the stop words are Lucene's 33. Cost: 1 microsecond a word, for which its term
-is remembered.
+A word is a run of letters, marks, digits and underscores, with apostrophes inside; case is folded, after NFKC, and what is
+invisible inside a word, such as a soft hyphen, is left out. Runs of scripts that are written without spaces, and of Hangul, become
+overlapping pairs of characters, as Lucene's CJKAnalyzer makes them. Stems are Snowball's (https://snowballstem.org), by PyStemmer;
+the stop words are Lucene's 33. Cost: 1 microsecond a word, for which its term is remembered.
+
+Segments that were written before the invisible was left out keep the pieces of such words as their terms until they are built anew;
+all other words are what they were.
 """
 
 from __future__ import annotations
@@ -34,14 +37,29 @@ PLAIN = re.compile(r"[\0-\u02ff\u0370-\u0482\u048a-\u052f\u2010-\u203e\u2190-\u2
 IN_PLAIN = re.compile(r"\w+(?:'\w+)*")
 ANYWHERE = regex.compile(rf"(?V1){SPACELESS}+|[\w--{SPACELESS}]+(?:'[\w--{SPACELESS}]+)*")
 WITHOUT_SPACES = regex.compile(rf"(?V1){SPACELESS}")
-APOSTROPHES = str.maketrans("\u2019\u02bc", "''")
+# Unicode's Default_Ignorable_Code_Point: soft hyphens, joiners, variation selectors, ... stand inside words and nobody sees them.
+# Without U+200B, which says where words of scripts without spaces end, and the joiners U+200C and U+200D, by which Arabic and
+# Indic scripts shape letters: behind a letter of these they are a part of the word.
+INVISIBLE = (
+    (0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x200E, 0x200F),
+    (0x202A, 0x202E), (0x2060, 0x206F), (0x3164, 0x3164), (0xFE00, 0xFE0F), (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0), (0xFFF0, 0xFFF8),
+    (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A), (0xE0000, 0xE0FFF),
+)  # fmt: skip
+JOINERS = regex.compile(r"(?<=[\p{Latin}\p{Greek}\p{Cyrillic}\p{Nd}])[\u200c\u200d]+")
+FOLDED = {
+    **{code: None for first, last in INVISIBLE for code in range(first, last + 1)},
+    **str.maketrans("\u2019\u02bc", "''"),
+}
 
 
 def words(text: str) -> list[str]:
     """The words of a text in order, case folded; of scripts without spaces the pairs of characters."""
     if text.isascii():
         return IN_PLAIN.findall(text.lower())
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).translate(APOSTROPHES)
+    composed = unicodedata.normalize("NFKC", text).replace("\u0130", "i")  # casefold would leave a dot above the i
+    folded = unicodedata.normalize("NFKC", composed.casefold()).translate(FOLDED)
+    if "\u200c" in folded or "\u200d" in folded:
+        folded = JOINERS.sub("", folded)
     if PLAIN.fullmatch(folded):
         return IN_PLAIN.findall(folded)
     found: list[str] = ANYWHERE.findall(folded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
+import regex
 import Stemmer
 
 from embedkit.index import tokens
@@ -28,6 +29,15 @@ from embedkit.index.tokens import Analyzer, words
         ("コーヒーを", ["コー", "ーヒ", "ヒー", "ーを"]),
         ("한국어 책", ["한국", "국어", "책"]),
         ("สวัสดี", ["สว", "วั", "ัส", "สด", "ดี"]),
+        ("Wert\u00adpapier\u00adindex", ["wertpapierindex"]),
+        ("data\u2060base inter\ufeffface \ufeffstart left\u200eright", ["database", "interface", "start", "leftright"]),
+        (
+            "Auf\u200clage c\u034fo te\u0301\ufe0fst \u0441\u200d\u043b\u043e\u0432\u043e",
+            ["auflage", "co", "t\u00e9st", "слово"],
+        ),
+        ("\u0130stanbul \u0130zmir I\u0307\u00e7", ["istanbul", "izmir", "i\u00e7"]),
+        ("می\u200cخواهم", ["می\u200cخواهم"]),  # spelling, in Persian
+        ("one\u200btwo", ["one", "two"]),
         ("...!? —", []),
         ("", []),
     ],
@@ -42,6 +52,12 @@ def test_the_faster_pattern_finds_what_the_slower_one_finds() -> None:
         folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", f"a{chr(code)}b").casefold())
         if tokens.PLAIN.fullmatch(folded):
             assert tokens.IN_PLAIN.findall(folded) == tokens.ANYWHERE.findall(folded), hex(code)
+
+
+def test_what_is_invisible_is_what_unicode_says() -> None:
+    ignorable = regex.compile(r"\p{Default_Ignorable_Code_Point}")
+    expected = {code for code in range(0x110000) if ignorable.match(chr(code))} - {0x200B, 0x200C, 0x200D}
+    assert {code for first, last in tokens.INVISIBLE for code in range(first, last + 1)} == expected
 
 
 def test_terms_are_stems_without_stop_words() -> None:
