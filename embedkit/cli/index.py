@@ -38,6 +38,11 @@ AGAIN = "Stopped; what is done is kept: run it again with --resume to go on."
 documents_option = click.option(
     "--documents", metavar="CORPUS", help="With VECTORS: the texts that were embedded, in the same order."
 )
+vectors_option = click.option(
+    "--vectors",
+    metavar="FIELD",
+    help="Of parquet by another program: the column of vectors, which are taken as they are, beside ids, texts and metadata.",
+)
 resume_option = click.option("--resume", is_flag=True, help="Go on where an earlier run ended.")
 ram_option = click.option("--ram", type=Size(), metavar="SIZE", help="What training may take, such as 500MB.")
 
@@ -119,6 +124,7 @@ def _recipe(context: click.Context, _: click.Parameter, name: str | None) -> Any
     help="Texts beyond the model's limit; chunk gives them several passages.",
 )
 @documents_option
+@vectors_option
 @resume_option
 @ram_option
 @corpus_options
@@ -163,7 +169,7 @@ def build_command(
     given = {"fields": fields(options), "resume": resume, **options}
     arguments = {**load_arguments(given), **prompt_names(given, "document")}
     with _kept(output / "build.ledger"), _threads(arguments.get("threads")):
-        if holds_vectors(Path(source)):
+        if options["vectors"] is not None or holds_vectors(Path(source)):
             _refuse_model({**arguments, **profile})
             index = build_index(source, output, documents=documents, **given)
         elif documents is not None:
@@ -228,6 +234,7 @@ def _threads(count: int | None) -> Iterator[None]:
     help="The weights of these documents, where the sparse leg is from a file; its model, where that lies elsewhere now.",
 )
 @documents_option
+@vectors_option
 @resume_option
 @ram_option
 @corpus_options
@@ -261,7 +268,7 @@ def add_command(
     arguments = {**load_arguments(given), **prompt_names(given, "document")}
     threads = arguments.get("threads")
     with _kept(folder / "add.ledger"), _threads(threads):
-        if holds_vectors(Path(source)):
+        if options["vectors"] is not None or holds_vectors(Path(source)):
             _refuse_model(arguments)
             added = add_to_index(folder, source, documents=documents, **given)
         else:

@@ -7,6 +7,10 @@ files; rows of an .npy are mapped, those of parquet are read into memory.
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -24,7 +28,11 @@ from embedkit.typed import checked
 from embedkit.types import Array
 from embedkit.vectors import Ranges
 
+logger = logging.getLogger(__name__)
 READABLE = (1, VERSION)  # the first had no times apart and no rows set aside
+VECTORS_NAME = re.compile("emb|vec", re.IGNORECASE)
+LONG = 8  # numbers of a list that may be a vector, whatever its name; places and boxes have up to 6
+LOOKED_AT = 16  # rows of a parquet file: do they hold vectors?
 
 
 class FileRecord(TypedDict):
@@ -133,7 +141,7 @@ def _checked_manifest(names: Names) -> dict[str, Any]:
     checked(manifest, VectorManifest, names.manifest, step="embed again")
     if names.path.name not in manifest["files"]:
         raise IntegrityError(
-            f"{names.manifest} belongs to {shown(list(manifest['files']))}, not to {names.path.name}; open that, or embed again."
+            f"{names.manifest} belongs to {', '.join(sorted(manifest['files'])[:6])}, not to {names.path.name}; open that, or embed again."
         )
     if foreign := manifest["files"].keys() - {name.name for name in names.all}:
         raise IntegrityError(f"{names.manifest} names a file of another output ({shown(min(foreign))}); embed again.")
@@ -148,29 +156,103 @@ def _checked_manifest(names: Names) -> dict[str, Any]:
 
 
 def _read_parquet(path: Path, dtype: np.dtype[Any]) -> tuple[Array, list[str]]:
-    """Row group by row group into one array."""
+    rows = read_column(path, "embedding")
+    if len(rows) and rows.dtype.kind != dtype.kind:
+        raise DataError(f"{path} holds {rows.dtype} of shape {rows.shape}; expected floats of shape (rows, dim).")
     import pyarrow
     import pyarrow.parquet
 
+    with _no_vectors(path, "id"):
+        ids = pyarrow.parquet.read_table(path, columns=["id"]).column("id").cast(pyarrow.string())
+        return rows, ids.to_pylist()
+
+
+def read_column(path: Path, column: str) -> Array:
+    """(n, dim) the numbers of a column of a parquet file, lists of one length, read row group by row group into one array.
+
+    Raises DataError where the column is not there or holds something else."""
+    import pyarrow.parquet
+
+    rows: Array = np.empty((0, 0), np.float32)
+    done = 0
+    with _no_vectors(path, column), pyarrow.parquet.ParquetFile(path) as table:
+        kind = table.schema_arrow.field(column).type
+        rows = np.empty((0, getattr(kind, "list_size", 0)), np.float32)
+        for number in range(table.num_row_groups):
+            block = _block(table.read_row_group(number, [column]).column(column), done)
+            if not done:
+                rows = np.empty((table.metadata.num_rows, block.shape[1]), block.dtype)
+            rows[done : done + len(block)] = block
+            done += len(block)
+    return rows
+
+
+def _block(column: Any, first: int) -> Array:
+    """(n, dim) of a column of lists. Raises ValueError that names a row, counted from 1, without a list or with one of another length."""
+    import pyarrow
+    import pyarrow.compute
+
+    lists = column.combine_chunks()
+    lengths = pyarrow.compute.list_value_length(lists).fill_null(-1).to_numpy(zero_copy_only=False)
+    if (odd := np.flatnonzero((lengths != lengths[:1]) | (lengths <= 0))).size:
+        length = int(lengths[odd[0]])
+        held = "no list" if length < 0 else f"a list of {length}"
+        raise ValueError(f"row {first + int(odd[0]) + 1} has {held}, others have {int(lengths.max())} numbers")
+    values = lists.flatten()
+    if not (pyarrow.types.is_floating(values.type) or pyarrow.types.is_integer(values.type)):
+        raise ValueError(f"it holds lists of {values.type}")
+    numbers: Array = values.to_numpy(zero_copy_only=False)
+    return numbers.reshape(len(lists), -1)
+
+
+@contextmanager
+def _no_vectors(path: Path, column: str) -> Iterator[None]:
+    import pyarrow
+
     try:
-        with pyarrow.parquet.ParquetFile(path) as table:
-            groups = (table.read_row_group(number, ["id", "embedding"]) for number in range(table.num_row_groups))
-            rows, ids = np.empty((0, 0), dtype), list[str]()
-            for group in groups:
-                column = group.column("embedding").combine_chunks()
-                block = column.flatten().to_numpy(zero_copy_only=False).reshape(len(group), -1)
-                if not len(ids):
-                    rows = np.empty((table.metadata.num_rows, block.shape[1]), dtype)
-                rows[len(ids) : len(ids) + len(block)] = block
-                ids += group.column("id").cast(pyarrow.string()).to_pylist()
-            if not len(ids):
-                rows = np.empty((0, getattr(table.schema_arrow.field("embedding").type, "list_size", 0)), dtype)
-            return rows, ids
-    except (pyarrow.ArrowException, ValueError, KeyError) as error:
+        yield
+    except (pyarrow.ArrowException, ValueError, KeyError, OSError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise  # the system's
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(
-            f"{path} holds no vectors ({reason}); expected the columns id and embedding, lists of one length."
+            f"{path} holds no vectors in {column!r} ({reason}); expected a column of lists of numbers, all of one length."
         ) from None
+
+
+def vector_column(path: Path) -> str | None:
+    """The column of a parquet file, or of the first one in a folder, that looks like vectors of another program: lists of floats, all
+    of one length in the first rows, and long or named so."""
+    import pyarrow
+    import pyarrow.parquet
+
+    if path.is_dir():
+        path = min(path.rglob("*.parquet"), default=path)
+    if path.suffix != ".parquet" or not path.is_file():
+        return None
+    try:
+        with pyarrow.parquet.ParquetFile(path) as table:
+            for field in table.schema_arrow:
+                inside = getattr(field.type, "value_type", None)
+                if inside is None or not pyarrow.types.is_floating(inside):
+                    continue
+                first = next(table.iter_batches(LOOKED_AT, columns=[field.name]), None)
+                lengths = {len(value or ()) for value in first.column(0).to_pylist()} if first is not None else set()
+                if len(lengths) == 1 and lengths.pop() >= (2 if VECTORS_NAME.search(field.name) else LONG):
+                    return str(field.name)
+    except (pyarrow.ArrowException, OSError, ValueError):  # whoever reads the file says what is wrong with it
+        return None
+    return None
+
+
+def remark_vectors(source: Any) -> None:
+    """Says of a parquet file of texts that it holds vectors already, which are embedded anew."""
+    if isinstance(source, (str, Path)) and (column := vector_column(Path(source))) is not None:
+        logger.warning(
+            "%s holds vectors already, in the column %r; its texts are embedded anew. For an index of the vectors as they are: "
+            "embedkit index build %s --vectors %s -o DIR.",
+            *(source, column) * 2,
+        )
 
 
 def _read_ids(path: Path) -> list[str]:

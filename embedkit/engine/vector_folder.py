@@ -21,6 +21,7 @@ from embedkit.types import Array, Rows
 
 EMBEDDED = ("img_emb", "text_emb")  # of clip-retrieval
 METADATA = "metadata"
+AS_JSON = {b"embedkit": b"json"}  # what an export says of a column of texts whose values are mappings
 CORPORA = ("corpus.jsonl", "corpus.jsonl.gz", "state.json", "dataset_dict.json")  # what makes a folder a corpus
 
 
@@ -59,6 +60,14 @@ def parts_of(folder: Path) -> Parts:
             f"{folder} holds {len(vectors)} files of vectors and {len(metadata)} of metadata ({metadata[0].parent}); expected as many."
         )
     return Parts(tuple(vectors), tuple(metadata))
+
+
+def json_columns(path: Path) -> list[str]:
+    """The columns of texts in a parquet file that an export marked as JSON."""
+    import pyarrow.parquet
+
+    schema = pyarrow.parquet.read_schema(path)
+    return [field.name for field in schema if (field.metadata or {}).items() >= AS_JSON.items()]
 
 
 def is_vector_folder(folder: Path) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from embedkit.engine.vector_folder import AS_JSON
 from embedkit.index.segment import Segment
 from embedkit.index.snapshot import Snapshot
 from embedkit.types import Array, Document, Rows, Vectors
@@ -109,7 +110,10 @@ class Table:
             columns["metadata"] = pa.string()
         if vectors:
             columns["vector"] = pa.list_(pa.float32(), stream.dim)
-        self.schema = pa.schema(columns.items())
+        fields = (
+            pa.field(name, kind, metadata=AS_JSON if name == "metadata" else None) for name, kind in columns.items()
+        )
+        self.schema = pa.schema(fields)
 
     def __iter__(self) -> Iterator[Any]:
         """Record batches, a block each."""

@@ -12,6 +12,7 @@ from embedkit.corpus import Fields, read_corpus
 from embedkit.encoder import Encoder, OnLong, contents
 from embedkit.encoders import TextEncoder, load
 from embedkit.engine import embed_to_file
+from embedkit.engine.vector_file import remark_vectors
 from embedkit.errors import UsageError
 from embedkit.types import Array, Kind, Vectors
 from embedkit.vectors import Precision, Ranges, check_precision, in_precision
@@ -107,6 +108,7 @@ def embed_corpus(
     if (count := workers * max(1, len(devices))) > 1 and hasattr(encoder, "encode"):
         encoder = _reopening(cast(Encoder, encoder), count)
     opening = cast(Callable[..., Encoder], encoder)
+    remark_vectors(corpus)
     return embed_to_file(
         read_corpus(corpus, fields, limit=limit),
         Path(path),

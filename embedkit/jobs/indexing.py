@@ -20,6 +20,7 @@ from embedkit.encoder import Encoder, OnLong, SparseEncoder, WindowEncoder
 from embedkit.encoders import load
 from embedkit.engine import embed_to_file, holds_vectors
 from embedkit.engine.outputs import Names
+from embedkit.engine.vector_file import remark_vectors, vector_column
 from embedkit.errors import DataError, ModelError, ModelMismatch, Stopped, UsageError
 from embedkit.index.documents import DocumentReader
 from embedkit.index.index import Index
@@ -69,6 +70,7 @@ def build_index(
     progress: bool = False,
     sparse: str | Path | SparseEncoder | None = None,
     recipe: Recipe | None = None,
+    vectors: str | None = None,
 ) -> Index:
     """Builds an index folder and opens it: whole, or begun and to be gone on with `resume`.
 
@@ -82,7 +84,8 @@ def build_index(
     on_long: "chunk" gives texts beyond the model's limit several passages. ram: bytes that training may take.
     sparse: a leg of terms beside the vectors: "bm25", or with settings "bm25:k1=1.2,b=0.75,stem=german,stop=none"; a sparse model;
     or a jsonl file with a row {"id": ..., "weights": {term: weight}} for each document. recipe: where the settings came from, for the
-    manifest to keep; it sets none of them.
+    manifest to keep; it sets none of them. vectors: the column of a parquet file, or of a folder of such, that holds the vectors of
+    its documents, made by another program; they are taken as they are.
     Raises UsageError for a path that is taken or a layout that cannot be, DataError for rows that cannot be used.
     """
     target = Path(path).absolute()
@@ -91,7 +94,7 @@ def build_index(
         return open_index(target)
     check_begun(target, resume=resume)
     leg = sparse_leg(sparse)
-    by_vectors = isinstance(source, np.ndarray) or (isinstance(source, (str, Path)) and holds_vectors(Path(source)))
+    by_vectors = _are_vectors(source, vectors)
     if by_vectors and model is not None:
         raise UsageError("Vectors and a model came; vectors are taken as they are: leave the model out.")
     if not by_vectors and (ids is not None or documents is not None):
@@ -99,16 +102,26 @@ def build_index(
     if limit is not None and limit < 1:
         raise UsageError(f"limit={limit} was asked for; expected at least 1.")
     if by_vectors:
-        rows = RowSource.of(source, ids, limit, fields)
+        rows = RowSource.of(source, ids, limit, fields, vectors)
         layout = Layout(metric or metric_of(rows.similarity), coarse, fine, bytes_per_vector, recall, recipe)
         documents = rows.documents if documents is None else documents
         return index_vectors(rows, target, layout, documents, fields, whole=limit is None, ram=ram, leg=leg)
     encoder = model if model is not None and not isinstance(model, (str, Path)) else load(model)
     layout = Layout(metric or metric_of(encoder.similarity), coarse, fine, bytes_per_vector, recall, recipe)
+    remark_vectors(source)
     corpus = read_corpus(source, fields, limit=limit)
     with _first_change(target, encoder.dim, layout, source_of(encoder, on_long), True, ram, leg) as change:
         _add_corpus(change, corpus, encoder, "build.npy", resume, progress)
     return open_index(target, encoder, sparse_model=None if leg is None else leg.encoder)
+
+
+def _are_vectors(source: Any, column: str | None) -> bool:
+    """Whether a source is taken as vectors. Raises UsageError for a column of what is no path."""
+    if not isinstance(source, (str, Path)):
+        if column is not None:
+            raise UsageError("vectors= names a column of a parquet file; give its path, or the array itself.")
+        return isinstance(source, np.ndarray)
+    return column is not None or holds_vectors(Path(source))
 
 
 class SparseLeg(NamedTuple):
@@ -229,22 +242,26 @@ def add_to_index(
     ram: int | None = None,
     progress: bool = False,
     sparse: str | Path | SparseEncoder | None = None,
+    vectors: str | None = None,
     **options: Any,
 ) -> Added:
     """Adds documents to an index, or replaces those of the same id, in one commit.
 
     source: as in `build_index`. A corpus is embedded by the index's own model, in a job that can be killed and goes on with
     `resume`; options are those of `load`. sparse: where the sparse leg was built from a file, one with the weights of these
-    documents; where by a model, that model, if it is found elsewhere now. Raises ModelMismatch for rows of another model,
+    documents; where by a model, that model, if it is found elsewhere now. vectors: as in `build_index`; where the index names no
+    model, a parquet file's only column of vectors is found without. Raises ModelMismatch for rows of another model,
     UsageError for those of another width, and what `build_index` raises; the index is as it was then.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
     entries = _more_entries(folder, manifest, sparse)
-    if isinstance(source, np.ndarray) or (isinstance(source, (str, Path)) and holds_vectors(Path(source))):
+    if vectors is None and manifest.source.fingerprint is None and isinstance(source, (str, Path)):
+        vectors = vector_column(Path(source))  # nothing else of the file could be added
+    if _are_vectors(source, vectors):
         if model is not None or options:
             raise UsageError("Vectors and a model came; vectors are taken as they are: leave the model out.")
-        rows = RowSource.of(source, ids, limit, fields)
+        rows = RowSource.of(source, ids, limit, fields, vectors)
         _check_space(folder, manifest, rows)
         documents = rows.documents if documents is None else documents
         with changing(folder, ram) as change:
@@ -252,6 +269,7 @@ def add_to_index(
             count = add_vectors(change, rows, documents, fields, whole=limit is None)
             change.commit()
         return Added(count, 0)
+    remark_vectors(source)
     with open_index(folder, model, **options) as index:
         encoder = index.encoder()
     with changing(folder, ram) as change:

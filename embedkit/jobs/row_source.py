@@ -12,16 +12,17 @@ import numpy as np
 
 from embedkit.corpus import Fields, read_corpus
 from embedkit.corpus.documents import ROW, checked_id, to_document
-from embedkit.corpus.formats import jsonl_rows, parquet_rows
+from embedkit.corpus.formats import PlacedRows, jsonl_rows, parquet_rows
 from embedkit.engine import open_vectors
 from embedkit.engine.outputs import Names
-from embedkit.engine.vector_folder import JoinedRows, parts_of
+from embedkit.engine.vector_file import read_column
+from embedkit.engine.vector_folder import JoinedRows, json_columns, parts_of
 from embedkit.errors import DataError, IntegrityError, UsageError
 from embedkit.index.manifest import Source
 from embedkit.index.update import Change
 from embedkit.index.writer import Content
 from embedkit.limits import shown
-from embedkit.typed import checked
+from embedkit.typed import checked, parsed
 from embedkit.types import Array, Document
 from embedkit.vectors import Ranges
 
@@ -52,9 +53,11 @@ class RowSource:
         ids: Sequence[str] | None = None,
         limit: int | None = None,
         fields: Fields = Fields(),  # noqa: B008
+        vectors: str | None = None,
     ) -> RowSource:
         """source: an array (n, dim), the path of a NAME.npy or NAME.parquet, or a folder of such (see `vector_folder`), whose
-        metadata `fields` reads. Raises DataError for an array of another kind, UsageError for ids that are not one a row, and
+        metadata `fields` reads. vectors: the column of a parquet file of another program, or of a folder of such, that holds them,
+        beside the documents. Raises DataError for an array of another kind, UsageError for ids that are not one a row, and
         what `open_vectors` raises."""
         if isinstance(source, np.ndarray):
             if source.ndim != 2 or source.dtype.kind not in "fiu" or source.shape[1] == 0:
@@ -62,6 +65,8 @@ class RowSource:
                     f"An array of {source.dtype} of shape {source.shape} came; expected numbers of shape (rows, dim)."
                 )
             made = cls(source, RowNumbers(len(source)))
+        elif vectors is not None:
+            made = cls._of_column(Path(source), vectors, fields)
         elif Path(source).is_dir():
             made = cls._of_folder(Path(source), fields)
         else:
@@ -111,6 +116,23 @@ class RowSource:
         return replace(
             joined, documents=MetadataRows(parts.metadata, fields if all(named) else replace(fields, id=ROW))
         )
+
+    @classmethod
+    def _of_column(cls, path: Path, vectors: str, fields: Fields) -> RowSource:
+        paths = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+        if not paths or any(one.suffix != ".parquet" for one in paths):
+            raise UsageError(
+                f"{path} is no parquet file, nor a folder of such; vectors are read from a column of parquet."
+            )
+        parts = [read_column(one, vectors) for one in paths]
+        if odd := [place for place, part in enumerate(parts) if part.shape[1] != parts[0].shape[1]]:
+            raise DataError(
+                f"{paths[odd[0]]} holds vectors of {parts[odd[0]].shape[1]} numbers, {paths[0]} of {parts[0].shape[1]}; give files "
+                f"of one model's vectors."
+            )
+        documents = MetadataRows(paths, fields, vectors)
+        rows = parts[0] if len(parts) == 1 else cast(Array, JoinedRows(parts))
+        return cls(rows, [document.id for document in documents], documents=documents)
 
     @classmethod
     def _of_file(cls, path: Path) -> RowSource:
@@ -180,17 +202,27 @@ class RowNumbers(Sequence[str]):
 
 class MetadataRows:
     """The documents of parquet files beside vectors, read anew each time. Where no text is named and none stands there, it is
-    clip-retrieval's caption, or empty."""
+    clip-retrieval's caption, or empty; what an export wrote as JSON is mappings and lists again. vectors: the column of these,
+    which is no metadata."""
 
-    def __init__(self, paths: Sequence[Path], fields: Fields) -> None:
-        self._paths, self._fields = paths, fields
+    def __init__(self, paths: Sequence[Path], fields: Fields, vectors: str | None = None) -> None:
+        self._paths, self._fields, self._vectors = paths, fields, vectors
 
     def __iter__(self) -> Iterator[Document]:
-        placed = itertools.chain.from_iterable(map(parquet_rows, self._paths))
+        placed = itertools.chain.from_iterable(map(self._rows, self._paths))
         for position, (where, row) in enumerate(placed):
             if self._fields.text is None and "text" not in row:
                 row = {name: value for name, value in row.items() if name != CAPTION} | {"text": row.get(CAPTION) or ""}
             yield to_document(row, where, self._fields, position)
+
+    def _rows(self, path: Path) -> PlacedRows:
+        packed = json_columns(path)
+        for where, row in parquet_rows(path):
+            kept = {name: value for name, value in row.items() if name != self._vectors}
+            try:
+                yield where, {**kept, **{name: parsed(kept[name]) for name in packed if kept.get(name) is not None}}
+            except ValueError as error:
+                raise DataError(f"{where}: {', '.join(packed)} is no JSON ({error}); export the index again.") from None
 
 
 class SetAside(TypedDict):

@@ -212,6 +212,30 @@ def test_metadata_of_one_type_are_columns_and_the_rest_is_json(tmp_path: Path) -
     assert table.column("year").to_pylist() == [1, None]
 
 
+def test_metadata_come_back_in_a_new_build(tmp_path: Path) -> None:
+    """Lists, mappings and texts that look like these, wherever they stood."""
+    metadata: list[dict[str, Any]] = [
+        {
+            "tags": ["sea"],
+            "author": {"name": "H", "born": [1819, None]},
+            "json": '{"a": 1}',
+            "year": 1851,
+            "two words": "x",
+        },
+        {"tags": ["island"], "metadata": "a text", "json": "[", "year": None, "empty": {}},
+    ]
+    documents = [Document(f"d{n}", "cat", metadata=some) for n, some in enumerate(metadata)]
+    source = RowSource(np.eye(2, dtype=np.float32), ["d0", "d1"])
+    index_vectors(source, tmp_path / "an.index", Layout("cosine", "none", "float16"), documents).close()
+    export_index(tmp_path / "an.index", tmp_path / "out", "numpy")
+    with embedkit.build_index(tmp_path / "out", tmp_path / "again.index") as again:
+        for before, after in zip(metadata, again.get(["d0", "d1"]), strict=True):
+            known = {name: value for name, value in after.metadata.items() if value is not None}
+            assert known == {name: value for name, value in before.items() if value is not None}
+        assert again.search(np.ones(2), where={"tags": "island"}).ids == [["d1"]]
+        assert again.search(np.ones(2), where={"author.name": "H"}).ids == [["d0"]]
+
+
 def test_an_index_of_bare_vectors_has_ids_alone(tmp_path: Path) -> None:
     embedkit.build_index(bent_rows(3), tmp_path / "an.index").close()
     export_index(tmp_path / "an.index", tmp_path / "out", "numpy")
