@@ -20,8 +20,11 @@ TEXT = 64 << 20  # bytes of one text in UTF-8
 NESTED = 50  # levels of lists and mappings within one another, in JSON and in YAML
 SETTINGS = 1 << 20  # bytes of a recipe or of a task.yaml
 YAML_VALUES = 10_000  # values of one of these, each alias counted as all that it stands for
-CONFIG = 64 << 20  # bytes of a JSON file of a model, but for its tokenizer
+CONFIG = (
+    16 << 20
+)  # bytes of a JSON file of a model, but for its tokenizer; libraries keep several copies of what it says
 TOKENIZER = 1 << 30  # bytes of a tokenizer file
+PARTS = 1000  # layers, heads, experts or labels that the config of a model may ask for
 MANIFEST = 256 << 20  # bytes of a JSON file that embedkit wrote: manifests, reports, caches
 IMAGE = 256 << 20  # bytes of one image file
 ANSWER = 64 << 20  # bytes of one answer of a server

@@ -9,14 +9,6 @@ from embedkit.encoders.pieces import Piece
 from embedkit.types import Vectors
 
 T = TypeVar("T")
-OUT_OF_MEMORY = (
-    "out of memory",
-    "bad_alloc",
-    "failed to allocate",
-    "can't alloc",
-    "cannot allocate memory",
-    "broken promise",  # what OpenVINO says to the requests that waited for the one that failed
-)
 
 
 class SetAside(Exception):
@@ -58,14 +50,6 @@ class Backend(Protocol):
     def in_float32(self) -> Backend:
         """The same model, computing in float32."""
         ...
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """MemoryError, torch's own, and the RuntimeErrors in which allocators of C++ libraries say so."""
-    if isinstance(error, MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(phrase in text for phrase in OUT_OF_MEMORY)
 
 
 def compute_settings(**settings: Any) -> dict[str, str]:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PureWindowsPath
+from typing import Any, TypedDict
+
+from embedkit.errors import ModelError
+from embedkit.limits import CONFIG, read_at_most, shown
+from embedkit.typed import checked, parsed
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 SETTINGS = ("sentence_bert_config.json", "config_sentence_transformers.json", "tokenizer_config.json")
 MODULES = "modules.json"
+STEP = "fetch the model again, or mend the file"
+
+
+class Module(TypedDict):
+    """A line of modules.json."""
+
+    path: str
+    type: str
 
 
 def cached_folder(repository: str, revision: str | None) -> Path | None:
@@ -25,7 +36,7 @@ def cached_folder(repository: str, revision: str | None) -> Path | None:
     if not all(needed) or any(_found(repository, revision, name) is None for name in (*SETTINGS, MODULES)):
         return None
     if modules := cached_file(repository, revision, MODULES):
-        listed = json.loads(modules.read_text(encoding="utf-8"))
+        listed = read_modules(modules)
         settled = [module["path"] for module in listed if module["path"] and not module["type"].endswith("Normalize")]
         if not all(cached_file(repository, revision, f"{path}/config.json") for path in settled):
             return None
@@ -47,3 +58,28 @@ def _found(repository: str, revision: str | None, name: str) -> Any:
         return try_to_load_from_cache(repository, name, revision=revision)
     except HFValidationError:
         return None  # no name that the hub can have: whoever opens it says so
+
+
+def read_modules(path: Path) -> list[Module]:
+    """The modules that a modules.json lists. Raises ModelError where it lists none, or names a folder outside its own."""
+    modules: list[Module] = read_settings(path, list[Module])
+    for module in modules:
+        below(path.parent, module["path"])
+    return modules
+
+
+def read_settings(path: Path, kind: Any) -> Any:
+    """What a JSON file of a model says, of this type (see `typed`). Raises ModelError for anything else."""
+    try:
+        value = parsed(read_at_most(path, CONFIG, ModelError))
+    except ValueError as error:
+        raise ModelError(f"{path} is no JSON that can be read ({error}); {STEP}.") from None
+    return checked(value, kind, path, ModelError, STEP)
+
+
+def below(folder: Path, name: str) -> Path:
+    """The folder of a module. Raises ModelError where it would lie elsewhere."""
+    path = PureWindowsPath(name)  # which knows the separators of all systems
+    if path.anchor or ".." in path.parts or "\0" in name:
+        raise ModelError(f"{folder} names {shown(name)} as the folder of a module; expected one within: {STEP}.")
+    return folder / name

@@ -16,14 +16,17 @@ from typing import Any
 from embedkit.encoders.default_model import DEFAULT_MODEL, default_model_folder
 from embedkit.encoders.doctor.first_look import first_look
 from embedkit.encoders.fingerprint import describe_files
+from embedkit.encoders.foreign import opening
 from embedkit.encoders.hub_cache import cached_folder
 from embedkit.encoders.layers import off_the_grid, trained_for_layers, trained_grid
 from embedkit.encoders.model_files import ModelFiles, position_limit, read_model_files
+from embedkit.encoders.model_folder import check_folder
 from embedkit.encoders.opened import Asked, Opened, limited
 from embedkit.encoders.openvino_backend import open_bert
 from embedkit.encoders.openvino_import import openvino_installed
 from embedkit.encoders.pieces import Tokenization
 from embedkit.encoders.text_encoder import TextEncoder
+from embedkit.encoders.vocabulary import check_vocabulary
 from embedkit.errors import MissingDependency, ModelError, UsageError
 from embedkit.types import Kind
 
@@ -74,18 +77,20 @@ def load(
     asked = Asked(
         name, revision, device, backend, dtype, threads, batch_tokens, max_tokens, layers, prompts, trust_remote_code
     )
-    folder = _local_folder(name, revision)
-    files = read_model_files(folder, layers) if folder else None
+    with opening(name):
+        folder = _local_folder(name, revision)
+        files = read_model_files(folder, layers) if folder else None
     if profile is not None or calibrate is not None:
         _check_quantizable(files, asked)
-    if files and _takes_openvino(asked):
-        opened = _open_files(files, asked)
-    else:
-        from embedkit.encoders.sentence_transformer import open_sentence_transformer
+    with opening(name):
+        if files and _takes_openvino(asked):
+            opened = _open_files(files, asked)
+        else:
+            from embedkit.encoders.sentence_transformer import open_sentence_transformer
 
-        opened = open_sentence_transformer(asked, folder)
-        folder = folder or _local_folder(name, revision)  # in the hub's cache by now
-        files = files or (read_model_files(folder, layers) if folder else None)
+            opened = open_sentence_transformer(asked, folder)
+            folder = folder or _local_folder(name, revision)  # in the hub's cache by now
+            files = files or (read_model_files(folder, layers) if folder else None)
     if folder and not (folder / "modules.json").exists():
         logger.warning("%s has no modules.json: taken as a plain encoder, with %s pooling.", name, opened.pooling)
     grid = trained_grid(folder)
@@ -136,7 +141,8 @@ def open_reference(encoder: TextEncoder, *, trusted: bool = False) -> Any:
     name, revision = kept.get("model", encoder.name), kept.get("revision")
     tokens, prompts = kept.get("max_tokens"), kept.get("prompts")
     asked = Asked(name, revision, "cpu", "torch", "float32", None, None, tokens, kept.get("layers"), prompts, trusted)
-    return open_in_float32(asked, _local_folder(name, revision))
+    with opening(encoder.name):
+        return open_in_float32(asked, _local_folder(name, revision))
 
 
 def open_for_training(model: str, device: str = "auto") -> Any:
@@ -144,7 +150,8 @@ def open_for_training(model: str, device: str = "auto") -> Any:
     from embedkit.encoders.sentence_transformer import open_in_float32, torch_device
 
     asked = Asked(_full_name(model), None, device, "torch", "float32", None, None, None, None, None, False)
-    return open_in_float32(asked, _local_folder(asked.name, None)).to(torch_device(device))
+    with opening(asked.name):
+        return open_in_float32(asked, _local_folder(asked.name, None)).to(torch_device(device))
 
 
 def _check_quantizable(files: ModelFiles | None, asked: Asked) -> None:
@@ -173,10 +180,17 @@ def _full_name(model: str | Path | None) -> str:
 
 
 def _local_folder(name: str, revision: str | None) -> Path | None:
-    """Where the model lies on this machine; None where it has to be fetched from the hub.
+    """Where the model lies on this machine, its files checked; None where it has to be fetched from the hub.
 
-    Raises ModelError for what can only be a folder and is not there.
+    Raises ModelError for what can only be a folder and is not there, and what `check_folder` raises.
     """
+    folder = _found(name, revision)
+    if folder is not None:
+        check_folder(folder)
+    return folder
+
+
+def _found(name: str, revision: str | None) -> Path | None:
     if Path(name).is_dir():
         return Path(name)
     if name == DEFAULT_MODEL and revision is None and (folder := default_model_folder()):
@@ -209,6 +223,7 @@ def _on_cpu(device: str) -> bool:
 
 def _open_files(files: ModelFiles, asked: Asked, graph: Callable[[ModelFiles], Any] | None = None) -> Opened:
     budget = asked.batch_tokens or OPENVINO_BATCH_TOKENS
+    check_vocabulary(files.tokenizer, len(files.tensors["embeddings.word_embeddings.weight"]), asked.name)
     tokens = limited(asked.max_tokens, files.max_tokens, position_limit(files.config), asked.name)
     return Opened(
         backend=open_bert(files, dtype=asked.dtype, threads=asked.threads, batch_tokens=budget, graph=graph),

@@ -8,15 +8,18 @@ the rows) makes it `None`, and sentence-transformers opens the model instead.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from embedkit.encoders.foreign import opening
+from embedkit.encoders.hub_cache import MODULES, STEP, read_modules
 from embedkit.encoders.layers import check_layers
 from embedkit.encoders.pooling import POOLINGS
-from embedkit.errors import UsageError
+from embedkit.errors import EmbedkitError, ModelError
+from embedkit.typed import checked
 from embedkit.types import Array
 
 FAMILIES = {  # encoders with absolute positions, normed after each block -> class and algorithm of their own tokenizer
@@ -34,6 +37,7 @@ HEADS = (
     "classifier.",
     "embeddings.position_ids",
 )  # stored weights that no row depends on
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 NO_LIMIT = 1e9  # tokenizers without a limit give 1e30, static embeddings infinity
 
 
@@ -70,6 +74,19 @@ class ModelFiles:
         return int(self.heads[-1].weight.shape[0] if self.heads else self.config["hidden_size"])
 
 
+class _Config(TypedDict, total=False):
+    model_type: str
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    vocab_size: int
+    type_vocab_size: int
+    layer_norm_eps: float
+    pad_token_id: int | None
+
+
 class _Unknown(Exception):
     """Something in the folder that this module does not know."""
 
@@ -77,11 +94,11 @@ class _Unknown(Exception):
 def read_model_files(folder: Path, layers: int | None = None) -> ModelFiles | None:
     """The model in `folder`, or None where another library has to open it. layers: how many to read; None: all.
 
-    Raises UsageError where the model has fewer.
+    Raises UsageError where the model has fewer, ModelError where config and weights disagree and where the tokenizer is damaged.
     """
     try:
         return _read(folder, layers)
-    except UsageError:
+    except EmbedkitError:
         raise
     except Exception:  # unknown, or damaged: sentence-transformers says what is wrong with it
         return None
@@ -90,35 +107,43 @@ def read_model_files(folder: Path, layers: int | None = None) -> ModelFiles | No
 def _read(folder: Path, layers: int | None) -> ModelFiles:
     from tokenizers import Tokenizer
 
-    config = _config(_json(folder / "config.json"))
+    path = folder / "config.json"
+    config = _config(_json(path))
+    checked(config, _Config, path, ModelError, STEP)
     if (folder / "adapter_config.json").exists():
         raise _Unknown
     modules = _modules(folder)
     settings = _json(folder / "sentence_bert_config.json", {})
     _check_settings(settings)
     tokenizer_config = _json(folder / "tokenizer_config.json", {})
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if not (folder / "tokenizer.json").exists():
+        raise _Unknown
+    with opening(str(folder)):  # a panic is no Exception
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     _check_tokenizer(tokenizer, tokenizer_config, settings, config["model_type"])
     stored = _json(folder / "config_sentence_transformers.json", {})
-    if stored.get("model_type", "SentenceTransformer") != "SentenceTransformer":
+    similarity = stored.get("similarity_fn_name") or "cosine"
+    if stored.get("model_type", "SentenceTransformer") != "SentenceTransformer" or similarity not in SIMILARITIES:
         raise _Unknown
     pooling = _json(modules["Pooling"] / "config.json") if modules else {"pooling_mode": "mean"}
     most = int(config["num_hidden_layers"])
     kept = most if layers is None else check_layers(layers, most)
+    heads = tuple(_dense(path) for name, path in modules.items() if name.startswith("Dense"))
+    _check_sizes(path, config, heads)
     return ModelFiles(
         folder=folder,
         config={**config, "num_hidden_layers": kept},
-        tensors=_tensors(folder, most, kept),
+        tensors=_tensors(folder, config, kept),
         cut=kept < most,
         tokenizer=tokenizer,
         max_tokens=_tokens(settings.get("max_seq_length") or tokenizer_config.get("model_max_length")),
         pooling=_pooling(pooling),
         pool_prompt=bool(pooling.get("include_prompt", True)),
-        heads=tuple(_dense(path) for name, path in modules.items() if name.startswith("Dense")),
+        heads=heads,
         normalize="Normalize" in modules,
         prompts={str(name): str(text) for name, text in (stored.get("prompts") or {}).items()},
         default_prompt_name=stored.get("default_prompt_name"),
-        similarity=stored.get("similarity_fn_name") or "cosine",
+        similarity=similarity,
         is_sentence_transformer=bool(modules),
     )
 
@@ -149,9 +174,9 @@ def _config(config: dict[str, Any]) -> dict[str, Any]:
 
 def _modules(folder: Path) -> dict[str, Path]:
     """Module name -> its folder: Transformer, Pooling, then Dense layers and a norm at the very end; none for a plain model."""
-    if not (folder / "modules.json").exists():
+    if not (folder / MODULES).exists():
         return {}
-    listed = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    listed = read_modules(folder / MODULES)
     names = [entry["type"].rpartition(".")[2] for entry in listed]
     ours = all(entry["type"].startswith("sentence_transformers.") for entry in listed)
     tail = names[2:-1] if names[-1] == "Normalize" else names[2:]
@@ -237,7 +262,22 @@ def _dense(folder: Path) -> Dense:
     return Dense(weights["linear.weight"], weights.get("linear.bias"), activation)
 
 
-def _tensors(folder: Path, layers: int, kept: int) -> dict[str, Array]:
+def _check_sizes(path: Path, config: Mapping[str, Any], heads: Sequence[Dense]) -> None:
+    """Raises ModelError where sizes cannot go together."""
+    width, parts = config["hidden_size"], config["num_attention_heads"]
+    if parts < 1 or width % parts:
+        raise ModelError(
+            f"{path} says hidden_size = {width} and num_attention_heads = {parts}, which must divide it; {STEP}."
+        )
+    if position_limit(config) < 1:
+        raise ModelError(f"{path} leaves no position for a token (max_position_embeddings, pad_token_id); {STEP}.")
+    for head in heads:
+        if head.weight.ndim != 2 or head.weight.shape[1] != width:
+            raise ModelError(f"{path.parent} has a dense layer of {head.weight.shape} behind rows of {width}; {STEP}.")
+        width = head.weight.shape[0]
+
+
+def _tensors(folder: Path, config: Mapping[str, Any], kept: int) -> dict[str, Array]:
     """The stored weights of the encoder's first `kept` layers, whatever head they were saved with."""
     from safetensors import safe_open
 
@@ -251,8 +291,14 @@ def _tensors(folder: Path, layers: int, kept: int) -> dict[str, Array]:
         prefix = next((p for p in prefixes if any(name.startswith(p) for name in stored)), "")
         places = {_renamed(name.removeprefix(prefix)): name for name in stored}
         places = {name: place for name, place in places.items() if not name.startswith(HEADS)}
-        if set(places) != set(_tensor_names(layers)):
+        if set(places) != set(_tensor_names(config["num_hidden_layers"])):
             raise _Unknown
+        for name, place in places.items():
+            shape, declared = stored[place].get_slice(place).get_shape(), _declared(name, config)
+            if len(shape) != len(declared) or any(
+                size not in (None, own) for size, own in zip(declared, shape, strict=True)
+            ):
+                raise ModelError(f"{folder} stores {place} as {shape} and its config.json makes it {declared}; {STEP}.")
         return {name: stored[places[name]].get_tensor(places[name]) for name in _tensor_names(kept)}
 
 
@@ -264,6 +310,22 @@ def _tensor_names(layers: int) -> Iterator[str]:
     for name in ("embeddings.LayerNorm", *(f"encoder.layer.{i}.{block}" for i in range(layers) for block in blocks)):
         yield f"{name}.weight"
         yield f"{name}.bias"
+
+
+def _declared(name: str, config: Mapping[str, Any]) -> list[int | None]:
+    """The shape that a tensor has by the config; None for a size that it leaves to the family."""
+    width, inner = config["hidden_size"], config.get("intermediate_size")
+    block, part, kind = name.split(".")[-3:]
+    for table, size in (
+        ("word", "vocab_size"),
+        ("position", "max_position_embeddings"),
+        ("token_type", "type_vocab_size"),
+    ):
+        if part == f"{table}_embeddings":
+            return [config.get(size), width]
+    into = inner if block == "intermediate" else width
+    out_of = inner if block == "output" and ".attention." not in name else width
+    return [into, out_of] if kind == "weight" and part != "LayerNorm" else [into]
 
 
 def _renamed(name: str) -> str:

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from embedkit.encoders.backend import Backend, Batch, compute_settings, is_out_of_memory
+from embedkit.encoders.backend import Backend, Batch, compute_settings
 from embedkit.encoders.batches import stepped
+from embedkit.encoders.foreign import FAILED, STEP, as_model_error, is_out_of_memory
 from embedkit.encoders.model_files import Dense, ModelFiles, position_limit
 from embedkit.encoders.openvino_import import import_openvino
 from embedkit.encoders.pooling import POOLINGS
@@ -102,7 +103,7 @@ class OpenVinoBackend:
             inputs = self._graph.inputs(batch)
             known = {name: self._of_known_shape(array, hint) for name, array in inputs.items()}
             request.start_async(known, share_inputs=False)
-        except (MemoryError, RuntimeError) as error:
+        except Exception as error:
             return _Flight(model, None, _known(error))
         return _Flight(model, request, None)
 
@@ -126,7 +127,7 @@ class OpenVinoBackend:
                 raise error
             request.wait()
             rows = self._graph.rows(batch, np.array(request.get_output_tensor(0).data[: len(batch.pieces)]))
-        except (MemoryError, RuntimeError) as failure:
+        except Exception as failure:
             others = [other for other, flight in flying if flight.over()]
             flying.clear()
             if self._models.get(hint) is model:
@@ -140,7 +141,8 @@ class OpenVinoBackend:
     def _compiled(self, hint: str) -> _Compiled:
         model = self._models.get(hint)
         if model is None:
-            model = self._models[hint] = _Compiled(compiled(self._graph.model, self._dtype, self._threads, hint))
+            with as_model_error(FAILED, STEP):
+                model = self._models[hint] = _Compiled(compiled(self._graph.model, self._dtype, self._threads, hint))
         return model
 
 
@@ -174,9 +176,10 @@ class _Compiled:
 
 
 def _known(error: Exception) -> Exception:
-    """The error, where it says that memory ran out; raised where it says something else."""
+    """The error, where it says that memory ran out; raised as a ModelError where it says something else."""
     if not is_out_of_memory(error):
-        raise error
+        with as_model_error(FAILED, STEP):
+            raise error
     return error.with_traceback(None)  # the frames would keep the batch's arrays alive
 
 

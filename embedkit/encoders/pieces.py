@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedkit.encoder import OnLong
+from embedkit.encoders.foreign import as_model_error
 from embedkit.errors import UsageError
 from embedkit.types import Picture
 
+FAILED, STEP = "The model's tokenizer fails on a text", "Its tokenizer.json may be damaged: fetch the model again."
 OVERLAP = 8  # neighbouring chunks share an eighth of their tokens
 
 
@@ -66,6 +68,8 @@ class Tokenization:
             return [piece for i, text in enumerate(prompted) for piece in self._chunks(i, text, len(prompt))]
         apart = bool(prompt) and not self._pool_prompt
         encode = self._cutting.encode_batch if apart else self._cutting.encode_batch_fast  # fast: without offsets
+        with as_model_error(FAILED, STEP):
+            encodings = encode(prompted)
         return [
             Piece(
                 i,
@@ -75,12 +79,13 @@ class Tokenization:
                 span=(0, len(text) - len(prompt)),
                 truncated=bool(encoding.overflowing),
             )
-            for i, (text, encoding) in enumerate(zip(prompted, encode(prompted), strict=True))
+            for i, (text, encoding) in enumerate(zip(prompted, encodings, strict=True))
         ]
 
     def tokens(self, text: str) -> list[str]:
         """The tokens of one text, cut at the limit."""
-        tokens: list[str] = self._cutting.encode(text).tokens
+        with as_model_error(FAILED, STEP):
+            tokens: list[str] = self._cutting.encode(text).tokens
         return tokens
 
     @functools.cached_property
@@ -98,7 +103,8 @@ class Tokenization:
         Cut between tokens, not by tokenizing parts of the text again, so a piece holds just the tokens that the whole text
         has there, and each but the last is full.
         """
-        encoding = self._whole.encode(text)
+        with as_model_error(FAILED, STEP):
+            encoding = self._whole.encode(text)
         ids, special = encoding.ids, encoding.special_tokens_mask
         lead = next((i for i, mark in enumerate(special) if not mark), len(ids))
         trail = len(ids) - next((i for i, mark in enumerate(reversed(special)) if not mark), 0)

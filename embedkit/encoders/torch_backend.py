@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from embedkit.encoders.backend import Batch, SetAside, compute_settings, is_out_of_memory
+from embedkit.encoders.backend import Batch, SetAside, compute_settings
+from embedkit.encoders.foreign import FAILED, STEP, as_model_error, is_out_of_memory
 from embedkit.encoders.images import Reading, rgb
 from embedkit.encoders.model_files import NO_LIMIT
 from embedkit.encoders.pieces import Piece
@@ -76,14 +77,15 @@ class TorchBackend:
         """See Backend."""
         for batch, features in self._ahead(batches):
             result: Vectors | Exception
-            try:
-                result = self._rows(batch, features())
-            except SetAside as error:
-                result = error
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                result = error.with_traceback(None)  # the frames would keep the batch's tensors alive
+            with as_model_error(FAILED, STEP):
+                try:
+                    result = self._rows(batch, features())
+                except SetAside as error:
+                    result = error
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    result = error.with_traceback(None)  # the frames would keep the batch's tensors alive
             if isinstance(result, Exception) and self._model.device.type == "cuda":
                 torch.cuda.empty_cache()
             yield batch, result

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedkit.encoders.backend import Batch, is_out_of_memory
+from embedkit.encoders.backend import Batch
+from embedkit.encoders.foreign import is_out_of_memory
 from embedkit.encoders.pieces import Tokenization
 from embedkit.encoders.windows import Run
 from embedkit.errors import DataError, ModelError

@@ -9,8 +9,10 @@ from typing import Any
 from embedkit.encoders.doctor.checks import CHECKS
 from embedkit.encoders.doctor.first_look import no_first_look
 from embedkit.encoders.doctor.patient import Finding, NotChecked, Patient
+from embedkit.encoders.doctor.tokens import without_row
 from embedkit.encoders.loading import load, open_reference
 from embedkit.encoders.text_encoder import TextEncoder
+from embedkit.encoders.vocabulary import TokenWithoutRow
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,10 @@ def doctor(model: Any = None, **options: Any) -> Examination:
     Cost: the model is opened twice, the second time in float32 by sentence-transformers on the CPU.
     Raises what `embedkit.load` raises.
     """
-    return examine(patient_of(model, **options))
+    try:
+        return examine(patient_of(model, **options))
+    except TokenWithoutRow as error:
+        return Examination(str(model), findings=[without_row(error)])
 
 
 def patient_of(model: Any = None, **options: Any) -> Patient:

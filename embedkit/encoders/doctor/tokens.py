@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from embedkit.encoders.doctor.patient import SHORT, WORDS, Finding, NotChecked, Patient
+from embedkit.encoders.vocabulary import FINDING, FIX, TokenWithoutRow, embeddings, last_token
 
 SCRIPTS = {
     "English": "the house stands on the hill",
@@ -66,13 +65,9 @@ def _no_closing_token(patient: Patient, tokens: list[str]) -> Finding | str:
     )
 
 
-def _embeddings(transformer: Any, otherwise: int) -> int:
-    """How many tokens have one; `otherwise` where the model does not say."""
-    try:
-        table = transformer.get_input_embeddings()
-    except NotImplementedError:  # of a CLIP, which embeds texts and images
-        return int(transformer.config.get_text_config().vocab_size)
-    return int(getattr(table, "num_embeddings", otherwise))
+def without_row(error: TokenWithoutRow) -> Finding:
+    """What `load` refuses."""
+    return Finding(FINDING, error.evidence, FIX)
 
 
 def unknown_tokens(patient: Patient) -> Finding | str:
@@ -80,15 +75,9 @@ def unknown_tokens(patient: Patient) -> Finding | str:
     tokenizer = patient.model.tokenizer
     if tokenizer is None or not hasattr(tokenizer, "unk_token_id"):
         raise NotChecked("the model has no tokenizer")
-    embeddings = _embeddings(patient.transformer, len(tokenizer))
-    read = {i for text in SCRIPTS.values() for i in tokenizer(text)["input_ids"]} | set(tokenizer.all_special_ids)
-    if (last := max(read)) >= embeddings:
-        return Finding(
-            "tokens-without-embedding",
-            f"The tokenizer gives {tokenizer.convert_ids_to_tokens(last)!r} the id {last} and the model has {embeddings} "
-            f"embeddings.",
-            "Resize the embeddings to the tokenizer (resize_token_embeddings) and train them, or take the added tokens out.",
-        )
+    token, number = last_token(tokenizer)
+    if number >= (rows := embeddings(patient.transformer) or len(tokenizer)):
+        return without_row(TokenWithoutRow(patient.name, token, number, rows))
     unknown = tokenizer.unk_token_id
     if unknown is None:
         return "the tokenizer reads any bytes"
