@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import Any, TypedDict
 
@@ -41,6 +43,30 @@ def cached_folder(repository: str, revision: str | None) -> Path | None:
         if not all(cached_file(repository, revision, f"{path}/config.json") for path in settled):
             return None
     return Path(str(needed[0])).parent
+
+
+def found_here(repository: str, revision: str | None) -> Path:
+    """The folder of the cache that holds any of the model. Raises ModelError where none does."""
+    for name in (MODULES, "config.json"):
+        if found := cached_file(repository, revision, name):
+            return found.parent
+    raise ModelError(
+        f"{repository} is not on this machine, and an index that names a model fetches nothing; name it to fetch it: --model {repository}."
+    )
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """The hub's client makes no request: local_files_only alone leaves it one for its own statistics. The switch is of the whole
+    process."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def cached_file(repository: str, revision: str | None, name: str) -> Path | None:

@@ -17,7 +17,7 @@ from embedkit.encoders.default_model import DEFAULT_MODEL, default_model_folder
 from embedkit.encoders.doctor.first_look import first_look
 from embedkit.encoders.fingerprint import describe_files
 from embedkit.encoders.foreign import opening
-from embedkit.encoders.hub_cache import cached_folder
+from embedkit.encoders.hub_cache import cached_folder, found_here
 from embedkit.encoders.layers import off_the_grid, trained_for_layers, trained_grid
 from embedkit.encoders.model_files import ModelFiles, position_limit, read_model_files
 from embedkit.encoders.model_folder import check_folder
@@ -50,6 +50,7 @@ def load(
     prompts: Mapping[str, str] | None = None,
     prompt_names: Mapping[Kind, str] | None = None,
     trust_remote_code: bool = False,
+    local_files_only: bool = False,
     profile: str | Mapping[str, Any] | None = None,
     calibrate: Iterable[str] | None = None,
 ) -> TextEncoder:
@@ -66,6 +67,7 @@ def load(
     literal prompt, beside or instead of those the model stores. prompt_names: kind -> which of them that kind takes.
     trust_remote_code: run the code that the repository brings, which must be a folder or pinned to a commit by `revision`; it
     is never stored, so an index of such a model is opened with the model beside it.
+    local_files_only: ask the hub for nothing and take what its cache holds; of a folder nothing is asked anyway.
     profile: "fast" runs the matrix products in int8, another space than the model's own: `calibrate` gives it texts like
     those that will come, of which it takes the first 256; half set its ranges, the other half measure its agreement with
     float32, which is logged, and refused with a ModelError where it is low. The profile in an encoder's `settings` opens the
@@ -78,7 +80,7 @@ def load(
         name, revision, device, backend, dtype, threads, batch_tokens, max_tokens, layers, prompts, trust_remote_code
     )
     with opening(name):
-        folder = _local_folder(name, revision)
+        folder = _local_folder(name, revision, local_files_only)
         files = read_model_files(folder, layers) if folder else None
     if profile is not None or calibrate is not None:
         _check_quantizable(files, asked)
@@ -179,12 +181,14 @@ def _full_name(model: str | Path | None) -> str:
     return str(model)
 
 
-def _local_folder(name: str, revision: str | None) -> Path | None:
+def _local_folder(name: str, revision: str | None, local_files_only: bool = False) -> Path | None:
     """Where the model lies on this machine, its files checked; None where it has to be fetched from the hub.
 
     Raises ModelError for what can only be a folder and is not there, and what `check_folder` raises.
     """
     folder = _found(name, revision)
+    if folder is None and local_files_only:
+        folder = found_here(name, revision)
     if folder is not None:
         check_folder(folder)
     return folder

@@ -116,9 +116,9 @@ TYPES: dict[str, Any] = {
 
 def check_folder(folder: Path) -> None:
     """Raises ModelError at the first file that cannot be part of a model: what it holds and what was expected."""
-    for base in _check(folder):
+    for base in check_files(folder):
         if Path(base).is_dir():
-            _check(Path(base))
+            check_files(Path(base))
         elif cached_file(base, None, "config.json") is None:
             raise ModelError(
                 f"{folder} is an adapter of the model {shown(base)}, which is not on this machine, and a folder fetches nothing: "
@@ -126,8 +126,19 @@ def check_folder(folder: Path) -> None:
             )
 
 
-def _check(folder: Path) -> list[str]:
-    """The base models that adapters name."""
+def check_fetched(repository: str, revision: str | None) -> None:
+    """The same of a model of the hub, before its weights are fetched; an adapter's base may be fetched as well."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(repository, revision=revision, allow_patterns="*.json")
+    except Exception:  # whoever opens the model says why it cannot be fetched
+        return
+    check_files(Path(folder))
+
+
+def check_files(folder: Path) -> list[str]:
+    """What `check_folder` does, but for the base models that adapters name, which it returns."""
     bases = []
     for path in (path for parent in _folders(folder) for path in sorted(parent.glob("*")) if not path.is_dir()):
         if SETTINGS.fullmatch(path.name):

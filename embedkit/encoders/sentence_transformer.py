@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from embedkit.encoders.conversion import convert
 from embedkit.encoders.default_model import DEFAULT_MODEL, WEIGHTS, check_weights
 from embedkit.encoders.fingerprint import describe_modules
 from embedkit.encoders.foreign import opening
-from embedkit.encoders.hub_cache import cached_file
+from embedkit.encoders.hub_cache import cached_file, offline
 from embedkit.encoders.images import Reading
 from embedkit.encoders.layers import check_it_runs, keep_layers
 from embedkit.encoders.model_files import NO_LIMIT
+from embedkit.encoders.model_folder import check_fetched
 from embedkit.encoders.opened import Asked, Opened, limited
 from embedkit.encoders.openvino_import import openvino_installed
 from embedkit.encoders.pieces import Tokenization
@@ -118,7 +119,9 @@ def _open(asked: Asked, folder: Path | None, attention: dict[str, str]) -> Any:
     from sentence_transformers import SentenceTransformer
 
     try:
-        with opening(asked.name), quiet(), whole_weights():
+        with opening(asked.name), quiet(), whole_weights(), offline() if folder else nullcontext():
+            if folder is None:
+                check_fetched(asked.name, asked.revision)
             loaded = SentenceTransformer(
                 str(folder or asked.name),
                 revision=asked.revision,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from scipy.sparse import csr_matrix
 
 from embedkit.encoders.fingerprint import describe_modules, fingerprint
 from embedkit.encoders.foreign import as_model_error
-from embedkit.encoders.model_folder import check_folder
+from embedkit.encoders.hub_cache import found_here, offline
+from embedkit.encoders.model_folder import check_fetched, check_folder
 from embedkit.types import Kind
 
 
@@ -43,19 +45,28 @@ def _names(model: Any, dim: int) -> list[str]:
     return [*names, *(f"#{column}" for column in range(len(names), dim))]
 
 
-def load_sparse(model: str | Path, *, device: str | None = None) -> SparseTextEncoder:
-    """Opens a folder or hub id of a sentence-transformers SparseEncoder. Raises ModelError where it is none."""
+def load_sparse(model: str | Path, *, device: str | None = None, local_files_only: bool = False) -> SparseTextEncoder:
+    """Opens a folder or hub id of a sentence-transformers SparseEncoder. local_files_only: as of `load`. Raises ModelError where
+    it is none."""
     from sentence_transformers import SparseEncoder
 
     from embedkit.encoders.sentence_transformer import whole_weights
 
-    folder = Path(model) if Path(model).is_dir() else None
-    name = str(folder.absolute() if folder else model)
+    folder = Path(model).absolute() if Path(model).is_dir() else None
+    name = str(folder or model)
+    if folder is None and local_files_only:
+        folder = found_here(name, None)
     expected = "Expected a folder or hub id of a SparseEncoder of sentence-transformers, with safetensors weights."
     with as_model_error(f"{model} cannot be opened as a sparse model", expected), whole_weights():
         if folder:
             check_folder(folder)
-        opened = SparseEncoder(
-            name, device=device, model_kwargs={"use_safetensors": True}, local_files_only=folder is not None
-        )
+        else:
+            check_fetched(name, None)
+        with offline() if folder else nullcontext():
+            opened = SparseEncoder(
+                str(folder or name),
+                device=device,
+                model_kwargs={"use_safetensors": True},
+                local_files_only=folder is not None,
+            )
         return SparseTextEncoder(opened.eval(), name)

@@ -146,12 +146,12 @@ def sparse_leg(asked: str | Path | SparseEncoder | None) -> SparseLeg | None:
     return SparseLeg(record, encoded_entries(encoder), encoder)
 
 
-def open_sparse(model: str | Path | SparseEncoder) -> SparseEncoder:
+def open_sparse(model: str | Path | SparseEncoder, *, local_files_only: bool = False) -> SparseEncoder:
     if not isinstance(model, (str, Path)):
         return model
     from embedkit.encoders.sparse_encoder import load_sparse
 
-    return load_sparse(model)
+    return load_sparse(model, local_files_only=local_files_only)
 
 
 def index_vectors(
@@ -409,7 +409,7 @@ def open_index(
 def _sparse_opener(path: Path, model: str | Path | SparseEncoder | None) -> Callable[[], SparseEncoder] | None:
     sparse = read_manifest(path).sparse
     named = model if model is not None else None if sparse is None else sparse.model
-    return None if named is None else lambda: open_sparse(named)
+    return None if named is None else lambda: open_sparse(named, local_files_only=model is None)
 
 
 def _opener(path: Path, model: str | Path | Encoder | None, options: dict[str, Any]) -> Callable[[], Encoder] | None:
@@ -427,6 +427,7 @@ def _opener(path: Path, model: str | Path | Encoder | None, options: dict[str, A
             raise ModelError(
                 f"{path} names the model {named}, which is not there any more; say where it is with --model."
             )
-        return load(model or named, **{**stored, **options})
+        unnamed = {"local_files_only": model is None}  # an index from elsewhere does not choose what is fetched
+        return load(model or named, **{**stored, **unnamed, **options})
 
     return opened

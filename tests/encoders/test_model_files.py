@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from embedkit.encoders import load
 from embedkit.encoders.model_files import read_model_files
+from embedkit.errors import ModelError
 
 TEXTS = ["cat dog red", "", "red fish swim " * 30, "é 猫 🐈", "Two  spaces\tand a tab", "<s> cat </s>"]
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -151,6 +153,7 @@ def test_the_old_names_of_the_norms_are_read(tiny_model: Path, tmp_path: Path) -
         ("sentence_bert_config.json", {"query_expansion": {"length": 32}}),
         ("sentence_bert_config.json", {"modality_config": {"message": {}}}),
         ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}),
+        ("config_sentence_transformers.json", {"similarity_fn_name": "hamming"}),
         ("1_Pooling/config.json", {"pooling_mode": "max"}),
         ("1_Pooling/config.json", {"pooling_mode": ["mean", "cls"]}),
         ("adapter_config.json", {"peft_type": "LORA"}),
@@ -200,3 +203,69 @@ def test_code_beside_a_model_is_left_to_sentence_transformers(tiny_model: Path, 
     listed[1]["type"] = "custom_pooling.Pooling"
     (folder / "modules.json").write_text(json.dumps(listed))
     assert read_model_files(folder) is None
+
+
+def resaved(folder: Path, **changes: Any) -> None:
+    """The weights once more, with some tensors changed; None leaves one out."""
+    from safetensors.numpy import load_file, save_file
+
+    tensors = {**load_file(folder / "model.safetensors"), **changes}
+    kept = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items() if tensor is not None}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hidden_size": 0}, r"stores embeddings\.\S+ as \[.*32\] and its config.json makes it \[.*0\]"),
+        ({"hidden_size": 10**9}, r"makes it \[.*1000000000\]"),
+        ({"vocab_size": 44}, r"word_embeddings.weight as \[43, 32\] and its config.json makes it \[44, 32\]"),
+        ({"intermediate_size": 63}, r"as \[64.*\] and its config.json makes it \[63.*\]"),
+        ({"num_attention_heads": 5}, "num_attention_heads = 5, which must divide it"),
+        ({"num_attention_heads": 0}, "num_attention_heads = 0"),
+        ({"max_position_embeddings": "x"}, "max_position_embeddings is 'x', not a whole number"),
+        ({"max_position_embeddings": -1}, "leaves no position for a token"),
+        ({"layer_norm_eps": "x"}, "layer_norm_eps is 'x', not a number"),
+        ({"num_hidden_layers": None}, "num_hidden_layers is None"),
+    ],
+    ids=str,
+)
+def test_a_config_that_disagrees_with_the_weights_is_refused(
+    tiny_model: Path, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    folder = copied(tiny_model, tmp_path)
+    edit(folder / "config.json", **changes)
+    with pytest.raises(ModelError, match=said):
+        read_model_files(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("embeddings.word_embeddings.weight", (43 * 32,)),
+        ("encoder.layer.0.attention.self.query.weight", (32, 31)),
+        ("encoder.layer.1.output.dense.weight", (64, 32)),
+        ("encoder.layer.1.output.LayerNorm.bias", (1, 32)),
+    ],
+)
+def test_a_tensor_of_another_shape_is_named(
+    tiny_model: Path, tmp_path: Path, name: str, shape: tuple[int, ...]
+) -> None:
+    folder = copied(tiny_model, tmp_path)
+    resaved(folder, **{name: np.zeros(shape, np.float32)})
+    with pytest.raises(ModelError, match=re.escape(f"{name} as {list(shape)}")):
+        read_model_files(folder)
+
+
+def test_a_dense_layer_of_another_width_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    folder = copied(tiny_model, tmp_path)
+    listed = json.loads((folder / "modules.json").read_text())
+    kind = "sentence_transformers.models.Dense"
+    (folder / "modules.json").write_text(json.dumps([*listed[:2], {"path": "2_Dense", "type": kind}]))
+    (folder / "2_Dense").mkdir()
+    edit(folder / "2_Dense" / "config.json", activation_function="torch.nn.modules.linear.Identity")
+    save_file({"linear.weight": np.zeros((8, 31), np.float32)}, folder / "2_Dense" / "model.safetensors")
+    with pytest.raises(ModelError, match=r"a dense layer of \(8, 31\) behind rows of 32"):
+        read_model_files(folder)
