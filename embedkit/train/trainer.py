@@ -42,6 +42,7 @@ from embedkit.storage import (
     remove_folder,
     write_json,
 )
+from embedkit.train.adapters import with_trained_weights
 from embedkit.train.batches import BatchStream, share_size
 from embedkit.train.checkpoint import (
     RECORD,
@@ -121,7 +122,7 @@ def is_finished(recipe: TrainingRecipe, output: Path) -> bool:
 
 def open_model(recipe: TrainingRecipe, device: str, name: str | None = None) -> Any:
     """The SentenceTransformer to train, or another: float32 weights, on the device."""
-    return open_for_training(name or recipe.model, device)
+    return with_trained_weights(open_for_training(name or recipe.model, device), name or recipe.model)
 
 
 def read_stage(stage: Stage, seed: int) -> list[Task]:
