@@ -6,6 +6,7 @@ A document, an id, a file name or a model's name may hold them. Everything that 
 
 from __future__ import annotations
 
+import html
 import re
 from typing import Any
 
@@ -22,6 +23,15 @@ def escaped(text: str, keep: str = "") -> str:
     """The text with steering characters as JSON writes them (\\u001b), so that JSON stays JSON of the same value. Tabs and line
     feeds stay, and what `keep` holds."""
     return _STEERING.sub(lambda found: found[0] if found[0] in keep else _as_json(found[0]), text)
+
+
+_MARKUP = re.compile(r"[\\`*\[\]|!#~$]|(?<![^\W_])_|_(?![^\W_])")  # an underscore inside a word is one in Markdown, too
+
+
+def as_markdown(text: str) -> str:
+    """The text as itself in a heading, a table's cell or a line of Markdown: on one line, and no HTML, link, emphasis or code."""
+    marked = _MARKUP.sub(r"\\\g<0>", escaped(" ".join(text.split())))
+    return html.escape(marked, quote=False)  # not every Markdown knows \<
 
 
 def _as_json(character: str) -> str:

@@ -40,16 +40,14 @@ def compare_command(one: Path, other: Path, page: Path | None, as_json: bool, qu
     """
     set_up_output(quiet, log)
     from embedkit.eval.compare import compare, markdown
-    from embedkit.eval.report import read_reports
+    from embedkit.eval.report import plain, read_reports, write_text
 
     found = compare(read_reports(one), read_reports(other))
     if page is not None:
         from embedkit.eval.compare_page import compare_page
-        from embedkit.storage import atomic_file
 
-        with atomic_file(page) as stream:
-            stream.write(compare_page(found, *_short_names(one, other)).encode())
-    click.echo(json.dumps([asdict(task) for task in found], indent=1) if as_json else markdown(found))
+        write_text(page, compare_page(found, *_short_names(one, other)))
+    click.echo(json.dumps(plain([asdict(task) for task in found]), indent=1) if as_json else markdown(found))
 
 
 def _short_names(one: Path, other: Path) -> tuple[str, str]:

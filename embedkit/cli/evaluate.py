@@ -264,15 +264,18 @@ def _score_runs(runs: tuple[Path, ...], qrels: Path, metrics: tuple[str, ...], o
 
 
 def _print_reports(reports: dict[str, Report], as_json: bool) -> None:
+    from embedkit.eval.report import plain
+
     if as_json:
         facts = {
             name: {"scores": report.scores, "intervals": report.intervals, "units": report.units}
             for name, report in reports.items()
         }
-        click.echo(json.dumps({"tasks": facts}, indent=1))
+        click.echo(json.dumps(plain({"tasks": facts}), indent=1))
         return
-    width = max(map(len, reports))
-    for name, report in reports.items():
+    shown = {" ".join(name.split()): report for name, report in reports.items()}  # of a name with a line break, too
+    width = max(map(len, shown))
+    for name, report in shown.items():
         for metric, score in report.scores.items():
             low, high = report.intervals.get(metric, (None, None))
             interval = "" if low is None else f"  [{low:.4f}, {high:.4f}]"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from embedkit.errors import DataError, UsageError
+from embedkit.escapes import as_markdown
 from embedkit.statistics import (
     bootstrap_interval,
     bootstrap_statistic,
@@ -77,8 +78,10 @@ def _compared(task: str, one: Report, other: Report) -> Comparison:
         raise DataError(f"{task} was of other data: {ours} there, {theirs} here; evaluate both on the same.")
     if one.main != other.main or one.main not in one.scores or one.main not in other.scores:
         raise DataError(f"{task} was scored by {one.main} there and {other.main} here; evaluate both alike.")
+    if not (math.isfinite(one.scores[one.main]) and math.isfinite(other.scores[one.main])):
+        raise DataError(f"{task} has no {one.main} that is a number in both; compare what tells its texts apart.")
     bare = Comparison(task, one.main, one.unit, one.units, one.scores[one.main], other.scores[one.main])
-    if one.main in one.per_query and one.main in other.per_query:
+    if one.per_query.get(one.main) and other.per_query.get(one.main):
         return _by_means(bare, one, other)
     if one.main == "spearman" and one.predictions and other.predictions:
         return _by_ranks(bare, one, other)
@@ -141,8 +144,8 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
         interval = "" if found.interval is None else f"{found.interval[0]:+.4f} to {found.interval[1]:+.4f}"
         sides = "" if found.wins is None else f"{found.wins}/{found.ties}/{found.losses}"
         cells = [
-            found.task,
-            found.metric,
+            as_markdown(found.task),
+            as_markdown(found.metric),
             f"{found.one:.4f}",
             f"{found.other:.4f}",
             f"{found.difference:+.4f}",
@@ -154,12 +157,15 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
             "" if found.effect is None else effect_text(found.effect),
             sides,
         ]
-        lines.append(f"| {' | '.join(cells)} | {found.units} {found.unit} |")
+        lines.append(f"| {' | '.join(cells)} | {found.units} {as_markdown(found.unit)} |")
     lines += ["", *_tests(comparisons)]
     for found in comparisons:
         if found.moved:
-            lines += ["", f"{found.task}, moved most ({found.metric}):", ""]
-            lines += [f"- {moved.one:.3f} -> {moved.other:.3f}  {moved.unit}: {moved.text}" for moved in found.moved]
+            lines += ["", f"{as_markdown(found.task)}, moved most ({as_markdown(found.metric)}):", ""]
+            lines += [
+                f"- {moved.one:.3f} -> {moved.other:.3f}  {as_markdown(moved.unit)}: {as_markdown(moved.text)}"
+                for moved in found.moved
+            ]
     return "\n".join(lines)
 
 
@@ -167,7 +173,7 @@ def _tests(comparisons: Sequence[Comparison]) -> list[str]:
     """What p is of, for each task."""
     lines = []
     for found in comparisons:
-        units = "queries" if found.unit == "query" else f"{found.unit}s"
+        units = "queries" if found.unit == "query" else f"{as_markdown(found.unit)}s"
         over = f"over {found.units} {units}"
         if found.p is None:
             said = "not tested; the reports hold no values by query or pair."
@@ -177,7 +183,7 @@ def _tests(comparisons: Sequence[Comparison]) -> list[str]:
             said = f"p swaps signs {over} of the protocol on the same test items, which says nothing about other items."
         else:
             said = f"p swaps signs of paired differences {over}."
-        lines.append(f"- {found.task}: {said}")
+        lines.append(f"- {as_markdown(found.task)}: {said}")
     return lines
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from embedkit.escapes import as_markdown
 from embedkit.eval.pages import main_metric, page, shown_cost
 from embedkit.eval.plots import Line, Point, lines, sample, scatter
 from embedkit.eval.variants import Variant
@@ -38,7 +40,12 @@ def summaries(variants: Mapping[Variant, Mapping[str, Report]]) -> list[Summary]
 
 def shared_tasks(variants: Mapping[Variant, Mapping[str, Report]]) -> list[str]:
     first, *others = variants.values()
-    return [name for name in first if all(name in other for other in others)]
+    return [name for name in first if all(name in other for other in others) and _is_known(name, variants)]
+
+
+def _is_known(name: str, variants: Mapping[Variant, Mapping[str, Report]]) -> bool:
+    """Whether the score is a number for all variants: it is none where a model tells nothing apart."""
+    return all(math.isfinite(_score(reports[name])) for reports in variants.values())
 
 
 def _summary(variant: Variant, reports: Sequence[Report]) -> Summary:
@@ -62,7 +69,7 @@ def grid_markdown(variants: Mapping[Variant, Mapping[str, Report]]) -> str:
     """One table: a row a variant, a column a task."""
     tasks, rows = shared_tasks(variants), summaries(variants)
     names = [name for name in (LATENCY, SIZE) if any(name in row.cost for row in rows)]
-    lines = ["# Evaluation of variants", "", f"| variant | mean | {' | '.join([*tasks, *names])} |"]
+    lines = ["# Evaluation of variants", "", f"| variant | mean | {' | '.join(map(as_markdown, [*tasks, *names]))} |"]
     lines.append("|---" * (2 + len(tasks) + len(names)) + "|")
     for row in rows:
         scores = [_with_interval(variants[row.variant][task]) for task in tasks]

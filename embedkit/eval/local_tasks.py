@@ -27,6 +27,7 @@ from embedkit.eval.image_tasks import DIRECTIONS, image_text_data, with_captions
 from embedkit.eval.task_file import TaskFile
 from embedkit.limits import shown
 from embedkit.storage import file_record
+from embedkit.types import is_unicode
 
 Row = Mapping[str, Any]
 ENDINGS = ("tsv", "csv", "jsonl", "parquet")
@@ -100,15 +101,15 @@ def _read(row: Row, kind: str, where: str) -> Row:
 
 
 def _text(row: Row, name: str, where: str) -> str:
-    if not isinstance(text := row.get(name), str):
-        raise DataError(f"{where}: {name} is {shown(text)}; expected a text.")
+    if not isinstance(text := row.get(name), str) or not is_unicode(text):
+        raise DataError(f"{where}: {name} is {shown(text)}; expected a text, and no half of a character.")
     return text
 
 
 def _list(row: Row, name: str, where: str) -> list[str]:
-    if not isinstance(texts := row.get(name), list) or not all(isinstance(text, str) for text in texts):
+    if not isinstance(texts := row.get(name), list):
         raise DataError(f"{where}: {name} is {shown(texts)}; expected a list of texts.")
-    return texts
+    return [_text({name: text}, name, where) for text in texts]
 
 
 def _label(row: Row, name: str, where: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -92,7 +93,7 @@ def report_page(reports: Mapping[str, Report], command: str = "") -> str:
 
 def scale_low(reports: Iterable[Report]) -> float:
     """Where the scale of scores starts: 0, or -1 where a score or an end of an interval is below."""
-    values = [value for report in reports for value in report.scores.values()]
+    values = [value for report in reports for value in report.scores.values() if math.isfinite(value)]
     ends = [low for report in reports for low, _ in report.intervals.values()]
     return -1.0 if min([*values, *ends], default=0.0) < 0 else 0.0
 
@@ -168,7 +169,7 @@ def _metric(report: Report, metric: str, low: float) -> dict[str, Any]:
         "value": f"{score:.6f}",
         "score": f"{score:.4f}",
         "interval": "" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}",
-        "bar": interval_bar(score, interval, low) if metric in report.scores else "",
+        "bar": interval_bar(score, interval, low) if math.isfinite(score) else "",
     }
 
 
@@ -207,7 +208,7 @@ def _within(some: Iterable[dict[str, Any]], room: int) -> list[dict[str, Any]]:
     """The first of these whose texts fit in so many bytes; one at least."""
     kept: list[dict[str, Any]] = []
     for one in some:
-        room -= len(json.dumps(one, ensure_ascii=False).encode())
+        room -= len(json.dumps(one, ensure_ascii=False).encode(errors="surrogatepass"))
         if room < 0 and kept:
             break
         kept.append(one)

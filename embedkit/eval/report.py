@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from embedkit.errors import IntegrityError, UsageError
+from embedkit.escapes import as_markdown, escaped
 from embedkit.eval.grid_page import grid_markdown, grid_page
 from embedkit.eval.pages import main_metric, report_page
 from embedkit.eval.variants import Variant
+from embedkit.limits import MANIFEST, read_at_most
 from embedkit.storage import atomic_file
+from embedkit.typed import checked, parsed
 from embedkit.types import Failure, Judged, Report
 
 
@@ -23,11 +27,11 @@ def write_reports(
 
     command: as it was typed, for the page."""
     tasks = {name: as_json(report) for name, report in reports.items()}
-    _write(folder / "report.json", json.dumps({"tasks": tasks}, indent=1, ensure_ascii=False, default=str))
-    _write(folder / "report.md", markdown(reports))
-    _write(folder / "report.html", report_page(reports, command))
+    _write_json(folder / "report.json", {"tasks": tasks})
+    write_text(folder / "report.md", markdown(reports))
+    write_text(folder / "report.html", report_page(reports, command))
     for name, result in mteb_results.items():
-        _write(folder / f"{name}.json", json.dumps(result, indent=1, ensure_ascii=False, default=str))
+        _write_json(folder / f"{name}.json", result)
 
 
 def write_grid(folder: Path, variants: Mapping[Variant, Mapping[str, Report]], command: str = "") -> None:
@@ -37,9 +41,9 @@ def write_grid(folder: Path, variants: Mapping[Variant, Mapping[str, Report]], c
         variant.folder: {**asdict(variant), "tasks": {name: _main_facts(one) for name, one in reports.items()}}
         for variant, reports in variants.items()
     }
-    _write(folder / "report.json", json.dumps({"variants": facts}, indent=1, ensure_ascii=False, default=str))
-    _write(folder / "report.md", grid_markdown(variants))
-    _write(folder / "report.html", grid_page(variants, command))
+    _write_json(folder / "report.json", {"variants": facts})
+    write_text(folder / "report.md", grid_markdown(variants))
+    write_text(folder / "report.html", grid_page(variants, command))
 
 
 def _main_facts(report: Report) -> dict[str, Any]:
@@ -53,9 +57,19 @@ def _main_facts(report: Report) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, text: str) -> None:
+def _write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(plain(content), indent=1, ensure_ascii=False))
+
+
+def plain(content: Any) -> Any:
+    """The content as JSON has it: null for NaN and infinite, for which it has no word."""
+    return json.loads(json.dumps(content, default=str), parse_constant=lambda _: None)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Characters that steer a terminal or the direction of reading are escaped, in JSON to the same value."""
     with atomic_file(path) as stream:
-        stream.write(text.encode() + b"\n")
+        stream.write(escaped(text).encode() + b"\n")
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -64,35 +78,86 @@ def as_json(report: Report) -> dict[str, Any]:
     return {"units": report.units, **{name: facts[name] for name in order}}
 
 
+class JudgedFacts(TypedDict, total=False):
+    id: str
+    text: str
+    grade: float | None
+    rank: int | None
+    score: float | None
+
+
+class FailureFacts(TypedDict):
+    unit: str
+    text: str
+    value: float
+    expected: list[JudgedFacts]
+    found: list[JudgedFacts]
+
+
+class DataFacts(TypedDict, total=False):
+    name: str
+    split: str
+    sha256: dict[str, str]
+
+
+class ContextFacts(TypedDict, total=False):
+    data: DataFacts
+
+
+class ScoreFacts(TypedDict):
+    scores: dict[str, float | None]
+    intervals: dict[str, tuple[float, float]]
+    per_query: dict[str, dict[str, float]]
+    context: ContextFacts
+
+
+class ReportFacts(ScoreFacts, total=False):
+    """A Report as `as_json` writes it."""
+
+    main: str
+    unit: str
+    predictions: dict[str, tuple[float, float]]
+    texts: dict[str, str]
+    cost: dict[str, float]
+    failures: list[FailureFacts]
+
+
+class ReportFile(TypedDict, total=False):
+    tasks: dict[str, ReportFacts]
+    variants: dict[str, Any]  # of a grid
+
+
 def read_reports(folder: Path) -> dict[str, Report]:
     """What `write_reports` wrote. Raises UsageError where there is no report.json, IntegrityError where it cannot be read."""
-    path = folder / "report.json"
+    path, again = folder / "report.json", "run the evaluation again"
     if not path.is_file():
         raise UsageError(f"{folder} holds no report.json; give the folder that `embedkit eval -o` wrote.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if "variants" in content:
-            names = ", ".join(content["variants"])
-            raise UsageError(f"{folder} holds several variants of a model; give the folder of one, below it: {names}.")
-        tasks = content["tasks"]
-        return {name: from_json(facts) for name, facts in tasks.items()}
-    except UsageError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(f"{path} is no report of embedkit ({error}); run the evaluation again.") from None
+        content = parsed(read_at_most(path, MANIFEST, IntegrityError))
+    except ValueError as error:
+        raise IntegrityError(f"{path} is no report of embedkit ({error}); {again}.") from None
+    checked(content, ReportFile, path, step=again)
+    if "variants" in content:
+        names = ", ".join(content["variants"])
+        raise UsageError(f"{folder} holds several variants of a model; give the folder of one, below it: {names}.")
+    if not content.get("tasks"):
+        raise IntegrityError(f"{path} holds no task; {again}.")
+    return {name: from_json(facts) for name, facts in content["tasks"].items()}
 
 
-def from_json(facts: dict[str, Any]) -> Report:
-    known = {name: facts[name] for name in facts if name != "units"}
+def from_json(facts: ReportFacts) -> Report:
+    """The report that `as_json` gave; null was a score that is no number."""
+    known: dict[str, Any] = {one.name: facts[one.name] for one in fields(Report) if one.name in facts}  # type: ignore[literal-required]
+    known["scores"] = {name: math.nan if score is None else score for name, score in known["scores"].items()}
     known["intervals"] = {name: tuple(bounds) for name, bounds in known["intervals"].items()}
     known["predictions"] = {unit: tuple(pair) for unit, pair in known.get("predictions", {}).items()}
     known["failures"] = tuple(_failure(one) for one in known.get("failures", ()))
     return Report(**known)
 
 
-def _failure(facts: dict[str, Any]) -> Failure:
-    sides = {side: tuple(Judged(**one) for one in facts[side]) for side in ("expected", "found")}
-    return Failure(**{**facts, **sides})
+def _failure(facts: FailureFacts) -> Failure:
+    expected, found = (tuple(Judged(**one) for one in side) for side in (facts["expected"], facts["found"]))
+    return Failure(facts["unit"], facts["text"], facts["value"], expected, found)
 
 
 def markdown(reports: Mapping[str, Report]) -> str:
@@ -102,17 +167,17 @@ def markdown(reports: Mapping[str, Report]) -> str:
         for metric, score in report.scores.items():
             low, high = report.intervals.get(metric, (None, None))
             interval = "" if low is None else f"{low:.4f} to {high:.4f}"
-            lines.append(f"| {name} | {metric} | {score:.4f} | {interval} | {report.units or ''} |")
+            named = f"{as_markdown(name)} | {as_markdown(metric)}"
+            lines.append(f"| {named} | {score:.4f} | {interval} | {report.units or ''} |")
     for name, report in reports.items():
-        lines += ["", f"## {name}", ""]
-        lines += [f"- {key}: `{_short(value)}`" for key, value in report.context.items()]
+        lines += ["", f"## {as_markdown(name)}", ""]
+        lines += [f"- {as_markdown(key)}: {as_markdown(_short(value))}" for key, value in report.context.items()]
     return "\n".join(lines)
 
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    flat = " ".join(text.split()).replace("`", "'")
-    return flat if len(flat) <= 600 else f"{flat[:600]}…"
+    return text if len(text) <= 600 else f"{text[:600]}…"
 
 
 def replace_table(path: Path, name: str, lines: Sequence[str]) -> None:
@@ -125,4 +190,4 @@ def replace_table(path: Path, name: str, lines: Sequence[str]) -> None:
     _, end, tail = rest.partition(f"<!-- /{name} -->")
     if not start or not end:
         raise UsageError(f"{path} has no marks <!-- {name} --> and <!-- /{name} -->; put them around the table.")
-    _write(path, (head + start + "\n".join([*lines, ""]) + end + tail).rstrip("\n"))
+    write_text(path, (head + start + "\n".join([*lines, ""]) + end + tail).rstrip("\n"))

@@ -10,14 +10,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from embedkit.errors import IntegrityError
-from embedkit.eval.report import as_json, from_json
+from embedkit.eval.report import ReportFacts, as_json, from_json, plain
 from embedkit.storage import read_json, write_json
+from embedkit.typed import checked
 from embedkit.types import Report
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,14 @@ class Outcome:
 
     reports: dict[str, Report]  # one a subset
     results: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # mteb's files: path without .json -> content
+
+
+class Record(TypedDict):
+    """What a file of the cache holds."""
+
+    key: dict[str, Any]
+    reports: dict[str, ReportFacts]
+    results: dict[str, Mapping[str, Any]]
 
 
 class ResultCache:
@@ -46,21 +54,19 @@ class ResultCache:
         if not path.is_file():
             return None
         try:
-            record = read_json(path)
+            record: Record = checked(read_json(path), Record, path)
             if record["key"] != json.loads(_canonical(key)):
                 raise IntegrityError(f"{path} is the record of another evaluation.")
+            if any(Path(name).is_absolute() or ".." in Path(name).parts for name in record["results"]):
+                raise IntegrityError(f"{path} names files outside the folder of the results.")
             return Outcome({name: from_json(facts) for name, facts in record["reports"].items()}, record["results"])
-        except (IntegrityError, KeyError, TypeError) as error:
+        except IntegrityError as error:
             logger.warning("A kept result is not used (%s); the task is evaluated again.", error)
             return None
 
     def put(self, key: Mapping[str, Any], outcome: Outcome) -> None:
         reports = {name: as_json(report) for name, report in outcome.reports.items()}
-        # mteb leaves scores that a task cannot have as NaN, which JSON has no word for: they are kept as null
-        results = json.loads(json.dumps(outcome.results, default=str), parse_constant=lambda _: None)
-        body = {"key": key, "reports": reports, "results": results}
-        with suppress(ValueError):  # of a score of ours that is no number
-            write_json(self.path(key), json.loads(json.dumps(body, default=str)))
+        write_json(self.path(key), plain({"key": key, "reports": reports, "results": outcome.results}))
 
 
 def _canonical(content: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -92,6 +93,10 @@ def run(plan: Plan, *, progress: bool = False) -> Evaluation:
                     failed[_free(f"{task.name} {variant.label}".strip(), task, failed)] = error
                     continue
                 for name, report in outcome.reports.items():
+                    if none := [metric for metric, score in report.scores.items() if not math.isfinite(score)]:
+                        logger.warning(
+                            "%s: %s is no number; texts or scores that are all alike have none.", name, ", ".join(none)
+                        )
                     done[variant][_free(name, task, done[variant])] = report
                 results.update(outcome.results)
                 _write(plan, done, variant, results)

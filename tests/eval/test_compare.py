@@ -95,6 +95,8 @@ def test_what_cannot_be_compared_is_refused() -> None:
         compare({"animals": ONE}, {"animals": replace(OTHER, context={"data": {**DATA, "split": "dev"}})})
     with pytest.raises(DataError, match=r"animals has 2 units in one evaluation only \(d, e\)"):
         compare({"animals": ONE}, {"animals": report({"a": 1.0, "b": 1.0, "c": 1.0, "e": 1.0})})
+    with pytest.raises(DataError, match=r"animals has no ndcg@10 that is a number in both"):
+        compare({"animals": ONE}, {"animals": replace(OTHER, scores={"ndcg@10": float("nan")})})
     with pytest.raises(DataError, match="was scored by ndcg@10 there and map here"):
         compare({"animals": ONE}, {"animals": replace(OTHER, main="map")})
 

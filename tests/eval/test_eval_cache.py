@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from embedkit.eval.embedding_cache import CachedEncoder, RowStore
 from embedkit.eval.result_cache import Outcome, ResultCache
 from embedkit.eval.run import Plan, System, Variant, read_tasks, run
 from embedkit.jobs import IndexRecipe
+from embedkit.storage import write_json
 from embedkit.types import Report
 
 from ..conftest import WordCounts
@@ -235,6 +237,23 @@ def test_a_score_of_mteb_that_is_no_number_is_kept_as_none(tmp_path: Path) -> No
     found = cache.get({"task": "a"})
     assert found is not None
     assert (found.reports["a"].scores, found.results) == ({"f1": 0.5}, {"a": {"ap": None, "f1": 0.5}})
+
+
+def test_a_score_of_ours_that_is_no_number_is_kept_as_well(tmp_path: Path) -> None:
+    cache = ResultCache(tmp_path)
+    cache.put({}, Outcome({"a": Report({"spearman": math.nan}, {}, {}, {})}))
+    found = cache.get({})
+    assert found is not None and math.isnan(found.reports["a"].scores["spearman"])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"results": {"../outside": {}}}, {"results": {"/outside": {}}}, {"reports": {"a": 5}}]
+)
+def test_a_record_that_somebody_sealed_is_not_used(changes: dict[str, Any], tmp_path: Path) -> None:
+    """Its checksum fits: it names files outside the results, or holds no report."""
+    cache = ResultCache(tmp_path)
+    write_json(cache.path({}), {"key": {}, "reports": {}, "results": {}, **changes})
+    assert cache.get({}) is None
 
 
 def test_a_revision_of_mtebs_data_is_another_task() -> None:

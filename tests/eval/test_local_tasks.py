@@ -156,6 +156,12 @@ BAD = {
         "line 1: text is None; expected a text",
     ),
     "nothing positive": ("test.jsonl", [{"query": "a", "positive": [], "negative": ["b"]}], "no query has something"),
+    "half of a character": (
+        "data.jsonl",
+        [*pairs(2), {"sentence1": "a", "sentence2": "\ud800"}],
+        "line 3: sentence2 is",
+    ),
+    "null in a list": ("test.jsonl", [{"query": "a", "positive": ["b", None], "negative": []}], "positive is None"),
     "no list": (
         "test.jsonl",
         [{"query": "a", "positive": "b", "negative": ["b"]}],

@@ -13,13 +13,11 @@ import numpy as np
 import pytest
 
 import embedkit
-from embedkit.errors import DataError, IntegrityError, UsageError
+from embedkit.errors import DataError, UsageError
 from embedkit.eval.metrics import without_themselves
-from embedkit.eval.report import markdown, read_reports, replace_table, write_reports
 from embedkit.eval.retrieval import evaluate_retrieval, read_retrieval
 from embedkit.eval.task_file import TaskFile
 from embedkit.statistics import bootstrap_interval
-from embedkit.types import Report
 
 CORPUS = [
     {"_id": "d1", "title": "cat", "text": "red"},
@@ -160,41 +158,6 @@ def test_a_folder_of_another_kind_is_refused(tmp_path: Path, word_counts: Any) -
         embedkit.evaluate(word_counts, tmp_path)
 
 
-def test_reports_are_written_for_programs_and_for_people(tmp_path: Path) -> None:
-    report = Report(
-        {"map": 0.5},
-        {"map": (0.25, 0.75)},
-        {"map": {"q": 0.5, "r": 0.5}},
-        {"model": "m`x`", "data": {"a": "b" * 700}},
-        main="map",
-        texts={"q": "a question"},
-    )
-    bare = Report({"spearman": 0.8}, {}, {}, {}, "spearman", "pair", {"0": (1.0, 0.5)})
-    write_reports(tmp_path / "out", {"animals": report, "sts": bare}, {"sts": {"task_name": "sts"}})
-    written = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert written["tasks"]["animals"] == {
-        "scores": {"map": 0.5},
-        "intervals": {"map": [0.25, 0.75]},
-        "units": 2,
-        "main": "map",
-        "unit": "query",
-        "cost": {},
-        "context": {"model": "m`x`", "data": {"a": "b" * 700}},
-        "per_query": {"map": {"q": 0.5, "r": 0.5}},
-        "failures": [],
-        "predictions": {},
-        "texts": {"q": "a question"},
-    }
-    assert read_reports(tmp_path / "out") == {"animals": report, "sts": bare}
-    assert json.loads((tmp_path / "out" / "sts.json").read_text()) == {"task_name": "sts"}
-    text = markdown({"animals": report, "sts": bare})
-    assert (tmp_path / "out" / "report.md").read_text() == text + "\n"
-    assert "| animals | map | 0.5000 | 0.2500 to 0.7500 | 2 |" in text
-    assert "| sts | spearman | 0.8000 |  | 1 |" in text
-    assert "- model: `m'x'`" in text
-    assert max(map(len, text.splitlines())) < 620
-
-
 @pytest.mark.data
 @pytest.mark.model
 def test_a_real_collection_scores_as_with_sentence_transformers(data: Path, default_encoder: Any) -> None:
@@ -212,24 +175,6 @@ def test_a_real_collection_scores_as_with_sentence_transformers(data: Path, defa
     ours = embedkit.evaluate(default_encoder, data / "adi").scores
     assert ours["ndcg@10"] == pytest.approx(theirs["adi_cosine_ndcg@10"], abs=1e-6)
     assert ours["mrr@10"] == pytest.approx(theirs["adi_cosine_mrr@10"], abs=1e-6)
-
-
-def test_a_folder_without_a_report_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"holds no report\.json"):
-        read_reports(tmp_path)
-    for text in ("", "[]", '{"tasks": {"a": {"scores": {}}}}', '{"tasks": {"a": {"nonsense": 1, "intervals": {}}}}'):
-        (tmp_path / "report.json").write_text(text)
-        with pytest.raises(IntegrityError, match="is no report of embedkit"):
-            read_reports(tmp_path)
-
-
-def test_a_table_is_replaced_between_its_marks(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("head\n<!-- scores -->\nold\nold\n<!-- /scores -->\ntail\n")
-    replace_table(readme, "scores", ["| a |", "| b |"])
-    assert readme.read_text() == "head\n<!-- scores -->\n| a |\n| b |\n<!-- /scores -->\ntail\n"
-    with pytest.raises(UsageError, match="has no marks <!-- other -->"):
-        replace_table(readme, "other", [])
 
 
 def test_a_document_with_its_querys_id_is_left_out_where_the_task_says_so(folder: Path, word_counts: Any) -> None:
