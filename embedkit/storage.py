@@ -26,6 +26,7 @@ from typing import IO, Any
 import numpy as np
 
 from embedkit.errors import IntegrityError, Stopped, UsageError
+from embedkit.types import is_unicode
 
 SUFFIX = ".partial"
 BLOCK = 1 << 24  # bytes that have a SHA-256 of their own in `block_record`
@@ -92,6 +93,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     finally:
         if partial.exists():
             remove_folder(partial)
+
+
+def check_is_text(path: Path) -> None:
+    """Raises UsageError for a path that is not UTF-8: manifests, Arrow and faiss cannot name it."""
+    if not is_unicode(str(path)):
+        raise UsageError(f"{path} is no name in UTF-8; choose another, or rename what lies there.")
 
 
 def check_absent(path: Path) -> None:

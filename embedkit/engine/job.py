@@ -121,6 +121,7 @@ def embed_to_file(
 def check_free(path: Path, *, overwrite: bool, resume: bool = False) -> None:
     """Raises UsageError for a name that vectors cannot have, or that is taken and may not be gone on with or replaced."""
     names = Names(path)
+    names.check_names()
     if overwrite and resume:
         raise UsageError("Both resume and overwrite came; give one of them.")
     if overwrite:

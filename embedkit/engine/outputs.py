@@ -29,6 +29,7 @@ from embedkit.storage import (
     SUFFIX,
     PositionalFile,
     check_file,
+    check_is_text,
     file_record,
     npy_header,
     remove,
@@ -40,6 +41,7 @@ from embedkit.storage import (
 
 FORMAT, VERSION = "embedkit-vectors", 2
 FORMS = (".npy", ".parquet")
+LONGEST_NAME = 255  # bytes of a file's name, on all usual file systems
 GROUP = 4  # windows in one row group of a parquet file
 
 
@@ -62,6 +64,16 @@ class Names:
         if self.path.suffix not in FORMS:
             raise UsageError(
                 f"{self.path}: vectors are written as NAME.npy or NAME.parquet; choose a name that ends so."
+            )
+
+    def check_names(self) -> None:
+        """Raises UsageError for a name that is no text or too long for the files beside it: at once, not when the whole corpus is
+        embedded."""
+        check_is_text(self.path)
+        if (length := max(len(os.fsencode(partial(name).name)) for name in self.all)) > LONGEST_NAME:
+            raise UsageError(
+                f"{self.path.name} is too long a name: files beside it would have {length} bytes, {LONGEST_NAME} are possible; choose "
+                f"a shorter one."
             )
 
     @property

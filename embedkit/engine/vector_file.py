@@ -23,7 +23,7 @@ from embedkit.engine.outputs import FORMAT, VERSION, Names
 from embedkit.engine.vector_folder import is_vector_folder
 from embedkit.errors import DataError, IntegrityError, UsageError
 from embedkit.limits import shown
-from embedkit.storage import check_file, read_json
+from embedkit.storage import check_file, check_is_text, read_json
 from embedkit.typed import checked
 from embedkit.types import Array
 from embedkit.vectors import Ranges
@@ -88,6 +88,7 @@ def open_vectors(path: Path) -> VectorFile:
     """
     if not path.is_file():
         raise UsageError(f"{path} is not there; expected a .npy or .parquet file of vectors.")
+    check_is_text(path)
     names = Names(path)
     manifest = _checked_manifest(names) if names.manifest.exists() else {}
     ranges = Ranges.read(names.ranges) if names.ranges.name in manifest.get("files", ()) else None

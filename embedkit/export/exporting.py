@@ -15,7 +15,7 @@ from embedkit.export.faiss_file import opened_faiss_file, write_faiss_file
 from embedkit.export.lance_table import opened_lance_table, write_lance_table
 from embedkit.export.parity import Opened, check_parity
 from embedkit.index.snapshot import Snapshot
-from embedkit.storage import atomic_folder, check_absent, locked_file, make_folder, remove, write_json
+from embedkit.storage import atomic_folder, check_absent, check_is_text, locked_file, make_folder, remove, write_json
 from embedkit.version import __version__
 
 
@@ -46,6 +46,7 @@ def export_index(path: str | Path, output: str | Path, format: str) -> dict[str,
     if format not in FORMATS:
         raise UsageError(f"format={format!r} came; expected {', '.join(FORMATS)}.")
     target = Path(output).absolute()
+    check_is_text(target)
     check_absent(target)
     snapshot = Snapshot(Path(path), check=True)  # a changed byte would be handed on as the truth
     try:

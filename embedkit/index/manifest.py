@@ -32,7 +32,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from embedkit.errors import IntegrityError, UsageError
-from embedkit.storage import BLOCK, check_blocks, check_size, read_json, sealed_json
+from embedkit.storage import BLOCK, check_blocks, check_is_text, check_size, read_json, sealed_json
 
 FORMAT, VERSION = "embedkit-index", 4
 WITHOUT_SPARSE, WITHOUT_RECIPE = 2, 3  # the versions of indexes without these, which older code reads
@@ -225,6 +225,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 def newest_number(folder: Path) -> int:
     """Raises UsageError where there is no index, IntegrityError where there is one of the first format."""
+    check_is_text(folder)
     if numbers := manifest_numbers(folder):
         return numbers[-1]
     if (folder / OLD_MANIFEST).is_file() and (folder / "fine.npy").is_file():

@@ -41,7 +41,7 @@ from embedkit.index.update import Change, changing
 from embedkit.index.versions import remove_old, writing
 from embedkit.index.writer import Content, Entries
 from embedkit.jobs.row_source import RowSource, add_vectors, rows_a_document
-from embedkit.storage import make_folder, remove_folder
+from embedkit.storage import check_is_text, make_folder, remove_folder
 from embedkit.types import Array, Document
 
 # of `load`, that an index may bring; above all not that the code of its model is to be trusted
@@ -211,7 +211,8 @@ def _clear_away(folder: Path) -> None:
 
 
 def check_begun(folder: Path, *, resume: bool) -> None:
-    """Raises UsageError where something stands at the path that a build may not go on with."""
+    """Raises UsageError where something stands at the path that a build may not go on with, or the path is no text."""
+    check_is_text(folder)
     if not folder.exists():
         return
     begun = folder.is_dir() and not manifest_numbers(folder) and all(map(is_leftover, folder.iterdir()))

@@ -260,6 +260,14 @@ def test_ids_to_delete_are_read_from_a_file_or_from_standard_input(
     assert "bad.txt is not UTF-8" in run("index", "delete", folder, "--ids", tmp_path / "bad.txt").sentence(3)
 
 
+def test_an_index_has_a_name_in_utf8(run: Run, folder: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "o\udcff.index"
+    assert "is no name in UTF-8" in run("index", "build", "corpus.jsonl", "-o", odd).sentence(2)
+    assert "is no name in UTF-8" in run("index", "export", folder, "-o", odd, "--format", "numpy").sentence(2)
+    folder.rename(odd)
+    assert "is no name in UTF-8" in run("index", "info", odd).sentence(2)
+
+
 def test_documents_are_deleted_by_a_filter(run: Run, folder: Path) -> None:
     assert run("index", "delete", folder, "--where", '{"year": {"lt": 2004}}', "--json").facts["deleted"] == 3
     assert ids_of(run, folder) == ["d3", "d4", "d5", "d6"]

@@ -190,3 +190,27 @@ def test_an_array_that_is_none_is_refused_at_once(tmp_path: Path, content: bytes
     (tmp_path / "v.npy").write_bytes(content)
     with pytest.raises(DataError, match=r"v\.npy (is not an array of numbers|holds .*; expected floats)"):
         open_vectors(tmp_path / "v.npy")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("o\udcff.npy", "is no name in UTF-8; choose another"),
+        ("x" * 240 + ".npy", "is too long a name: files beside it would have 265 bytes, 255 are possible"),
+    ],
+)
+def test_names_that_cannot_be_published_are_refused_before_the_first_text(
+    tmp_path: Path, name: str, words: str
+) -> None:
+    def opened() -> Any:
+        raise AssertionError("no model is opened")
+
+    with pytest.raises(UsageError, match=words):
+        embed_to_file(DOCUMENTS, tmp_path / name, opened)
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_longest_name_is_published(tmp_path: Path, word_counts: Any) -> None:
+    path = tmp_path / ("x" * 230 + ".npy")
+    embed_to_file(DOCUMENTS, path, word_counts)
+    assert open_vectors(path).ids == ["d0", "d1", "d2", "d3"]
