@@ -151,11 +151,13 @@ def whole_weights() -> Iterator[None]:
     library: Any = PreTrainedModel
     load = library._load_pretrained_model
 
-    def checked(model: Any, state: Any, files: Any, config: Any, expected: list[str] | None = None) -> Any:
-        found, offloaded = load(model, state, files, config, expected)
+    def checked(
+        model: Any, state_dict: Any, checkpoint_files: Any, load_config: Any, expected_keys: list[str] | None = None
+    ) -> Any:
+        found, offloaded = load(model, state_dict, checkpoint_files, load_config, expected_keys)
         for name, stored, declared in sorted(found.mismatched_keys):
             raise ValueError(f"{name} is stored as {tuple(stored)} and the config makes it {tuple(declared)}")
-        if missing := sorted(_missing(model, found.missing_keys, expected)):
+        if missing := sorted(_missing(model, found.missing_keys, expected_keys)):
             more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
             raise ValueError(f"its weights lack {', '.join(missing[:3])}{more}, which would be drawn at random")
         return found, offloaded
