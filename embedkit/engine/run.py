@@ -48,8 +48,8 @@ def embed_documents(
 ) -> Iterator[tuple[list[Document], Vectors]]:
     """Windows of documents with their rows (n, dim), in order. progress: a bar on a terminal, nothing in a pipe.
 
-    Raises ModelError that names the document where the model fails at one. Each window is also a log record of level
-    DEBUG with `rows`, the count so far, for machine-readable progress.
+    A warning says how many documents were cut. Raises ModelError that names the document where the model fails at one. Each window is
+    also a log record of level DEBUG with `rows`, the count so far, for machine-readable progress.
     """
     held: Held = deque()
 
@@ -58,13 +58,14 @@ def embed_documents(
             held.append(window)
             yield [document.content for document in window.documents]
 
-    done = 0
+    done = cut = 0
     with progress_bar(total, progress) as bar, closing(encode_windows(encoder, contents(), kind)) as encoded:
         while True:
             with naming_documents(held):
                 found = next(encoded, None)
             if found is None:
-                return
+                break
+            cut += len(found.truncated)
             window = held.popleft().documents
             for position, reason in found.failed.items():
                 raise ModelError(f"At the document {window[position].id!r}: {reason}")
@@ -73,6 +74,9 @@ def embed_documents(
             done += len(window)
             bar.update(len(window))
             log_rows(done)
+    if cut:
+        most = getattr(encoder, "max_tokens", None) or "the model's"
+        logger.warning("%s of %s documents are longer than %s tokens and were cut.", f"{cut:,}", f"{done:,}", most)
 
 
 def windows_of(documents: Iterable[Document]) -> Iterator[Window]:

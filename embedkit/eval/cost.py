@@ -6,12 +6,14 @@ Cost: under ten seconds a task, or four calls of the model where it is slow.
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,14 +57,26 @@ class Encoding:
     def of(cls, encoder: Encoder, texts: Sequence[str], queries: Sequence[str]) -> Encoding:
         """texts: some documents; queries: some queries. Of both the first SAMPLE are taken."""
         texts, queries = list(texts[:SAMPLE]), list(queries[:SAMPLE])
-        seconds = median_seconds(lambda: encoder.encode(texts))
-        tokens = _tokens(encoder, texts)
-        return cls(
-            texts=len(texts) / seconds,
-            tokens=None if tokens is None else tokens / seconds,
-            queries=median_seconds(lambda: encoder.encode(queries, kind="query")),
-            single=single_seconds(lambda query: encoder.encode([query], kind="query"), queries),
-        )
+        with _without_warnings():
+            seconds = median_seconds(lambda: encoder.encode(texts))
+            tokens = _tokens(encoder, texts)
+            return cls(
+                texts=len(texts) / seconds,
+                tokens=None if tokens is None else tokens / seconds,
+                queries=median_seconds(lambda: encoder.encode(queries, kind="query")),
+                single=single_seconds(lambda query: encoder.encode([query], kind="query"), queries),
+            )
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """What a sample would say was said of the whole, with its counts."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @dataclass(frozen=True)

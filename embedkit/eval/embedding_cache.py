@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -51,26 +51,31 @@ class RowStore:
         for place, text in enumerate(self._records["text"][known:].tolist(), start=known):
             self._places[text] = place
 
-    def get(self, texts: Sequence[Content]) -> tuple[Vectors, Rows]:
-        """(rows (n, dim), the positions of the texts whose rows are not there)."""
+    def get(self, texts: Sequence[Content]) -> tuple[Vectors, Rows, list[int]]:
+        """(rows (n, dim), the positions of the texts whose rows are not there, and of those that the model had cut)."""
         names = [_name(text) for text in texts]
         places = np.array([self._places.get(name, -1) for name in names], dtype=np.int64)
         rows = np.zeros((len(texts), *self._record["row"].shape), dtype=np.float32)
-        for position in np.flatnonzero(places >= 0):
-            record = self._records[places[position]]
-            if record["check"].tobytes() == _check(names[position], record["row"]):
-                rows[position] = record["row"]
-            else:
-                del self._places[names[position]]
+        cut = []
+        for position in map(int, np.flatnonzero(places >= 0)):
+            record, name = self._records[places[position]], names[position]
+            found = record["check"].tobytes()
+            was_cut = found != _check(name, record["row"])
+            if was_cut and found != _check(name, record["row"], cut=True):
+                del self._places[name]
                 places[position] = -1
-        return rows, np.flatnonzero(places < 0)
+                continue
+            rows[position] = record["row"]
+            cut += [position] if was_cut else []
+        return rows, np.flatnonzero(places < 0), cut
 
-    def put(self, texts: Sequence[Content], rows: Vectors) -> None:
-        """Appends them, durably. Nothing is kept while another process appends, or beyond LIMIT."""
+    def put(self, texts: Sequence[Content], rows: Vectors, cut: Collection[int] = ()) -> None:
+        """Appends them, durably. cut: positions of those that are longer than the model takes. Nothing is kept while another process
+        appends, or beyond LIMIT."""
         records = np.zeros(len(texts), self._record)
-        for record, text, row in zip(records, texts, np.asarray(rows, dtype=np.float32), strict=True):
+        for position, (record, text, row) in enumerate(zip(records, texts, np.asarray(rows, np.float32), strict=True)):
             name = _name(text)
-            record["text"], record["row"], record["check"] = name, row, _check(name, row)
+            record["text"], record["row"], record["check"] = name, row, _check(name, row, cut=position in cut)
         if not len(records) or self._full(records.nbytes):
             return
         make_folder(self.path.parent)
@@ -110,8 +115,9 @@ def _has_name(content: Any) -> bool:
     )
 
 
-def _check(name: bytes, row: Any) -> bytes:
-    return hashlib.blake2b(name + row.tobytes(), digest_size=8).digest()
+def _check(name: bytes, row: Any, *, cut: bool = False) -> bytes:
+    """Another one for a text that was cut, so that a record says whether it was."""
+    return hashlib.blake2b(name + row.tobytes(), digest_size=8, person=b"cut" if cut else b"").digest()
 
 
 class CachedEncoder:
@@ -167,7 +173,7 @@ class CachedEncoder:
         if not all(map(_has_name, inputs)):
             return self._encoder.encode(inputs, **options)
         store = self._store(kind, prompt)
-        rows, missing = store.get(inputs)
+        rows, missing, _ = store.get(inputs)
         self.taken += len(inputs) - len(missing)
         new = list(dict.fromkeys(inputs[position] for position in missing))
         if new:
@@ -190,27 +196,32 @@ class CachedEncoder:
             yield from encode_windows(self._encoder, windows, kind, on_long, on_batch)
             return
         store = self._store(kind, None)
-        held: deque[tuple[Sequence[Content], bool, Vectors, Rows]] = deque()
+        held: deque[tuple[Sequence[Content], bool, Vectors, Rows, list[int]]] = deque()
 
         def missing() -> Iterator[list[Content]]:
             for texts in windows:
                 kept = all(map(_has_name, texts))
-                nothing = np.zeros((len(texts), self.dim), dtype=np.float32), np.arange(len(texts))
-                held.append((texts, kept, *(store.get(texts) if kept else nothing)))
-                yield [texts[position] for position in held[-1][3]]
+                nothing: tuple[Vectors, Rows, list[int]]
+                nothing = np.zeros((len(texts), self.dim), dtype=np.float32), np.arange(len(texts)), []
+                rows, positions, cut = store.get(texts) if kept else nothing
+                held.append((texts, kept, rows, positions, cut))
+                yield [texts[position] for position in positions]
 
         with closing(encode_windows(self._encoder, missing(), kind)) as encoded:
             for found in encoded:
-                texts, kept, rows, positions = held.popleft()
+                texts, kept, rows, positions, cut = held.popleft()
                 self.taken += len(texts) - len(positions)
                 computed = positions[found.inputs]
                 rows[computed] = found.rows
+                truncated = [int(positions[one]) for one in found.truncated]
                 if kept:
-                    store.put([texts[position] for position in computed], found.rows)
+                    places = np.flatnonzero(np.isin(computed, truncated))
+                    store.put([texts[position] for position in computed], found.rows, set(places.tolist()))
                 failed = {int(positions[one]): reason for one, reason in found.failed.items()}
                 left = np.setdiff1d(np.arange(len(texts)), list(failed)) if failed else np.arange(len(texts))
-                truncated = [int(positions[one]) for one in found.truncated]
-                yield Encoded(rows[left], left, failed=failed, truncated=truncated, halvings=found.halvings)
+                yield Encoded(
+                    rows[left], left, failed=failed, truncated=sorted(cut + truncated), halvings=found.halvings
+                )
 
     def first_input(self, text: str, kind: Kind) -> str:
         """The literal input that the model reads for this text, its prompt in front."""

@@ -68,10 +68,14 @@ def load_data(task: Any) -> None:
     except Exception as error:  # datasets and the hub fail in their own ways
         if is_full_disk(error):
             raise
+        from huggingface_hub import constants
+
         reason = next(iter(str(error).splitlines()), type(error).__name__)
+        step = "check the network, or set HF_HUB_OFFLINE=1 to take what is here without asking"
+        if constants.HF_HUB_OFFLINE:
+            step = "HF_HUB_OFFLINE is set and they are not here: fetch them once without it"
         raise DataError(
-            f"The data of {task.metadata.name} cannot be had: {reason.rstrip('.')}; they come from the hub: check the network, or set "
-            f"HF_HUB_OFFLINE=1 to take what is here without asking."
+            f"The data of {task.metadata.name} cannot be had: {reason.rstrip('.')}; they come from the hub: {step}."
         ) from error
 
 

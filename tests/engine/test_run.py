@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import embedkit
 from embedkit.engine import embed_documents
 from embedkit.engine import run as module
 from embedkit.errors import ModelError
@@ -83,3 +85,14 @@ def test_a_document_that_the_model_fails_at_is_named(monkeypatch: pytest.MonkeyP
         list(embed_documents(DOCUMENTS, broken))
     with pytest.raises(ModelError, match=r"^NaN\.$"):
         list(embed_documents(DOCUMENTS[:1], broken))
+
+
+def test_documents_that_were_cut_are_counted(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "WINDOW", 3)
+    texts = [f"cat {'dog ' * (number % 2 * 9)}" for number in range(7)]
+    encoder = embedkit.load(tiny_model, dtype="float32", max_tokens=5)
+    with caplog.at_level(logging.WARNING):
+        list(embed_documents([Document(str(number), text) for number, text in enumerate(texts)], encoder))
+    assert [one.getMessage() for one in caplog.records] == ["3 of 7 documents are longer than 5 tokens and were cut."]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from embedkit.eval import cost
 from embedkit.eval.cost import COSTS, Encoding, Searching, costs
+
+from ..conftest import WordCounts
 
 
 def test_figures_by_hand() -> None:
@@ -52,3 +56,15 @@ def test_memory_is_in_bytes_and_the_machine_has_a_name() -> None:
     held[::4096] = b"x" * len(held[::4096])
     assert 50e6 < cost.peak_rss() < 1e12
     assert cost.machine()["cpu"] and cost.machine()["cores"] >= 1
+
+
+def test_a_sample_says_nothing_of_the_whole(caplog: pytest.LogCaptureFixture) -> None:
+    class Warns(WordCounts):
+        def encode(self, inputs: Any, **options: Any) -> Any:
+            logging.getLogger("embedkit").warning("%d of %d texts were cut.", 1, len(inputs))
+            return super().encode(inputs, **options)
+
+    Encoding.of(Warns(), ["cat"], ["dog"])
+    assert caplog.records == []
+    Warns().encode(["cat"])
+    assert len(caplog.records) == 1

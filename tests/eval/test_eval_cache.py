@@ -91,6 +91,18 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 }
 
 
+def test_a_row_remembers_that_its_text_was_cut(tiny_model: Path, tmp_path: Path) -> None:
+    encoder, long = embedkit.load(tiny_model, dtype="float32", max_tokens=4), "cat dog fish bird red blue"
+    for windows in (
+        [["cat", long, "dog"], [long]],
+        [[long, "red", "dog"], ["cat"]],
+    ):  # the second ones partly from the cache
+        plain = [list(one.truncated) for one in encoder.encode_windows(windows)]
+        cached = list(CachedEncoder(encoder, tmp_path).encode_windows(windows))
+        assert [list(one.truncated) for one in cached] == plain != [[], []]
+        assert [len(one.rows) for one in cached] == [3, 1]
+
+
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_row_of_another_space_is_never_taken(what: str, tmp_path: Path) -> None:
     CachedEncoder(Counting(), tmp_path).encode(TEXTS)
@@ -150,7 +162,7 @@ def test_two_processes_do_not_write_over_each_other(tmp_path: Path) -> None:
     one, other = RowStore(tmp_path, space, 2), RowStore(tmp_path, space, 2)
     one.put(["a"], np.array([[1, 2]], np.float32))
     other.put(["b"], np.array([[3, 4]], np.float32))
-    rows, missing = RowStore(tmp_path, space, 2).get(["a", "b", "c"])
+    rows, missing, _ = RowStore(tmp_path, space, 2).get(["a", "b", "c"])
     assert (rows.tolist(), missing.tolist()) == ([[1, 2], [3, 4], [0, 0]], [2])
     assert other.get(["a"])[1].tolist() == []
 

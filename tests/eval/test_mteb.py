@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from scipy.stats import spearmanr
 import embedkit
 from embedkit.errors import DataError, UsageError
 from embedkit.eval.mteb_model import MtebModel
-from embedkit.eval.mteb_tasks import HubTask, evaluate_mteb, find_tasks
+from embedkit.eval.mteb_tasks import HubTask, evaluate_mteb, find_tasks, load_data
 
 from ..conftest import WordCounts
 
@@ -169,3 +170,18 @@ def test_sts_benchmark_gives_the_published_score(data: Path, default_encoder: An
     task = local_task([(row["sentence1"], row["sentence2"], float(row["score"])) for row in rows])
     reports = evaluate_mteb(task, MtebModel(default_encoder)).reports
     assert reports["STSBenchmark"].scores["spearman"] == pytest.approx(0.820, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("offline", "step"), [(True, "fetch them once without it"), (False, "or set HF_HUB_OFFLINE=1")]
+)
+def test_offline_is_not_advised_where_it_is_set(offline: bool, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unreachable:
+        metadata = SimpleNamespace(name="STSBenchmark")
+
+        def load_data(self) -> None:
+            raise ConnectionError("Couldn't reach the hub")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    with pytest.raises(DataError, match=step):
+        load_data(Unreachable())
