@@ -230,6 +230,8 @@ def main() -> None:
         synthetic, real = Path(scratch) / "synthetic.npy", Path(scratch) / "real.npy"
         make_rows(synthetic, max(rows for rows, _ in BUILDS), DIM)
         every = np.load(asked.vectors, mmap_mode="r", allow_pickle=False)
+        if len(every) < SAMPLE:
+            raise SystemExit(f"{asked.vectors} holds {len(every):,} rows; {SAMPLE:,} are needed.")
         np.save(real, every[np.random.default_rng(3).choice(len(every), SAMPLE, replace=False)])
         for of_texts, count, layout in wanted():
             name = key(of_texts, count, layout)
