@@ -40,13 +40,13 @@ def compare_command(one: Path, other: Path, page: Path | None, as_json: bool, qu
     """
     set_up_output(quiet, log)
     from embedkit.eval.compare import compare, markdown
-    from embedkit.eval.report import plain, read_reports, write_text
+    from embedkit.eval.report import plain, read_reports, write_escaped
 
     found = compare(read_reports(one), read_reports(other))
     if page is not None:
         from embedkit.eval.compare_page import compare_page
 
-        write_text(page, compare_page(found, *_short_names(one, other)))
+        write_escaped(page, compare_page(found, *_short_names(one, other)))
     click.echo(json.dumps(plain([asdict(task) for task in found]), indent=1) if as_json else markdown(found))
 
 

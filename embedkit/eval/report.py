@@ -28,8 +28,8 @@ def write_reports(
     command: as it was typed, for the page."""
     tasks = {name: as_json(report) for name, report in reports.items()}
     _write_json(folder / "report.json", {"tasks": tasks})
-    write_text(folder / "report.md", markdown(reports))
-    write_text(folder / "report.html", report_page(reports, command))
+    write_escaped(folder / "report.md", markdown(reports))
+    write_escaped(folder / "report.html", report_page(reports, command))
     for name, result in mteb_results.items():
         _write_json(folder / f"{name}.json", result)
 
@@ -42,8 +42,8 @@ def write_grid(folder: Path, variants: Mapping[Variant, Mapping[str, Report]], c
         for variant, reports in variants.items()
     }
     _write_json(folder / "report.json", {"variants": facts})
-    write_text(folder / "report.md", grid_markdown(variants))
-    write_text(folder / "report.html", grid_page(variants, command))
+    write_escaped(folder / "report.md", grid_markdown(variants))
+    write_escaped(folder / "report.html", grid_page(variants, command))
 
 
 def _main_facts(report: Report) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def _main_facts(report: Report) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(plain(content), indent=1, ensure_ascii=False))
+    write_escaped(path, json.dumps(plain(content), indent=1, ensure_ascii=False))
 
 
 def plain(content: Any) -> Any:
@@ -66,7 +66,7 @@ def plain(content: Any) -> Any:
     return json.loads(json.dumps(content, default=str), parse_constant=lambda _: None)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_escaped(path: Path, text: str) -> None:
     """Characters that steer a terminal or the direction of reading are escaped, in JSON to the same value."""
     with atomic_file(path) as stream:
         stream.write(escaped(text).encode() + b"\n")
@@ -190,4 +190,4 @@ def replace_table(path: Path, name: str, lines: Sequence[str]) -> None:
     _, end, tail = rest.partition(f"<!-- /{name} -->")
     if not start or not end:
         raise UsageError(f"{path} has no marks <!-- {name} --> and <!-- /{name} -->; put them around the table.")
-    write_text(path, (head + start + "\n".join([*lines, ""]) + end + tail).rstrip("\n"))
+    write_escaped(path, (head + start + "\n".join([*lines, ""]) + end + tail).rstrip("\n"))
