@@ -77,7 +77,7 @@ def evaluate_retrieval(task: Retrieval, searched: Encoder | Index, *, progress: 
     or dot, ModelMismatch where an index opens another model than made its rows.
     """
     trec_eval()
-    _check_relevant(task)
+    check_relevant(task)
     start, depth = time.perf_counter(), depth_of(task.metrics)
     encoder = searched.encoder() if isinstance(searched, Index) else searched
     wanted = depth + task.ignore_identical_ids  # one more, for the one that is taken out
@@ -105,7 +105,7 @@ def score_run(task: Retrieval, run: Run, context: Mapping[str, Any]) -> Report:
 
     Raises DataError where no query has anything relevant.
     """
-    _check_relevant(task)
+    check_relevant(task)
     if empty := sum(max(grades.values()) <= 0 for grades in task.qrels.values()):
         logger.warning(
             "%s: %d of %d judged queries have no relevant document and are left out.", task.name, empty, len(task.qrels)
@@ -133,7 +133,8 @@ def _texts(task: Retrieval, ids: Collection[str]) -> dict[str, str]:
     return {document.id: document.full_text for document in read_corpus(task.path) if document.id in ids}
 
 
-def _check_relevant(task: Retrieval) -> None:
+def check_relevant(task: Retrieval) -> None:
+    """Raises DataError where no query has anything relevant."""
     if not any(grade > 0 for grades in task.qrels.values() for grade in grades.values()):
         raise DataError(f"No query of {task.path} ({task.split}) has a relevant document; nothing can be scored.")
 

@@ -25,7 +25,7 @@ from embedkit.eval.mteb_scores import SCORES, known_scores
 from embedkit.eval.mteb_tasks import HubTask, evaluate_mteb, find_tasks, identity, result_files
 from embedkit.eval.report import write_grid, write_reports
 from embedkit.eval.result_cache import Outcome, ResultCache
-from embedkit.eval.retrieval import Retrieval, data_hashes, evaluate_retrieval, read_retrieval
+from embedkit.eval.retrieval import Retrieval, check_relevant, data_hashes, evaluate_retrieval, read_retrieval
 from embedkit.eval.task_file import TaskFile, read_task_file
 from embedkit.eval.variants import Narrowed, Variant
 from embedkit.index import Index
@@ -349,6 +349,8 @@ def find_task(task: str | Path, split: str | None = None) -> Task:
         _of_split(tasks[0], split)
     if len(names) > 1:
         raise _several(task, names)
+    if isinstance(tasks[0], Retrieval):
+        check_relevant(tasks[0])
     return tasks[0]
 
 

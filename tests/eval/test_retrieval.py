@@ -16,6 +16,7 @@ import embedkit
 from embedkit.errors import DataError, UsageError
 from embedkit.eval.metrics import without_themselves
 from embedkit.eval.retrieval import evaluate_retrieval, read_retrieval
+from embedkit.eval.run import find_task
 from embedkit.eval.task_file import TaskFile
 from embedkit.statistics import bootstrap_interval
 
@@ -131,6 +132,8 @@ def test_judgements_without_anything_relevant_cannot_be_scored(folder: Path, wor
     (folder / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nq2\td2\t0\n")
     with pytest.raises(DataError, match="has a relevant document; nothing can be scored"):
         embedkit.evaluate(word_counts, folder, split="dev")
+    with pytest.raises(DataError, match="has a relevant document; nothing can be scored"):
+        find_task(folder, "dev")  # as `train` asks, before its first step
 
 
 def test_a_dot_product_model_ranks_by_dot_product(folder: Path) -> None:
