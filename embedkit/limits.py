@@ -19,6 +19,8 @@ LINE = 64 << 20  # bytes of one line of a corpus, of ids, of judgements or of tr
 TEXT = 64 << 20  # bytes of one text in UTF-8
 NESTED = 50  # levels of lists and mappings within one another, in JSON and in YAML
 SETTINGS = 1 << 20  # bytes of a recipe or of a task.yaml
+FACTORY = 200  # characters of a faiss factory string, whose parser overflows the stack over long ones
+FACTORY_NUMBER = 1 << 22  # the largest number in one: faiss makes as many lists before a row comes
 YAML_VALUES = 10_000  # values of one of these, each alias counted as all that it stands for
 CONFIG = (
     16 << 20

@@ -18,6 +18,7 @@ import numpy as np
 from embedkit.errors import DataError, IntegrityError, UsageError
 from embedkit.index.faiss_import import import_faiss
 from embedkit.index.fine import Mask
+from embedkit.limits import FACTORY, FACTORY_NUMBER, shown
 from embedkit.types import Rows, Vectors
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,10 @@ def check_factory(factory: str, dim: int) -> None:
 
 
 def new_codes(factory: str, dim: int) -> Any:
+    if len(factory) > FACTORY or any(len(one) > 9 or int(one) > FACTORY_NUMBER for one in re.findall(r"\d+", factory)):
+        raise UsageError(
+            f"{shown(factory)} came for a faiss factory; expected at most {FACTORY} characters and numbers up to {FACTORY_NUMBER:,}."
+        )
     faiss = import_faiss()
     try:
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)

@@ -212,6 +212,8 @@ class Stage:
     def __post_init__(self) -> None:
         if not self.data or not self.loss:
             raise UsageError(f"The stage {self.name!r} has no {'loss' if self.data else 'data'}; give at least one.")
+        if not any(term.weight for term in self.loss):
+            raise UsageError(f"Every loss of the stage {self.name!r} has the weight 0; give one above it.")
         cuts = self.elastic is not None and (self.elastic.dims or self.elastic.recipe != "embedkit")
         if cuts and all(term.name == "embedding_distillation" for term in self.loss):
             raise UsageError(

@@ -128,6 +128,14 @@ def test_a_string_that_faiss_refuses_is_one_sentence(factory: str, reason: str) 
     assert "/" not in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("factory", ["x" * 100_000, "OPQ" * 1000, "IVF4194305,Flat", f"IVF{'9' * 5000},Flat"])
+def test_a_string_that_would_crash_faiss_or_take_all_memory_does_not_reach_it(factory: str) -> None:
+    with pytest.raises(
+        UsageError, match="came for a faiss factory; expected at most 200 characters and numbers up to 4,"
+    ):
+        coarse.check_factory(factory, 32)
+
+
 # --- training -----------------------------------------------------------------------------------------------------
 
 

@@ -62,6 +62,7 @@ def plain(tmp_path: Path) -> str:
         ("loss.0.temperature=.nan", r"loss\.0\.temperature is nan"),
         ("loss.1.scale=0", r"loss\.1\.scale is 0.0"),
         ("loss.1.weight=-1", r"loss\.1\.weight is -1.0"),
+        ("loss=[{name: info_nce, weight: 0}]", "Every loss of the stage 'train' has the weight 0"),
         ("loss.0.focal_gamma=-1", r"loss\.0\.focal_gamma is -1.0"),
         ("loss.0.margin=.inf", r"loss\.0\.margin is inf"),
         ("batch.size=1", r"batch\.size is 1 .* 2 to 131,072"),
