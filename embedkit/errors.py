@@ -71,6 +71,20 @@ class Stopped(EmbedkitError, RuntimeError):
     exit_code = 75
 
 
+OUT_OF_MEMORY = ("out of memory", "bad_alloc", "failed to allocate", "can't alloc", "cannot allocate memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """MemoryError, and what C++ libraries and the system say in its place."""
+    return isinstance(error, MemoryError) or any(phrase in str(error).lower() for phrase in OUT_OF_MEMORY)
+
+
+def is_out_of_descriptors(error: BaseException) -> bool:
+    """Whether the process may open no more files; a library that cannot be loaded says so in its text."""
+    few = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+    return few or "too many open files" in str(error).lower()
+
+
 def is_full_disk(error: BaseException) -> bool:
     """Whether the system refused to write for want of space, of quota, or of room in one file."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -58,8 +58,9 @@ def open_regular(path: Path, error: type[EmbedkitError] = UsageError) -> Iterato
 def read_at_most(path: Path, limit: int, error: type[EmbedkitError] = UsageError) -> bytes:
     """The whole of a regular file. Raises `error` where it is none, or is longer than `limit` bytes."""
     with open_regular(path, error) as stream:
-        content = stream.read(limit + 1)
-    if len(content) > limit:
+        # a read of `limit` bytes would take so much memory for any file
+        content = stream.read() if os.fstat(stream.fileno()).st_size <= limit else None
+    if content is None:
         raise error(f"{path} has more than {limit:,} bytes, the most that is read of such a file; is it the right one?")
     return content
 

@@ -7,6 +7,11 @@ name cannot meet. Cost: two fsyncs a file, one read of it for its checksum.
 
 A job that must survive its own death writes in steps of its own instead, with `PositionalFile`, `sealed_partial`, `rename`
 and `remove`; what it may assume after a crash is only what it had fsynced, file or folder.
+
+Links. The name that a user gives for an output may be a link: its caller asks `writable` where that leads, and the file appears
+there. All other names are ours, and a folder that came from elsewhere may hold a link under any of them: a new file takes the
+place of whatever stands under its name (a link goes, what it points to stays), and one that is gone on with must be a regular
+file with no other name, or IntegrityError is raised. Reading follows links, as the cache of the hub needs it.
 """
 
 from __future__ import annotations
@@ -17,15 +22,19 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict
 
 import numpy as np
 
 from embedkit.errors import IntegrityError, Stopped, UsageError
+from embedkit.limits import MANIFEST, read_at_most
+from embedkit.typed import checked, parsed
 from embedkit.types import is_unicode
 
 SUFFIX = ".partial"
@@ -33,36 +42,57 @@ BLOCK = 1 << 24  # bytes that have a SHA-256 of their own in `block_record`
 HEADER = 128  # bytes; long enough for every header that `npy_header` writes, and a multiple of 64 as the format asks
 
 
+class FileRecord(TypedDict):
+    """What a manifest says of a file."""
+
+    bytes: int
+    sha256: str  # hex digest
+
+
+class BlockRecord(TypedDict):
+    """What a manifest says of a large file: a change in it is found and named without reading all of it twice."""
+
+    bytes: int
+    block: int
+    sha256: list[str]  # hex digest of each block
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that appears under `path`, replacing what is there, once the block ends without an error.
 
-    Raises Stopped while another process writes the same path, UsageError where a device or pipe stands there.
+    Raises Stopped while another process writes the same path, UsageError where a folder, device or pipe stands there.
     """
-    target = writable(path)
-    with _partial_file(target) as stream:
+    _refuse_irregular(path)
+    make_folder(path.parent)
+    with _partial_file(path) as stream:
         yield stream
         stream.flush()
         os.fsync(stream.fileno())
-        Path(stream.name).replace(target)
-        sync_folder(target.parent)
+        Path(stream.name).replace(path)
+        sync_folder(path.parent)
 
 
 def writable(path: Path) -> Path:
-    """Where a file under this name lies, its links followed and its folder made."""
+    """Where a file lies under a name that a user gave, links followed and its folder made."""
     target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        raise UsageError(f"{path} is no regular file; choose another name.")
+    _refuse_irregular(target)
     make_folder(target.parent)
     return target
+
+
+def _refuse_irregular(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is no regular file; choose another name.")
 
 
 @contextmanager
 def _partial_file(target: Path) -> Iterator[IO[bytes]]:
     """An empty, locked file beside the target, gone at the end unless it was renamed."""
     partial = target.with_name(target.name + SUFFIX)
-    with _lock(partial, os.O_RDWR | os.O_CREAT, target) as descriptor:
-        os.ftruncate(descriptor, 0)  # what a crashed writer left
+    if os.path.lexists(partial):
+        _clear_leftover(partial, target)
+    with _lock(partial, target, os.O_EXCL) as descriptor:
         identity = os.fstat(descriptor).st_ino
         try:
             with partial.open("r+b") as stream:
@@ -72,6 +102,15 @@ def _partial_file(target: Path) -> Iterator[IO[bytes]]:
                 partial.unlink()
 
 
+def _clear_leftover(partial: Path, target: Path) -> None:
+    """Removes what a crashed writer left, or somebody put there. Raises Stopped where it is a living writer's."""
+    if partial.is_symlink() or not partial.is_file():
+        partial.unlink()
+        return
+    with _lock(partial, target):
+        partial.unlink()
+
+
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """An empty folder to fill, that appears under `path` with all its files, durably, once the block ends without an error.
@@ -79,14 +118,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     What stood there is removed before, so that a crash leaves a whole folder or none. The caller keeps other writers away.
     """
     partial = path.with_name(path.name + SUFFIX)
-    if partial.exists():  # what a crashed writer left
+    if os.path.lexists(partial):  # what a crashed writer left
         remove_folder(partial)
     make_folder(partial)
     try:
         yield partial
         for inside in (*partial.rglob("*"), partial):
             (sync_folder if inside.is_dir() else sync_file)(inside)
-        if path.exists():
+        if os.path.lexists(path):
             remove_folder(path)
         rename(partial, path)
         sync_folder(path.parent)
@@ -108,20 +147,63 @@ def check_absent(path: Path) -> None:
 
 
 @contextmanager
-def _lock(path: Path, flags: int, output: Path) -> Iterator[int]:
-    """Holds `path` against other writers of `output` for the length of the block; the kernel lets go when its owner dies."""
-    descriptor = os.open(path, flags, 0o666)
-    try:
+def lock(path: Path, output: Path) -> Iterator[None]:
+    """Holds `path`, a file that nobody ever writes to, against other writers of `output`: for these it raises Stopped."""
+    with _lock(path, output):
+        yield
+
+
+@contextmanager
+def _lock(path: Path, output: Path, flags: int = 0) -> Iterator[int]:
+    """A descriptor of `path`, made where it is not there, held for the length of the block; the kernel lets go when its owner
+    dies."""
+    with _opened(path, flags) as descriptor:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             still_there = path.stat().st_ino == os.fstat(descriptor).st_ino
         except (BlockingIOError, FileNotFoundError):
             still_there = False  # held by another process, or published by it between the open and the lock
         if not still_there:
-            raise Stopped(f"Another process is writing {output}; wait for it to end, then run this again.")
+            raise _other_writer(output)
+        yield descriptor
+
+
+def refuse_held(path: Path, output: Path) -> None:
+    """Raises Stopped while another process holds the file, if there is one, as the lock of `output`."""
+    with suppress(FileNotFoundError), path.open("rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _other_writer(output) from None
+
+
+def _other_writer(output: Path) -> Stopped:
+    return Stopped(f"Another process is writing {output}; wait for it to end, then run this again.")
+
+
+@contextmanager
+def _opened(path: Path, flags: int = 0) -> Iterator[int]:
+    """A descriptor of a regular file, made where it is not there. Raises IntegrityError for a link, device or pipe."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.EEXIST:  # another was faster
+            raise _other_writer(path) from None
+        if error.errno != errno.ELOOP:
+            raise
+        raise _foreign(path) from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise _foreign(path)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _foreign(path: Path) -> IntegrityError:
+    return IntegrityError(
+        f"{path} is a link or no regular file, and embedkit writes through none inside a folder; remove it."
+    )
 
 
 def make_folder(folder: Path) -> None:
@@ -187,34 +269,44 @@ class PositionalFile:
 
 @contextmanager
 def positional_file(path: Path) -> Iterator[PositionalFile]:
-    """Opens the file at `path`, or makes an empty one; its name is durable once its folder is fsynced. No link is followed:
-    a folder that came from elsewhere may hold one to a file of its reader."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    try:
+    """Opens the file at `path`, or makes an empty one; its name is durable once its folder is fsynced."""
+    with _opened(path) as descriptor:
+        _refuse_shared(path, descriptor)
         yield PositionalFile(path, descriptor)
-    finally:
-        os.close(descriptor)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[PositionalFile]:
+    """An empty file in place of whatever stands at `path`."""
+    remove(path)
+    with _opened(path, os.O_EXCL) as descriptor:
+        yield PositionalFile(path, descriptor)
 
 
 @contextmanager
 def locked_file(path: Path, output: Path) -> Iterator[PositionalFile]:
     """As `positional_file`, held against other writers of `output`: for these it raises Stopped."""
-    with _lock(path, os.O_RDWR | os.O_CREAT, output) as descriptor:
+    with _lock(path, output) as descriptor:
+        _refuse_shared(path, descriptor)
         yield PositionalFile(path, descriptor)
+
+
+def _refuse_shared(path: Path, descriptor: int) -> None:
+    if os.fstat(descriptor).st_nlink > 1:
+        raise IntegrityError(
+            f"{path} has another name (a hard link), under which it would change too; put a copy in its place."
+        )
 
 
 @contextmanager
 def sealed_partial(path: Path) -> Iterator[IO[bytes]]:
     """A new stream into `path`, replacing what is there; all of it is fsynced when the block ends without an error."""
-    with positional_file(path) as file:
-        file.truncate(0)
-        with _Appender(
-            file
-        ) as raw:  # closed before the descriptor: what is still in the buffer after an error goes nowhere
-            stream = io.BufferedWriter(raw, 1 << 20)
-            yield stream
-            stream.flush()
-            file.sync()
+    # the appender is closed before the descriptor: what is still in the buffer after an error goes nowhere
+    with new_file(path) as file, _Appender(file) as raw:
+        stream = io.BufferedWriter(raw, 1 << 20)
+        yield stream
+        stream.flush()
+        file.sync()
 
 
 class _Appender(io.RawIOBase):
@@ -290,8 +382,11 @@ def rename(source: Path, target: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """With all that is in it, and durably."""
-    shutil.rmtree(folder)
+    """With all that is in it, and durably; of a link, or of a file in its place, itself alone."""
+    if folder.is_symlink() or not folder.is_dir():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
     sync_folder(folder.parent)
 
 
@@ -307,8 +402,7 @@ def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     return b"\x93NUMPY\x01\x00" + (HEADER - 10).to_bytes(2, "little") + text.ljust(HEADER - 11) + b"\n"
 
 
-def file_record(path: Path) -> dict[str, Any]:
-    """{"bytes": size, "sha256": hex digest}: what a manifest says of a file."""
+def file_record(path: Path) -> FileRecord:
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -316,7 +410,7 @@ def file_record(path: Path) -> dict[str, Any]:
         return {"bytes": stream.tell(), "sha256": digest.hexdigest()}
 
 
-def check_size(path: Path, record: Mapping[str, Any]) -> None:
+def check_size(path: Path, record: FileRecord | BlockRecord) -> None:
     """Raises IntegrityError when the file is missing or not of the recorded length: before it is mapped into memory,
     where a missing page would kill the process."""
     size = path.stat().st_size if path.is_file() else None
@@ -325,7 +419,7 @@ def check_size(path: Path, record: Mapping[str, Any]) -> None:
         raise IntegrityError(f"{path} {state}, its manifest says {record['bytes']}; restore it or build it again.")
 
 
-def check_file(path: Path, record: Mapping[str, Any]) -> None:
+def check_file(path: Path, record: FileRecord) -> None:
     """Raises IntegrityError when the file is missing or any byte of it differs from what was recorded."""
     check_size(path, record)
     if file_record(path)["sha256"] != record["sha256"]:
@@ -334,9 +428,7 @@ def check_file(path: Path, record: Mapping[str, Any]) -> None:
         )
 
 
-def block_record(path: Path) -> dict[str, Any]:
-    """{"bytes": size, "block": BLOCK, "sha256": [hex digest of each block]}: a change in a large file is found and named
-    without reading all of it twice."""
+def block_record(path: Path) -> BlockRecord:
     digests = []
     with path.open("rb", buffering=0) as stream:
         while block := stream.read(BLOCK):
@@ -344,7 +436,7 @@ def block_record(path: Path) -> dict[str, Any]:
         return {"bytes": stream.tell(), "block": BLOCK, "sha256": digests}
 
 
-def check_blocks(path: Path, record: Mapping[str, Any]) -> None:
+def check_blocks(path: Path, record: BlockRecord) -> None:
     """Raises IntegrityError when the file is missing, or names the first bytes that differ from what was recorded."""
     check_size(path, record)
     with path.open("rb", buffering=0) as stream:
@@ -374,18 +466,23 @@ def sealed_json(content: Mapping[str, Any]) -> bytes:
     return json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote. Raises IntegrityError when it is not JSON any more, or its checksum does not fit."""
+def read_json(path: Path, kind: Any = dict[str, Any]) -> dict[str, Any]:
+    """What `write_json` wrote, of this type, a mapping (see `typed`). Raises IntegrityError when it is not JSON any more, its checksum does
+    not fit, or it says something else."""
+    content = read_at_most(path, MANIFEST, IntegrityError)
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = parsed(content)
+        if re.search(rb"\\u[dD]", content):  # half of a surrogate pair is no text that could be written again
+            json.dumps(body, ensure_ascii=False).encode()
         intact = isinstance(body, dict) and body.pop("checksum", None) == _checksum(body)
-    except (ValueError, RecursionError):
+    except ValueError:
         intact = False
     if not intact:
         raise IntegrityError(f"{path} is damaged (its checksum does not fit); restore it or build it again.")
-    return dict(body)
+    found: dict[str, Any] = checked(body, kind, path)
+    return found
 
 
 def _checksum(body: Mapping[str, Any]) -> str:
     lasting = {key: value for key, value in body.items() if key != "times"}
-    return hashlib.sha256(json.dumps(lasting, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(lasting, sort_keys=True, ensure_ascii=True, allow_nan=False).encode()).hexdigest()

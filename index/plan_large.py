@@ -29,7 +29,7 @@ from embedkit.index.faiss_import import import_faiss
 from embedkit.index.fine import FineRows, FineWriter
 from embedkit.index.meter import Meter
 from embedkit.index.sizes import anatomy, fine_bytes
-from embedkit.storage import positional_file, sealed_partial
+from embedkit.storage import new_file, sealed_partial
 from embedkit.vectors import unit_rows
 
 HERE = Path(__file__).parent
@@ -41,7 +41,7 @@ def write_rows(path: Path, count: int) -> None:
     draw = np.random.default_rng(0)
     turn, centres = draw.standard_normal((LATENT, DIM)) / np.sqrt(DIM), draw.standard_normal((CLUSTERS, LATENT))
     turn, centres = turn.astype(np.float32), centres.astype(np.float32)
-    with positional_file(path) as file:
+    with new_file(path) as file:
         writer = FineWriter(file, DIM, "float16")
         for start in range(0, count, BLOCK):
             size = min(BLOCK, count - start)

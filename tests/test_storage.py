@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pytest
@@ -32,11 +32,13 @@ from embedkit.storage import (
     check_file,
     check_size,
     file_record,
+    lock,
     locked_file,
     make_folder,
     npy_header,
     positional_file,
     read_json,
+    refuse_held,
     remove_folder,
     remove_unheld,
     sealed_json,
@@ -44,6 +46,7 @@ from embedkit.storage import (
     shared_hold,
     sync_file,
     sync_folder,
+    writable,
     write_json,
 )
 
@@ -164,6 +167,94 @@ def test_the_error_of_the_block_is_told_even_where_its_partial_is_gone(tmp_path:
         (tmp_path / "a.bin.partial").unlink()
         raise KeyError
     assert entries(tmp_path) == []
+
+
+# --- links ---------------------------------------------------------------------------------------------------------
+
+MAKE: dict[str, Callable[[Path, Path], None]] = {
+    "a link": lambda path, victim: path.symlink_to(victim),
+    "a hard link": lambda path, victim: path.hardlink_to(victim),
+    "a link that leads nowhere": lambda path, victim: path.symlink_to(victim.with_name("made outside")),
+    "a pipe": lambda path, _: os.mkfifo(path),
+}
+
+
+def seal(path: Path) -> None:
+    with sealed_partial(path) as stream:
+        stream.write(b"new")
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Iterator[Path]:
+    """A file of the reader's, outside of the folder that came from elsewhere; nothing is made beside it either."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine").write_bytes(b"precious")
+    (tmp_path / "home").mkdir()
+    yield outside / "mine"
+    assert {path.name: path.read_bytes() for path in outside.iterdir()} == {"mine": b"precious"}
+
+
+@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize(("write", "name"), [(lambda path: publish(path, b"new"), "a.partial"), (seal, "a")])
+def test_a_new_file_takes_the_place_of_whatever_stands_there(
+    kind: str, write: Callable[[Path], None], name: str, victim: Path, tmp_path: Path
+) -> None:
+    MAKE[kind](tmp_path / "home" / name, victim)
+    write(tmp_path / "home/a")
+    assert (entries(tmp_path / "home"), (tmp_path / "home/a").read_bytes()) == (["a"], b"new")
+    assert not (tmp_path / "home/a").is_symlink()
+
+
+@pytest.mark.parametrize("kind", ["a link", "a hard link", "a link that leads nowhere"])
+def test_a_published_file_takes_the_place_of_a_link_and_a_user_s_own_link_is_asked_where_it_leads(
+    kind: str, victim: Path, tmp_path: Path
+) -> None:
+    MAKE[kind](tmp_path / "home/a", victim)
+    publish(tmp_path / "home/a", b"new")
+    assert ((tmp_path / "home/a").read_bytes(), (tmp_path / "home/a").is_symlink()) == (b"new", False)
+    (tmp_path / "home/b").symlink_to("there/c")
+    publish(writable(tmp_path / "home/b"), b"new")
+    assert (tmp_path / "home/there/c").read_bytes() == (tmp_path / "home/b").read_bytes() == b"new"
+    assert (tmp_path / "home/b").is_symlink()
+
+
+@pytest.mark.parametrize("opened", [positional_file, lambda path: locked_file(path, path)], ids=["open", "locked"])
+@pytest.mark.parametrize("kind", MAKE)
+def test_a_file_that_is_gone_on_with_is_a_regular_one_with_no_other_name(
+    kind: str, opened: Callable[..., Any], victim: Path, tmp_path: Path
+) -> None:
+    MAKE[kind](tmp_path / "home/a", victim)
+    expected = "has another name" if kind == "a hard link" else "is a link or no regular file"
+    with pytest.raises(IntegrityError, match=expected), opened(tmp_path / "home/a"):
+        raise AssertionError("the block must not begin")
+
+
+def test_a_lock_may_have_other_names_but_not_lead_elsewhere(victim: Path, tmp_path: Path) -> None:
+    """Copies of an index by hard links are backups that many keep, and nothing is written into its lock."""
+    (tmp_path / "home/lock").hardlink_to(victim)
+    with lock(tmp_path / "home/lock", tmp_path), pytest.raises(Stopped), lock(tmp_path / "home/lock", tmp_path):
+        raise AssertionError("the block must not begin")
+    (tmp_path / "home/lock").unlink()
+    MAKE["a link that leads nowhere"](tmp_path / "home/lock", victim)
+    with pytest.raises(IntegrityError, match="remove it"), lock(tmp_path / "home/lock", tmp_path):
+        raise AssertionError("the block must not begin")
+
+
+@pytest.mark.parametrize("name", ["model", "model.partial"])
+def test_a_folder_takes_the_place_of_a_link_to_one(name: str, victim: Path, tmp_path: Path) -> None:
+    (tmp_path / "home" / name).symlink_to(victim.parent)
+    with atomic_folder(tmp_path / "home/model") as partial:
+        (partial / "a").write_bytes(b"1")
+    assert entries(tmp_path / "home") == ["model", "model/a"]
+    assert not (tmp_path / "home/model").is_symlink()
+
+
+def test_what_another_process_holds_is_told(tmp_path: Path) -> None:
+    refuse_held(tmp_path / "a", tmp_path)  # there is nothing
+    with locked_file(tmp_path / "a", tmp_path), pytest.raises(Stopped, match=f"Another process is writing {tmp_path};"):
+        refuse_held(tmp_path / "a", tmp_path)
+    refuse_held(tmp_path / "a", tmp_path)
 
 
 # --- what is durable when -----------------------------------------------------------------------------------------
@@ -572,6 +663,43 @@ def test_an_unchanged_copy_is_as_good(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", CONTENT)
     shutil.copy(tmp_path / "a.json", tmp_path / "b.json")
     assert read_json(tmp_path / "b.json") == CONTENT
+
+
+class Shape(TypedDict):
+    a: int
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [({"a": "1"}, "a is '1', not a whole number"), ({"b": 1}, "a is missing"), ({"a": True}, "a is True, not a whole")],
+)
+def test_json_of_other_types_is_refused_though_its_checksum_fits(
+    content: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "a.json", {"a": 1, "more": None})
+    assert read_json(tmp_path / "a.json", Shape) == {"a": 1, "more": None}
+    write_json(tmp_path / "a.json", content)
+    with pytest.raises(IntegrityError, match=rf"a\.json: {reason}"):
+        read_json(tmp_path / "a.json", Shape)
+
+
+def test_json_that_nobody_could_write_again_is_damaged(tmp_path: Path) -> None:
+    for body in ('{"a": "\\ud800"}', '{"a": NaN}', '{"a": 1e999}', '{"a": ' + "[" * 60 + "]" * 60 + "}"):
+        content = json.loads(body)
+        checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        (tmp_path / "a.json").write_text(body[:-1] + f', "checksum": "{checksum}"}}')
+        with pytest.raises(IntegrityError, match="is damaged"):
+            read_json(tmp_path / "a.json")
+
+
+def test_json_is_read_from_regular_files_of_a_limited_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(IntegrityError, match="is a pipe"):
+        read_json(tmp_path / "pipe.json")
+    write_json(tmp_path / "a.json", CONTENT)
+    monkeypatch.setattr("embedkit.storage.MANIFEST", (tmp_path / "a.json").stat().st_size - 1)
+    with pytest.raises(IntegrityError, match="the most that is read of such a file"):
+        read_json(tmp_path / "a.json")
 
 
 # --- positional files ---------------------------------------------------------------------------------------------

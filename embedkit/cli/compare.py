@@ -45,8 +45,9 @@ def compare_command(one: Path, other: Path, page: Path | None, as_json: bool, qu
     found = compare(read_reports(one), read_reports(other))
     if page is not None:
         from embedkit.eval.compare_page import compare_page
+        from embedkit.storage import writable
 
-        write_escaped(page, compare_page(found, *_short_names(one, other)))
+        write_escaped(writable(page), compare_page(found, *_short_names(one, other)))
     click.echo(json.dumps(plain([asdict(task) for task in found]), indent=1) if as_json else markdown(found))
 
 

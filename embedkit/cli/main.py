@@ -21,7 +21,7 @@ from embedkit.cli.evaluate import eval_command
 from embedkit.cli.index import index_group
 from embedkit.cli.search import search_command
 from embedkit.cli.train import train_command
-from embedkit.errors import EmbedkitError, Stopped, is_full_disk
+from embedkit.errors import EmbedkitError, Stopped, is_full_disk, is_out_of_descriptors, is_out_of_memory
 from embedkit.escapes import EscapedStream
 from embedkit.version import __version__
 
@@ -107,16 +107,26 @@ def _run(arguments: Sequence[str] | None) -> int:
                 f"The disk is full ({error.filename or error.strerror}); free some space, then run it again.",
                 Stopped.exit_code,
             )
-        if error.filename is None:
-            return _defect()
+        if error.filename is None or is_out_of_descriptors(error):
+            return _lacking(error)
         return _say(f"{error.filename}: {error.strerror}; check the path and its permissions.", WRONG_USE)
-    except MemoryError:
+    except Exception as error:
+        return _lacking(error)
+    return OK
+
+
+def _lacking(error: Exception) -> int:
+    """What the system has no more of, or a defect."""
+    if is_out_of_descriptors(error):
+        return _say(
+            "This process may open no more files; allow more with: ulimit -n 1024. Then run it again.",
+            Stopped.exit_code,
+        )
+    if is_out_of_memory(error):
         return _say(
             "This machine is out of memory; run it again with fewer --batch-tokens, or --limit.", Stopped.exit_code
         )
-    except Exception:
-        return _defect()
-    return OK
+    return _defect()
 
 
 def _say(sentence: str, code: int) -> int:

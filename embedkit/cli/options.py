@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import click
 
-from embedkit.errors import DataError, UsageError
+from embedkit.errors import DataError, IntegrityError, UsageError
 from embedkit.escapes import escaped
 from embedkit.types import Kind
 
@@ -156,13 +156,16 @@ def prompt_names(options: dict[str, Any], kind: Kind) -> dict[str, Any]:
 
 def begun_with(ledger: Path, workers: int = 1) -> dict[str, Any]:
     """The arguments of `load` with which an unfinished run was begun, to go on with them where none are given."""
-    from embedkit.engine.ledger import head_of
+    from embedkit.engine.ledger import AFRESH, head_of
 
     if (head := head_of(ledger)) is None:
         return {}
-    known = {**head["compute"], **head["settings"]}
-    texts = {name: known[name] for name in ("backend", "dtype") if name in known}
-    numbers = {name: int(known[name]) for name in ("threads", "batch_tokens", "max_tokens") if name in known}
+    known = {**head["settings"], **head["compute"]}
+    texts = {name: known[name] for name in ("backend", "dtype") if name in head["compute"]}
+    try:
+        numbers = {name: int(known[name]) for name in ("threads", "batch_tokens", "max_tokens") if name in known}
+    except (ValueError, TypeError):
+        raise IntegrityError(f"{ledger} says what no job was begun with; {AFRESH}.") from None
     if "threads" in numbers:
         numbers["threads"] *= workers  # each worker had its share
     profile = {"profile": known["profile"]} if "profile" in known else {}

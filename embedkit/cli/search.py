@@ -138,9 +138,9 @@ def search_command(
     elif output is None:
         click.echo(trec_run(asked, hits), nl=False)
     else:
-        from embedkit.storage import atomic_file
+        from embedkit.storage import atomic_file, writable
 
-        with atomic_file(output) as stream:
+        with atomic_file(writable(output)) as stream:
             stream.write(trec_run(asked, hits).encode())
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from embedkit.errors import UsageError
+from embedkit.errors import IntegrityError, UsageError
 from embedkit.storage import read_json
 
 GRID = "elastic.json"  # in a model folder
@@ -91,13 +91,23 @@ def _cut_config(config: Any, layers: int, most: int) -> None:
             setattr(config, key, value[:layers])
 
 
+class Grid(TypedDict):
+    """What a model was trained for."""
+
+    layers: list[int]
+    dims: list[int]
+    early_dims: list[int]
+
+
 def trained_grid(folder: Path | None) -> dict[str, list[int]] | None:
     """{"layers": [...], "dims": [...], "early_dims": [...]} for which `embedkit train` trained the model; None where it did not, or for
-    none. early_dims: of the layers before the last."""
+    none. early_dims: of the layers before the last. Raises IntegrityError where the file says something else."""
     if folder is None or not (folder / GRID).is_file():
         return None
-    grid = read_json(folder / GRID)
-    return {name: [int(value) for value in grid[name]] for name in ("layers", "dims", "early_dims")}
+    grid = read_json(folder / GRID, Grid)
+    if not all(grid[name] for name in Grid.__required_keys__):
+        raise IntegrityError(f"{folder / GRID} names no layers or dims; restore it or train the model again.")
+    return {name: grid[name] for name in Grid.__required_keys__}
 
 
 def off_the_grid(grid: dict[str, list[int]], layers: int | None, dim: int | None) -> str | None:

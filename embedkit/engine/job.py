@@ -24,9 +24,17 @@ from tqdm import tqdm
 
 import embedkit.engine.run as run
 from embedkit.encoder import Encoded, Encoder, OnLong, WindowEncoder
-from embedkit.engine.ledger import Ledger, Record, head_of
+from embedkit.engine.ledger import AFRESH, Head, Ledger, Record, head_of
 from embedkit.engine.outputs import FORMAT, VERSION, Names, publish, seal
-from embedkit.engine.records import Totals, check_rows, differences, digest, window_record
+from embedkit.engine.records import (
+    Publication,
+    Totals,
+    check_rows,
+    check_window,
+    differences,
+    digest,
+    window_record,
+)
 from embedkit.engine.row_form import RowForm, check_calibration
 from embedkit.engine.run import (
     Held,
@@ -46,10 +54,12 @@ from embedkit.storage import (
     locked_file,
     positional_file,
     read_json,
+    refuse_held,
     remove,
     sync_folder,
     writable,
 )
+from embedkit.typed import checked
 from embedkit.types import Content, Document, Kind
 from embedkit.vectors import Precision, Ranges, is_drift
 from embedkit.version import __version__
@@ -103,7 +113,7 @@ def embed_to_file(
     with _told_when_full(names), locked_file(names.ledger, path) as file:
         ledger = Ledger.over(file) if overwrite else Ledger(file)
         try:
-            check_free(path, overwrite=overwrite, resume=resume)  # another may have been faster to the lock
+            _check_free(names, overwrite, resume)  # another may have been faster to the lock
             if resume and not begun and names.manifest.exists():
                 _clear_if_nothing_is_done(names, ledger)
                 return read_json(names.manifest)
@@ -111,7 +121,7 @@ def embed_to_file(
                 with _opened(crew) as opened:
                     job = _Job(names, opened, kind, on_long, RowForm(precision, opened.dim, ranges), shard, len(crew))
                     published = job.run(documents, ledger, progress_bar(None, progress))
-            publish(names, published)
+            publish(names, checked(published, Publication, names.ledger, step=AFRESH))
         except BaseException:
             _clear_if_nothing_is_done(names, ledger)
             raise
@@ -119,20 +129,27 @@ def embed_to_file(
 
 
 def check_free(path: Path, *, overwrite: bool, resume: bool = False) -> None:
-    """Raises UsageError for a name that vectors cannot have, or that is taken and may not be gone on with or replaced."""
-    names = Names(path)
-    names.check_names()
+    """Raises UsageError for a name that vectors cannot have, or that is taken and may not be gone on with or replaced,
+    Stopped while another process writes it."""
     if overwrite and resume:
         raise UsageError("Both resume and overwrite came; give one of them.")
+    names = Names(path)
+    names.check_names()
+    if head_of(names.ledger) is not None:
+        refuse_held(names.ledger, path)
+    _check_free(names, overwrite, resume)
+
+
+def _check_free(names: Names, overwrite: bool, resume: bool) -> None:
     if overwrite:
         return
     if head_of(names.ledger) is not None:
         if not resume:
-            raise UsageError(f"{path} was begun and is not finished; {AGAIN}.")
+            raise UsageError(f"{names.path} was begun and is not finished; {AGAIN}.")
         return
     if resume and names.manifest.exists():
         return
-    taken = [name for name in (path, names.ids, *names.all) if name.exists()]
+    taken = [name for name in (names.path, names.ids, *names.all) if name.exists()]
     if taken:
         raise UsageError(f"{taken[0]} is there already; choose another name, or add --overwrite.")
 
@@ -212,9 +229,9 @@ class _Job:
         if found is None:
             rows.truncate(0)  # of a run that ended before its head was durable
             ledger.append(self.head)
-            for folder in {self.names.rows.parent, self.names.ledger.parent}:
+            for folder in self.names.folders:
                 sync_folder(folder)
-        elif differing := differences(found, self.head):
+        elif differing := differences(checked(found, Head, self.names.ledger, step=AFRESH), self.head):
             raise UsageError(
                 f"{self.names.path} was begun with other settings ({differing}); give the same ones with --resume, or start "
                 f"again with --overwrite."
@@ -223,9 +240,10 @@ class _Job:
     def _pass_over_done(self, windows: Iterator[Window], ledger: Ledger, rows: PositionalFile) -> Iterator[Window]:
         """Compares the finished windows with the corpus; gives the others, a last partial one that has grown among them."""
         for position, record in itertools.islice(ledger, 1, None):
+            check_window(record, self.names.ledger)
             window = next(windows, Window(record["window"], record["row"], []))
             if window.number != record["window"]:
-                raise IntegrityError(f"{self.names.ledger} skips a window; start again with --overwrite.")
+                raise IntegrityError(f"{self.names.ledger} skips a window; {AFRESH}.")
             check_rows(record, window.documents)
             if len(window.documents) > record["documents"]:  # rows were appended: the window is redone with them
                 ledger.cut(position)

@@ -15,14 +15,18 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from embedkit.errors import IntegrityError, UsageError
+from embedkit.limits import MANIFEST
 from embedkit.storage import PositionalFile, positional_file
+from embedkit.typed import checked, parsed
 
 MAGIC = b"\xf5EKL"
 FRAME = struct.Struct("<4sIII")  # MAGIC, length, CRC-32 of the content, CRC-32 of what stands before
 BLOCK = 1 << 20  # bytes looked through at once for a record behind a damaged one
+
+AFRESH = "start again with --overwrite"  # the way out of every damage
 
 Record = Mapping[str, Any]
 
@@ -83,9 +87,7 @@ class Ledger:
                 position += BLOCK
                 continue
             if _read(self._file, position + found) is not None:
-                raise IntegrityError(
-                    f"{path} is damaged at byte {self.end}, before its last record; start again with --overwrite."
-                )
+                raise IntegrityError(f"{path} is damaged at byte {self.end}, before its last record; {AFRESH}.")
             position += found + 1
 
 
@@ -98,22 +100,41 @@ def refuse_others(file: PositionalFile) -> None:
         )
 
 
+class Head(TypedDict):
+    """The first record, as far as it is read by name; the rest is compared whole."""
+
+    settings: dict[str, Any]
+    compute: dict[str, str]
+
+
 def head_of(path: Path) -> Record | None:
-    """The first record of the ledger at `path`; None where there is no file, or no whole record at its beginning."""
+    """The first record of the ledger at `path`; None where there is no file, or no whole record at its beginning. Raises
+    IntegrityError for one that no job wrote."""
     if not path.is_file():
         return None
     with positional_file(path) as file:
         found = _read(file, 0)
-    return None if found is None else found[0]
+    return None if found is None else checked(found[0], Head, path, step=AFRESH)
 
 
 def _read(file: PositionalFile, position: int) -> tuple[Record, int] | None:
-    """The record that begins there, and where it ends; None where there is no whole one."""
+    """The record that begins there, and where it ends; None where there is no whole one. Raises IntegrityError for one whose
+    checksums fit and that is no JSON object: another program wrote it."""
     frame = file.read(position, FRAME.size)
     if len(frame) < FRAME.size or frame[:4] != MAGIC or zlib.crc32(frame[:-4]) != FRAME.unpack(frame)[3]:
         return None
     _, length, checksum, _ = FRAME.unpack(frame)
+    if length > MANIFEST:
+        raise IntegrityError(
+            f"{file.path} has a record of {length:,} bytes, and at most {MANIFEST:,} are read; {AFRESH}."
+        )
     content = file.read(position + FRAME.size, length)
     if len(content) < length or zlib.crc32(content) != checksum:
         return None
-    return json.loads(content), position + FRAME.size + length
+    try:
+        record = parsed(content)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise IntegrityError(f"{file.path} holds what embedkit does not write; {AFRESH}.")
+    return record, position + FRAME.size + length

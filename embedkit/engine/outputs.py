@@ -21,9 +21,9 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from embedkit.engine.ledger import Ledger, Record
+from embedkit.engine.ledger import AFRESH, Ledger, Record
 from embedkit.engine.row_form import RowForm
-from embedkit.errors import UsageError
+from embedkit.errors import IntegrityError, UsageError
 from embedkit.storage import (
     HEADER,
     SUFFIX,
@@ -56,7 +56,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Names:
-    """Where the files of one output lie."""
+    """Where the files of one output lie: the vectors where a link leads that the user gave, all others beside the name."""
 
     path: Path
 
@@ -75,6 +75,11 @@ class Names:
                 f"{self.path.name} is too long a name: files beside it would have {length} bytes, {LONGEST_NAME} are possible; choose "
                 f"a shorter one."
             )
+
+    @property
+    def target(self) -> Path:
+        """Where the vectors lie."""
+        return Path(os.path.realpath(self.path))
 
     @property
     def ids(self) -> Path:
@@ -108,22 +113,21 @@ class Names:
     @property
     def rows(self) -> Path:
         """Where the vectors grow."""
-        return partial(self.path)
+        return partial(self.target)
 
     @property
     def sealed(self) -> Path:
         """What becomes the file of vectors: the grown rows themselves, or a parquet file made of them."""
-        return self.rows if self.path.suffix == ".npy" else partial(self.path.with_suffix(".sealed.parquet"))
+        return self.rows if self.path.suffix == ".npy" else partial(self.target.with_suffix(".sealed.parquet"))
 
-
-def real(path: Path) -> Path:
-    """Where the bytes of this name lie, its links followed."""
-    return Path(os.path.realpath(path))
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Those in which the files lie, one or two."""
+        return tuple(dict.fromkeys((self.target.parent, self.path.parent)))
 
 
 def partial(path: Path) -> Path:
-    target = real(path)
-    return target.with_name(target.name + SUFFIX)
+    return path.with_name(path.name + SUFFIX)
 
 
 def rows_of(record: Record) -> Iterator[Row]:
@@ -169,7 +173,7 @@ def seal(names: Names, rows: PositionalFile, form: RowForm, ledger: Ledger, fact
     with sealed_partial(made[names.manifest]) as stream:
         stream.write(sealed_json({**facts, "files": {name.name: record for name, record in files.items()}}))
     files[names.manifest] = file_record(made[names.manifest])
-    _sync(made)
+    _sync(names)
     record = {"publish": {name.name: files[name] for name in names.all if name in files}}
     ledger.append(record)
     return record
@@ -178,28 +182,30 @@ def seal(names: Names, rows: PositionalFile, form: RowForm, ledger: Ledger, fact
 def publish(names: Names, record: Record) -> None:
     """Renames what `seal` wrote, and removes what an older output left. Raises IntegrityError where a file is damaged."""
     wanted = record["publish"]
+    if not {names.manifest.name, names.path.name} <= wanted.keys():
+        raise IntegrityError(f"{names.ledger} publishes no vectors; {AFRESH}.")
     for name in names.all:
         if name.name not in wanted:
             continue
-        source = names.sealed if name == names.path else partial(name)
+        source, target = (names.sealed, names.target) if name == names.path else (partial(name), name)
         if source.exists():
             check_file(source, wanted[name.name])
-            rename(source, real(name))
+            rename(source, target)
         else:
-            check_file(real(name), wanted[name.name])
-    _sync(names.all)
+            check_file(target, wanted[name.name])
+    _sync(names)
     remove(names.rows)  # of a parquet file; that of an .npy has been renamed
     for name in names.all:
         if name.name not in wanted:
             remove(name)
             remove(partial(name))
-    _sync(names.all)
+    _sync(names)
     remove(names.ledger)
-    _sync([names.ledger])
+    sync_folder(names.ledger.parent)
 
 
-def _sync(paths: Iterable[Path]) -> None:
-    for folder in dict.fromkeys(real(path).parent for path in paths):
+def _sync(names: Names) -> None:
+    for folder in names.folders:
         sync_folder(folder)
 
 

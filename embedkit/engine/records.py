@@ -10,15 +10,70 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from embedkit.encoder import Encoded
-from embedkit.engine.ledger import Record
+from embedkit.engine.ledger import AFRESH, Record
 from embedkit.engine.run import Window
-from embedkit.errors import DataError
+from embedkit.errors import DataError, IntegrityError
+from embedkit.storage import FileRecord
+from embedkit.typed import checked
 from embedkit.types import Document
 
 LISTED = 10_000  # ids of truncated texts that a manifest lists
+HASH = 8  # bytes of `row_hash`
+
+
+class _Sometimes(TypedDict, total=False):
+    first_input: str
+    ranges: str
+    outside: int
+
+
+class WindowRecord(_Sometimes):
+    """Of one window, as `window_record` and the job write it."""
+
+    window: int
+    row: int
+    documents: int
+    vectors: int
+    hashes: str
+    vectors_hash: str
+    ids: list[str]
+    inputs: list[int] | None
+    spans: list[tuple[int, int]] | None
+    failed: dict[str, str]
+    truncated: list[int]
+    empty: int
+    halvings: int
+    seconds: float
+
+
+class Publication(TypedDict):
+    """The last record."""
+
+    publish: dict[str, FileRecord]
+
+
+def check_window(record: Record, path: Path) -> None:
+    """Raises IntegrityError for a record of a window that no job wrote, so that what follows from it needs no further look."""
+    checked(record, WindowRecord, path, step=AFRESH)
+    count, inputs, spans = record["documents"], record["inputs"], record["spans"]
+    rows = count if inputs is None else len(inputs)
+    try:
+        hashes = base64.b64decode(record["hashes"], validate=True)
+    except ValueError:
+        hashes = b""
+    fits = (
+        len(record["ids"]) == count
+        and record["vectors"] == rows
+        and (spans is None or (inputs is not None and len(spans) == rows))
+        and len(hashes) == HASH * count
+        and all(0 <= place < count for place in (*(inputs or ()), *record["truncated"]))
+        and set(map(str, range(count))).issuperset(record["failed"])
+    )
+    if not fits:
+        raise IntegrityError(f"{path} has a record whose numbers do not fit together; {AFRESH}.")
 
 
 def window_record(window: Window, found: Encoded, content: bytes, *, chunked: bool) -> Record:
@@ -88,7 +143,7 @@ def differences(then: Record, now: Record) -> str:
 
 def row_hash(document: Document) -> bytes:
     """Of what was embedded: of an image its bytes, wherever they lie now."""
-    known = hashlib.blake2b(f"{document.id}\0{document.full_text}".encode(), digest_size=8)
+    known = hashlib.blake2b(f"{document.id}\0{document.full_text}".encode(), digest_size=HASH)
     if document.image is not None:
         known.update(f"\0{document.image.text}\0".encode() + _image_bytes(document.image.image))
     return known.digest()
@@ -115,7 +170,7 @@ def check_rows(record: Record, window: Sequence[Document]) -> None:
     hashes = base64.b64decode(record["hashes"])
     for place, then in enumerate(record["ids"]):
         now = window[place] if place < len(window) else None
-        if now is not None and row_hash(now) == hashes[8 * place : 8 * place + 8]:
+        if now is not None and row_hash(now) == hashes[HASH * place : HASH * (place + 1)]:
             continue
         if now is None:
             state = "is missing"

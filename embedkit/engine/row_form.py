@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from embedkit.errors import UsageError
+from embedkit.engine.ledger import AFRESH
+from embedkit.errors import IntegrityError, UsageError
 from embedkit.types import Kind, Vectors
 from embedkit.vectors import DTYPES, Ranges, check_precision, in_precision
 
@@ -46,8 +47,14 @@ class RowForm:
         return in_precision(rows, self.precision, self.ranges).tobytes(), facts
 
     def go_on_with(self, ranges: str) -> None:
-        """Takes the ranges that an earlier run recorded."""
-        self.ranges = Ranges(*np.frombuffer(base64.b64decode(ranges), "<f4").reshape(2, -1))
+        """Takes the ranges that an earlier run recorded. Raises IntegrityError for what can be none."""
+        try:
+            array = np.frombuffer(base64.b64decode(ranges, validate=True), "<f4").reshape(2, self.columns)
+        except ValueError:
+            array = np.zeros((2, self.columns), np.float32)
+        if not np.isfinite(array).all() or not (array[1] > 0).all():
+            raise IntegrityError(f"The ledger records no int8 ranges of {self.columns} dimensions; {AFRESH}.")
+        self.ranges = Ranges(*array)
 
 
 def check_calibration(precision: str, given: bool, kind: Kind, sharded: bool) -> None:

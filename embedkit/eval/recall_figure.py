@@ -7,7 +7,7 @@ from typing import Any
 
 from embedkit.errors import MissingDependency
 from embedkit.eval.recall import TunedRecall
-from embedkit.storage import atomic_file
+from embedkit.storage import atomic_file, writable
 
 
 def import_figure() -> Any:
@@ -40,5 +40,5 @@ def draw(tuned: TunedRecall, path: Path) -> None:
     axes.set_ylabel(f"recall@{tuned.k} of {tuned.measured_on:,} queries")
     axes.grid(alpha=0.3)
     axes.legend(title="RAM of a vector", loc="lower left")
-    with atomic_file(path) as stream:
+    with atomic_file(writable(path)) as stream:
         figure.savefig(stream, format="png", dpi=150)

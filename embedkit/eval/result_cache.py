@@ -17,7 +17,6 @@ from typing import Any, TypedDict
 from embedkit.errors import IntegrityError
 from embedkit.eval.report import ReportFacts, as_json, from_json, plain
 from embedkit.storage import read_json, write_json
-from embedkit.typed import checked
 from embedkit.types import Report
 
 logger = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ class ResultCache:
         if not path.is_file():
             return None
         try:
-            record: Record = checked(read_json(path), Record, path)
+            record = read_json(path, Record)
             if record["key"] != json.loads(_canonical(key)):
                 raise IntegrityError(f"{path} is the record of another evaluation.")
             if any(Path(name).is_absolute() or ".." in Path(name).parts for name in record["results"]):

@@ -15,7 +15,7 @@ from embedkit.export.faiss_file import opened_faiss_file, write_faiss_file
 from embedkit.export.lance_table import opened_lance_table, write_lance_table
 from embedkit.export.parity import Opened, check_parity
 from embedkit.index.snapshot import Snapshot
-from embedkit.storage import atomic_folder, check_absent, check_is_text, locked_file, make_folder, remove, write_json
+from embedkit.storage import atomic_folder, check_absent, check_is_text, lock, make_folder, remove, write_json
 from embedkit.version import __version__
 
 
@@ -54,13 +54,13 @@ def export_index(path: str | Path, output: str | Path, format: str) -> dict[str,
         if not len(stream):
             raise UsageError(f"{path} holds no documents; there is nothing to export.")
         make_folder(target.parent)
-        lock = target.with_name(f"{target.name}.lock")
-        with locked_file(lock, target):
+        held = target.with_name(f"{target.name}.lock")
+        with lock(held, target):
             try:
                 check_absent(target)  # another may have published it before we held the lock
                 return _written(stream, target, format)
             finally:
-                remove(lock)
+                remove(held)
     finally:
         snapshot.close()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from embedkit.errors import EmbedkitError
 from embedkit.index.costs import Prediction, Task, predict, read_calibration
@@ -18,6 +18,24 @@ from embedkit.storage import read_json, sealed_json, sealed_partial
 
 KINDS = ("predicted", "measured")
 COMPARED = ("ram", "disk", "build_peak", "build_seconds", "query_seconds")
+
+
+class _Said(TypedDict):
+    """What COMPARED names."""
+
+    ram: int | float | None
+    disk: int | float | None
+    build_peak: int | float | None
+    build_seconds: int | float | None
+    query_seconds: int | float | None
+
+
+class _Built(TypedDict):
+    """What a record says, as far as it is read."""
+
+    threads: int
+    predicted: _Said | None
+    measured: _Said
 
 
 def write_record(
@@ -70,7 +88,7 @@ def build_facts(folder: Path, manifest: Manifest) -> list[dict[str, Any]]:
     for segment in manifest.segments:
         path = folder / segment.name(BUILT)
         if path.is_file():
-            said: Mapping[str, Any] = read_json(path)
+            said = read_json(path, _Built)
             pairs = {name: {kind: _short(said, kind, name) for kind in KINDS} for name in COMPARED}
             found.append({"segment": segment.number, "threads": said["threads"], **pairs})
     return found

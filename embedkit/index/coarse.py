@@ -197,11 +197,11 @@ def write_codes(index: Any, stream: IO[bytes]) -> None:
 
 
 class Codes:
-    """Codes in RAM, together with the fine rows that verify what they find."""
+    """Codes in RAM, together with the fine rows that verify what they find. path: where they were read from, for errors."""
 
-    def __init__(self, index: Any, kernel: Any, probes: int | None) -> None:
+    def __init__(self, index: Any, kernel: Any, probes: int | None, path: Path | None = None) -> None:
         faiss = import_faiss()
-        self.index, self.probes = index, probes
+        self.index, self.probes, self._path = index, probes, path
         self._ivf, self._inside = inverted_lists(index), faiss.downcast_index(index)
         self._wrapped = isinstance(self._inside, faiss.IndexPreTransform)
         if self._wrapped:
@@ -232,7 +232,7 @@ class Codes:
             raise IntegrityError(f"{path} cannot be read by this faiss ({error}); build the index again.") from None
         if (index.ntotal, index.d) != (kernel.ntotal, kernel.d) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise IntegrityError(f"{path} holds codes of other rows than its manifest says; build the index again.")
-        return cls(index, kernel, probes)
+        return cls(index, kernel, probes, path)
 
     def search(
         self, queries: Vectors, k: int, shortlist: int, mask: Mask | None = None, probes: int | None = None
@@ -256,7 +256,9 @@ class Codes:
         queries, size = np.ascontiguousarray(queries), min(shortlist, self.index.ntotal)
 
         def search(size: int, selector: Any = None) -> tuple[Vectors, Rows]:
-            scores, rows = self.index.search(queries, size, params=self._parameters(size, selector, probes))
+            scores, rows = self._asked(self.index, queries, size, self._parameters(size, selector, probes), selector)
+            if rows.max(initial=-1) >= self.index.ntotal:
+                raise self._damaged("they name rows that are not there")
             return scores, rows
 
         if mask is None:
@@ -278,8 +280,20 @@ class Codes:
             parameters = faiss.IndexRefineSearchParameters(k_factor=quotient, base_index_params=inside)
             if selector is None:
                 self._kept[key] = parameters
-        scores, rows = self._verified.search(np.ascontiguousarray(queries), k, params=parameters)
+        return self._asked(self._verified, np.ascontiguousarray(queries), k, parameters, selector)
+
+    def _asked(self, index: Any, queries: Vectors, k: int, parameters: Any, selector: Any) -> tuple[Vectors, Rows]:
+        """What faiss finds. Codes may be whole and yet not fit together, if they came from elsewhere: it says so only here."""
+        try:
+            scores, rows = index.search(queries, k, params=parameters)
+        except RuntimeError as error:
+            if selector is not None:  # which these codes may not know
+                raise
+            raise self._damaged(_reason(error)) from None
         return scores, rows
+
+    def _damaged(self, reason: str) -> IntegrityError:
+        return IntegrityError(f"{self._path} cannot be searched ({reason}); build the index again.")
 
     def _parameters(self, shortlist: int, selector: Any, probes: int | None) -> Any:
         faiss = import_faiss()

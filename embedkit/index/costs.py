@@ -8,12 +8,11 @@ query must visit depends on the vectors; the calibration holds what its own need
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 
@@ -30,6 +29,8 @@ from embedkit.index.calibration import (
 from embedkit.index.coarse import TURN_SAMPLE, sample_for_lists
 from embedkit.index.fine import BLOCK, RANGE_SAMPLE
 from embedkit.index.sizes import FLOAT, Anatomy, anatomy, document_bytes, fine_bytes, id_bytes
+from embedkit.limits import MANIFEST, read_at_most
+from embedkit.typed import checked, parsed
 
 SHIPPED = Path(__file__).with_name("plan.json")
 KMEANS_ROUNDS = 10  # of faiss, for inverted lists
@@ -80,13 +81,16 @@ class Calibration:
 def read_calibration(path: Path = SHIPPED) -> Calibration:
     """Raises UsageError for a file that is not there, DataError for one that is no calibration."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parsed(read_at_most(path, MANIFEST, DataError))
         reach = tuple(Reach(**entry) for entry in found["reach"])
         scanned = {kind: tuple(map(tuple, points)) for kind, points in found["scanned_s"].items()}
-        return Calibration(**{**found, "reach": reach, "scanned_s": scanned})
+        calibration = Calibration(**{**found, "reach": reach, "scanned_s": scanned})
+        for name, kind in get_type_hints(Calibration).items():
+            checked(getattr(calibration, name), kind, path, DataError)
+        return calibration
     except FileNotFoundError:
         raise UsageError(f"{path} is not there; write it with: python index/plan_calibration.py -o {path}.") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path} is no calibration ({error}); write one with index/plan_calibration.py.") from None
 
 

@@ -8,7 +8,9 @@ Documents are numbered 0, 1, ... in the order in which they came. Three tables a
                 stands for "any value" and holds the numbers of all documents that have the field
 
 SQLite only finds the rows. That they are the right ones is shown by a checksum in each, and that none is missing by
-their keys, which have no gaps: of a damaged file, a reader gives the right answer or raises IntegrityError.
+their keys, which have no gaps: of a damaged file, a reader gives the right answer or raises IntegrityError. A file that
+somebody made to harm may hold views without end, trees that lead back to themselves and values of a gigabyte: a reader takes
+these tables alone, no value longer than the file, no more rows than it asked for, and stops a statement after STEPS.
 
 The same documents make the same bytes, whatever the sizes of the batches. Cost: a metadata value stands in the file
 three times, in its document, in its posting and in the index over these. The writer holds a few megabytes of entries,
@@ -21,15 +23,17 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
 import sqlite3
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import groupby
+from itertools import groupby, starmap
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -40,6 +44,7 @@ from numpy.typing import NDArray
 
 from embedkit.errors import DataError, IntegrityError
 from embedkit.index.instants import instant
+from embedkit.typed import deeper_than
 from embedkit.types import Document
 
 Scalar = str | int | float  # a metadata value as it is compared; numbers come before texts
@@ -55,6 +60,8 @@ HELD = 1 << 20  # characters of metadata whose entries wait in memory to be writ
 PER_BUCKET = 128  # entries of ids, at most, in the mean
 FIELDS_KEPT = 256  # whose kinds of values are remembered
 DEEPEST = 100  # levels of metadata; Python's own parser ends somewhere below 1000, depending on the caller's depth
+LEAST_LENGTH = 1 << 20  # bytes that a value may have at least, of those that are asked for
+STEPS = 2_000_000  # of SQLite's machine for one statement; the longest of ours takes a tenth of them
 ENTRY = np.dtype([("hash", "<u8"), ("number", "<u4")])
 
 SCHEMA = (
@@ -66,6 +73,7 @@ SCHEMA = (
        key_check INTEGER NOT NULL, numbers_check INTEGER NOT NULL, numbers BLOB NOT NULL)""",
     "CREATE TABLE sizes (documents INTEGER NOT NULL, postings INTEGER NOT NULL, sizes_check INTEGER NOT NULL)",
 )
+BY_VALUE = "CREATE UNIQUE INDEX by_value ON postings (field, value)"
 SIDE_SCHEMA = (
     "CREATE TABLE ids (hash INTEGER NOT NULL, number INTEGER NOT NULL)",
     "CREATE TABLE runs (field TEXT NOT NULL, value NOT NULL, first INTEGER NOT NULL, numbers BLOB NOT NULL)",
@@ -111,7 +119,7 @@ class DocumentWriter:
                 self._flush()
                 self._connection.executemany("INSERT INTO ids VALUES (?, ?, ?)", self._buckets())
                 self._connection.executemany("INSERT INTO postings VALUES (?, ?, ?, ?, ?, ?)", self._postings())
-                self._connection.execute("CREATE UNIQUE INDEX by_value ON postings (field, value)")
+                self._connection.execute(BY_VALUE)
                 (postings,) = self._connection.execute("SELECT coalesce(max(rank) + 1, 0) FROM postings").fetchone()
                 sizes = (self.count, postings)
                 self._connection.execute("INSERT INTO sizes VALUES (?, ?, ?)", (*sizes, _key_check(*sizes)))
@@ -208,13 +216,19 @@ class DocumentReader:
         self._path, self.count = path, count
         self._lock = threading.Lock()
         self.kinds: Callable[[str], frozenset[type]] = lru_cache(FIELDS_KEPT)(self._kinds)  # asked by every filter
+        self._passed = False  # whether the statement that runs was asked after before
         try:
             self._connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
             )
         except sqlite3.Error as error:
+            _check_descriptors(error)
             raise self._damaged(error) from None
+        if sys.version_info >= (3, 11):
+            self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(path.stat().st_size, LEAST_LENGTH))
+        self._connection.set_progress_handler(self._is_endless, STEPS // 2)
         try:
+            self._check_schema()
             self._ranks = self._read_sizes()
         except BaseException:
             self._connection.close()
@@ -222,11 +236,10 @@ class DocumentReader:
 
     def ids(self, numbers: Iterable[int]) -> dict[int, str]:
         """number -> id."""
-        found = {}
-        for number, name, check in self._by_number("number, id, id_check", numbers):
-            self._agree(check, _key_check(number, name))
-            found[number] = name
-        return found
+        return {
+            number: self._id(number, name, check)
+            for number, name, check in self._by_number("number, id, id_check", numbers)
+        }
 
     def documents(self, numbers: Iterable[int]) -> dict[int, Document]:
         """number -> Document."""
@@ -290,24 +303,37 @@ class DocumentReader:
 
     def _ids_between(self, start: int, stop: int) -> list[str]:
         found = self._select(
-            "SELECT number, id, id_check FROM documents WHERE number >= ? AND number < ? ORDER BY number", (start, stop)
+            "SELECT number, id, id_check FROM documents WHERE number >= ? AND number < ? ORDER BY number",
+            (start, stop),
+            stop - start,
         )
         if [row[0] for row in found] != list(range(start, stop)):
             raise self._damaged(f"documents {start} to {stop - 1} are not all there")
-        for number, name, check in found:
-            self._agree(check, _key_check(number, name))
-        return [name for _, name, _ in found]
+        return list(starmap(self._id, found))
+
+    def _check_schema(self) -> None:
+        """Raises IntegrityError for anything but the tables and the index that the writer makes: before they are asked."""
+        found = self._select("SELECT sql FROM sqlite_master", (), len(SCHEMA) + 1)
+        if {statement for (statement,) in found} != {*SCHEMA, BY_VALUE}:
+            raise self._damaged("it holds other tables than those of an index")
+
+    def _is_endless(self) -> bool:
+        """Asked by SQLite after every STEPS // 2 steps, counted over all runs of a statement: the second time in one run it is."""
+        self._passed, again = True, self._passed
+        return again
 
     def _read_sizes(self) -> int:
         """The number of postings."""
-        found = self._select("SELECT documents, postings, sizes_check FROM sizes")
+        found = self._select("SELECT documents, postings, sizes_check FROM sizes", (), 1)
         if len(found) != 1:
             raise self._damaged(f"{len(found)} rows of sizes")
         documents, postings, check = found[0]
         self._agree(check, _key_check(documents, postings))
+        if type(postings) is not int:
+            raise self._damaged("the number of its postings is none")
         if documents != self.count:
             raise self._damaged(f"it holds {documents} documents, {self.count} were expected")
-        return int(postings)
+        return postings
 
     def _by_number(self, columns: str, numbers: Iterable[int]) -> list[tuple[Any, ...]]:
         wanted = sorted({int(number) for number in numbers})
@@ -322,7 +348,9 @@ class DocumentReader:
         for start in range(0, len(values), AT_ONCE):
             part = values[start : start + AT_ONCE]
             marks = ",".join("?" * len(part))
-            found += self._select(f"SELECT {columns} FROM {table} WHERE {key} IN ({marks}) ORDER BY {key}", part)
+            found += self._select(
+                f"SELECT {columns} FROM {table} WHERE {key} IN ({marks}) ORDER BY {key}", part, len(part)
+            )
         if [row[0] for row in found] != list(values):
             raise self._damaged(f"of {len(values)} rows of {table}, {len(found)} were found, or others")
         return found
@@ -330,14 +358,23 @@ class DocumentReader:
     def _document(
         self, number: int, name: str, id_check: int, content_check: int, title: str, text: str, metadata: str
     ) -> Document:
-        self._agree(id_check, _key_check(number, name))
+        self._id(number, name, id_check)
         if not all(isinstance(part, str) for part in (title, text, metadata)):
             raise self._damaged(f"document {number} is no text")
         self._agree(content_check, _content_check(number, name, title, text, metadata))
         try:
-            return Document(id=name, text=text, title=title, metadata=json.loads(metadata))
+            known = json.loads(metadata)
         except (ValueError, RecursionError) as error:
             raise self._damaged(error) from None
+        if not isinstance(known, dict) or deeper_than(known, DEEPEST + 1):
+            raise self._damaged(f"the metadata of document {number} are none")
+        return Document(id=name, text=text, title=title, metadata=known)
+
+    def _id(self, number: int, name: str, check: int) -> str:
+        self._agree(check, _key_check(number, name))
+        if not isinstance(name, str):
+            raise self._damaged(f"the id of document {number} is no text")
+        return name
 
     def _seek(self, field: str, cut: Cut) -> tuple[int, tuple[str, Value] | None]:
         """The rank of the first posting after the cut, and its field and value; past the last one, None.
@@ -350,12 +387,13 @@ class DocumentReader:
             f"SELECT rank, field, value, key_check FROM postings WHERE (field, value) {more} (?, ?) "
             "ORDER BY field, value LIMIT 1",
             (field, value),
+            1,
         )
         rank, key = self._checked_key(found[0]) if found else (self._ranks, None)
         if key is not None and not _is_before(field, cut, key):
             raise self._damaged("its index of values is out of order")
         if rank:
-            before = self._select("SELECT rank, field, value, key_check FROM postings WHERE rank = ?", (rank - 1,))
+            before = self._select("SELECT rank, field, value, key_check FROM postings WHERE rank = ?", (rank - 1,), 1)
             if not before or _is_before(field, cut, self._checked_key(before[0])[1]):
                 raise self._damaged("its index of values has a gap")
         return rank, key
@@ -363,6 +401,8 @@ class DocumentReader:
     def _checked_key(self, row: tuple[Any, ...]) -> tuple[int, tuple[str, Value]]:
         rank, field, value, check = row
         self._agree(check, _key_check(rank, field, value))
+        if not (isinstance(field, str) and (isinstance(value, (str, int, float)) or value == PRESENT)):
+            raise self._damaged("a posting is of no value")
         return rank, (field, value)
 
     def _numbers(self, first: int, end: int) -> Numbers:
@@ -373,6 +413,7 @@ class DocumentReader:
             rows = self._select(
                 "SELECT rank, numbers_check, numbers FROM postings WHERE rank >= ? AND rank < ? ORDER BY rank",
                 (start, stop),
+                stop - start,
             )
             if [row[0] for row in rows] != list(range(start, stop)):
                 raise self._damaged(f"postings {start} to {stop - 1} are not all there")
@@ -388,13 +429,16 @@ class DocumentReader:
         self._agree(check, crc32(blob, key))
         return blob
 
-    def _select(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    def _select(self, statement: str, values: Sequence[object], most: int) -> list[tuple[Any, ...]]:
+        """The rows, of which there can be `most`, or one more than that."""
         try:
             with self._lock:
-                return self._connection.execute(statement, values).fetchall()
+                self._passed = False
+                return self._connection.execute(statement, values).fetchmany(most + 1)
         except sqlite3.ProgrammingError:
             raise  # a closed reader, not a damaged file
         except (sqlite3.Error, UnicodeDecodeError) as error:
+            _check_descriptors(error)
             raise self._damaged(error) from None
 
     def _agree(self, stored: object, computed: int) -> None:
@@ -495,7 +539,14 @@ def _full_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
+        _check_descriptors(error)
         code = errno.ENOSPC if "full" in str(error) else errno.EIO if "I/O" in str(error) else None
         if code is None:
             raise
         raise OSError(code, str(error), str(path)) from None
+
+
+def _check_descriptors(error: Exception) -> None:
+    """Where SQLite could not open a file, and does not say why: raises the OSError of a process that may open no more."""
+    if "unable to open" in str(error):
+        os.close(os.open(os.devnull, os.O_RDONLY))

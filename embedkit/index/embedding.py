@@ -13,7 +13,7 @@ from embedkit.encoder import Encoded, Encoder, OnLong, WindowEncoder
 from embedkit.errors import DataError
 from embedkit.index.update import Change
 from embedkit.index.writer import Content
-from embedkit.storage import positional_file, remove
+from embedkit.storage import new_file, remove
 from embedkit.types import Array, Document
 
 WINDOW = 2048  # documents embedded at once
@@ -29,8 +29,7 @@ def embedded(
     Raises DataError that names a document which the model cannot take."""
     spool, writer = change.folder / SPOOL, change.document_writer()
     counts, spans, empty, rows = [], [], 0, 0
-    with positional_file(spool) as file:
-        file.truncate(0)
+    with new_file(spool) as file:
         while window := list(itertools.islice(documents, WINDOW)):
             found = _encoded(encoder, window, on_long)
             file.write(rows * change.old.dim * 4, np.ascontiguousarray(found.rows, np.float32).data)

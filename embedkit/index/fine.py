@@ -56,7 +56,6 @@ class FineWriter:
         self.count, self.dim, self.fine, self.ranges = 0, dim, fine, ranges
         self.outside = 0  # values that lie outside the ranges of int8
         self._file = file
-        file.truncate(0)
 
     def append(self, rows: Vectors) -> None:
         """rows: float32 (n, dim)."""

@@ -22,17 +22,17 @@ Every file is written once. Nothing outside this package reads them.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypedDict, get_type_hints
 
 from embedkit.errors import IntegrityError, UsageError
-from embedkit.storage import BLOCK, check_blocks, check_is_text, check_size, read_json, sealed_json
+from embedkit.limits import MANIFEST, read_at_most, shown
+from embedkit.storage import BLOCK, BlockRecord, check_blocks, check_is_text, check_size, read_json, sealed_json
+from embedkit.typed import misfit
 
 FORMAT, VERSION = "embedkit-index", 4
 WITHOUT_SPARSE, WITHOUT_RECIPE = 2, 3  # the versions of indexes without these, which older code reads
@@ -51,7 +51,19 @@ OURS = re.compile(r"(segment-\d{4,9}\.[a-z0-9.-]+|ranges-\d{6,12}\.npy|manifest-
 
 Metric = Literal["cosine", "dot"]
 Method = Literal["minmax", "rrf"]
-FileRecord = Mapping[str, Any]  # of storage.block_record
+
+
+class Settings(TypedDict, total=False):
+    """Arguments with which `embedkit.load` opens the model again, as far as an index brings them."""
+
+    model: str | None
+    revision: str | None
+    max_tokens: int | None
+    dim: int | None
+    layers: int | None
+    prompts: Mapping[str, str] | None
+    prompt_names: Mapping[str, str] | None
+    profile: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -60,8 +72,7 @@ class Source:
 
     model: str | None = None
     fingerprint: str | None = None
-    # arguments with which embedkit.load opens the model again
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)  # `Settings`, and others that nobody reads
     compute: Mapping[str, str] = field(default_factory=dict)
     on_long: str = "truncate"  # what became of texts beyond the model's limit; "chunk" gave them several rows
     first_input: str | None = None  # the literal first text that the model read, its prompt in front
@@ -122,10 +133,10 @@ class SegmentRecord:
     # what a search keeps of the exact neighbours, mean and lower end of its interval: at 10 of rows held out, or of the queries
     # that the index was tuned with
     recall: tuple[float, float] | None
-    files: Mapping[str, FileRecord]  # by PARTS
+    files: Mapping[str, BlockRecord]  # by PARTS
     deleted: int = 0  # documents
     deletion: int | None = None  # version whose file holds the bits
-    deletion_file: FileRecord | None = None
+    deletion_file: BlockRecord | None = None
 
     def name(self, part: str) -> str:
         return f"segment-{self.number:04}.{part}"
@@ -134,7 +145,7 @@ class SegmentRecord:
     def deletion_name(self) -> str:
         return self.name(f"deleted-{self.deletion:06}.npy")
 
-    def named_files(self) -> Iterator[tuple[str, FileRecord]]:
+    def named_files(self) -> Iterator[tuple[str, BlockRecord]]:
         """(file name, record) of all its files."""
         for part, record in self.files.items():
             yield self.name(part), record
@@ -161,7 +172,7 @@ class Manifest:
     next_segment: int
     segments: tuple[SegmentRecord, ...]
     ranges: int | None = None  # version whose file holds the ranges of int8 rows
-    ranges_file: FileRecord | None = None
+    ranges_file: BlockRecord | None = None
     sparse: Sparse | None = None
     recipe: Recipe | None = None
 
@@ -174,7 +185,7 @@ class Manifest:
         """That are there: deleted ones are not counted."""
         return sum(segment.documents - segment.deleted for segment in self.segments)
 
-    def named_files(self) -> dict[str, FileRecord]:
+    def named_files(self) -> dict[str, BlockRecord]:
         """File name -> record, of every file of this version but the manifest."""
         found = {name: record for segment in self.segments for name, record in segment.named_files()}
         if self.ranges_file is not None:
@@ -253,7 +264,7 @@ def read_manifest(folder: Path, number: int | None = None) -> Manifest:
     version = body.pop("version", None)
     if version not in (WITHOUT_SPARSE, WITHOUT_RECIPE, VERSION):
         raise IntegrityError(
-            f"{folder} has index format {version}, this embedkit reads {READ}; "
+            f"{folder} has index format {shown(version)}, this embedkit reads {READ}; "
             f"{'update embedkit' if isinstance(version, int) and version > VERSION else 'build it again'}."
         )
     try:
@@ -262,7 +273,7 @@ def read_manifest(folder: Path, number: int | None = None) -> Manifest:
         if version != manifest.version:
             raise ValueError(f"format {version}, sparse {manifest.sparse}, recipe {manifest.recipe}")
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        raise IntegrityError(f"{path} says what no index can be ({error}); build the index again.") from None
+        raise IntegrityError(f"{path} says what no index can be ({error!s:.300}); build the index again.") from None
     if path.name != manifest_name(manifest.number):
         raise IntegrityError(f"{path} is the manifest of version {manifest.number}; give it its own name again.")
     return manifest
@@ -288,8 +299,10 @@ def _check(manifest: Manifest) -> None:
     recipe = () if manifest.recipe is None else (manifest.recipe,)
     for record in (manifest, manifest.source, *manifest.segments, *sparse, *settings, *recipe):
         for name, kind in TYPES[type(record)].items():
-            if not _is_a(getattr(record, name), kind):
-                raise ValueError(f"{name} {getattr(record, name)!r}")
+            if (reason := misfit(getattr(record, name), kind, name)) is not None:
+                raise ValueError(reason)
+    if (reason := misfit(manifest.source.settings, Settings, "settings")) is not None:
+        raise ValueError(reason)
     for name in ("number", "dim", "next_segment"):
         _whole(manifest, name, 1)
     if manifest.metric not in ("cosine", "dot") or manifest.fine not in ("float32", "float16", "int8"):
@@ -319,33 +332,16 @@ def _check(manifest: Manifest) -> None:
         if version is not None and not 1 <= version <= manifest.number:
             raise ValueError(f"a file of version {version}")
     for record in manifest.named_files().values():
-        sizes = record["bytes"], record["block"], len(record["sha256"])
-        if any(type(size) is not int for size in sizes) or record["block"] != BLOCK or record["bytes"] < 0:
-            raise ValueError(f"a file of {sizes}")
+        if record["block"] != BLOCK or record["bytes"] < 0:
+            raise ValueError(f"a file of {record['bytes']} bytes in blocks of {record['block']}")
         if len(record["sha256"]) != -(-record["bytes"] // BLOCK):
             raise ValueError("blocks without a checksum")
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    """Whether a value that JSON gave has the type of its field."""
-    inside = get_args(kind)
-    if get_origin(kind) in (Union, UnionType):
-        return any(_is_a(value, one) for one in inside)
-    if get_origin(kind) is Literal:
-        return value in inside
-    if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and (inside[-1] is ... or (len(value) == 2 and all(map(_is_a, value, inside))))
-    if get_origin(kind) is not None:
-        return isinstance(value, Mapping) and all(_is_a(item, inside[1]) for item in value.values())
-    if kind is float:
-        return type(value) in (int, float) and math.isfinite(value)
-    return kind is Any or type(value) is kind
 
 
 def _whole(record: Any, name: str, least: int) -> None:
     value = getattr(record, name)
     if type(value) is not int or not least <= value < 1 << 48:
-        raise ValueError(f"{name} {value!r}")
+        raise ValueError(f"{name} is {shown(value)}")
 
 
 def check_sizes(folder: Path, manifest: Manifest) -> None:
@@ -359,13 +355,16 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 
     Files of other versions, and what a writer was about when it ended, are no harm: the next writer removes them."""
     own = folder / manifest_name(manifest.number)
-    if own.read_bytes() != manifest.sealed():  # its checksum is of what it says, not of the spaces between
+    if (
+        read_at_most(own, MANIFEST, IntegrityError) != manifest.sealed()
+    ):  # its checksum is of what it says, not of the spaces between
         raise IntegrityError(f"{own} has changed since it was written; restore it or build the index again.")
     for name, record in manifest.named_files().items():
         check_blocks(folder / name, record)
     for name in manifest.build_records():
-        if (folder / name).is_file() and (folder / name).read_bytes() != sealed_json(read_json(folder / name)):
-            raise IntegrityError(f"{folder / name} has changed since it was written; restore it, or remove it.")
+        path = folder / name
+        if path.is_file() and read_at_most(path, MANIFEST, IntegrityError) != sealed_json(read_json(path)):
+            raise IntegrityError(f"{path} has changed since it was written; restore it, or remove it.")
     known = {LOCK, manifest_name(manifest.number), *manifest.named_files()}
     foreign = sorted(
         entry.name for entry in folder.iterdir() if entry.name not in known and not _passing(entry.name, manifest)

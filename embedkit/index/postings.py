@@ -27,10 +27,18 @@ from embedkit.index.manifest import (
     TERM_TEXTS,
     TERMS,
     WEIGHTS,
-    FileRecord,
     Sparse,
 )
-from embedkit.storage import HEADER, PositionalFile, check_blocks, npy_header, positional_file, remove, sealed_partial
+from embedkit.storage import (
+    HEADER,
+    BlockRecord,
+    PositionalFile,
+    check_blocks,
+    new_file,
+    npy_header,
+    remove,
+    sealed_partial,
+)
 from embedkit.types import Array
 
 SPOOL = "add.postings"
@@ -54,8 +62,7 @@ def write_postings(path: Callable[[str], Path], documents: int, blocks: Iterable
     """Writes the files of a segment of so many documents, durably; returns the parts that are there."""
     spool = path(POSTED).with_name(SPOOL)
     vocabulary: dict[str, int] = {}
-    with positional_file(spool) as file:
-        file.truncate(0)
+    with new_file(spool) as file:
         counts, lengths, largest = _spooled(file, blocks, vocabulary, documents)
         names = sorted(vocabulary)  # by code point, which is the order of the bytes
         order = np.array([vocabulary[name] for name in names], np.int64)
@@ -102,9 +109,8 @@ def _write_entries(
 ) -> None:
     """Sorts the entries by term into their files; one write a block where there is one block."""
     total, places = int(starts[-1]), starts[:-1].copy()
-    with positional_file(path(POSTED)) as posted, positional_file(path(WEIGHTS)) as weights:
+    with new_file(path(POSTED)) as posted, new_file(path(WEIGHTS)) as weights:
         for file, kind in ((posted, np.dtype("<u4")), (weights, dtype)):
-            file.truncate(0)
             file.write(0, npy_header((total,), kind))
         for entries in _chunks(spool):
             terms = ranks[entries["term"]]
@@ -141,7 +147,7 @@ class Postings:
     """Read from several threads at once."""
 
     def __init__(
-        self, path: Callable[[str], Path], documents: int, files: Mapping[str, FileRecord], sparse: Sparse
+        self, path: Callable[[str], Path], documents: int, files: Mapping[str, BlockRecord], sparse: Sparse
     ) -> None:
         """Raises IntegrityError where a byte of the files has changed, or they do not fit together."""
         for part in sorted(sparse.parts):

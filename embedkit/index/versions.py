@@ -18,7 +18,7 @@ from embedkit.errors import IntegrityError, UsageError
 from embedkit.index.manifest import LOCK, OURS, Manifest, manifest_name, manifest_numbers, newest_number, read_manifest
 from embedkit.storage import (
     SUFFIX,
-    locked_file,
+    lock,
     remove,
     remove_unheld,
     rename,
@@ -35,7 +35,7 @@ def writing(folder: Path) -> Iterator[None]:
     """A block in which nobody else changes the index. Raises Stopped while another process does, UsageError where the folder
     cannot be written to."""
     try:
-        with locked_file(folder / LOCK, folder):
+        with lock(folder / LOCK, folder):
             yield
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -30,7 +30,7 @@ from embedkit.index.layout import Layout
 from embedkit.index.manifest import BUILT, CODES, DOCUMENTS, FINE, ID_TEXTS, SPANS, STARTS, SegmentRecord, Sparse
 from embedkit.index.meter import Meter
 from embedkit.index.postings import Block, write_postings
-from embedkit.storage import block_record, npy_header, positional_file, sealed_partial, sync_file
+from embedkit.storage import block_record, new_file, npy_header, sealed_partial, sync_file
 from embedkit.types import Array, Rows, Vectors
 from embedkit.vectors import Ranges, unit_rows
 
@@ -104,7 +104,7 @@ class SegmentFiles:
         self._write(blocks, ranges)
 
     def _write(self, blocks: Callable[[FineWriter], None], ranges: Ranges | None) -> FineWriter:
-        with self.meter.phase("rows"), positional_file(self.path(FINE)) as file:
+        with self.meter.phase("rows"), new_file(self.path(FINE)) as file:
             writer = FineWriter(file, self.dim, self.layout.fine, ranges)
             blocks(writer)
             writer.finish()

@@ -41,7 +41,7 @@ from embedkit.index.update import Change, changing
 from embedkit.index.versions import remove_old, writing
 from embedkit.index.writer import Content, Entries
 from embedkit.jobs.row_source import RowSource, add_vectors, rows_a_document
-from embedkit.storage import check_is_text, make_folder, remove_folder
+from embedkit.storage import check_is_text, make_folder, remove, remove_folder
 from embedkit.types import Array, Document
 
 # of `load`, that an index may bring; above all not that the code of its model is to be trusted
@@ -312,6 +312,8 @@ def _add_corpus(
 ) -> Added:
     """Embeds a corpus by a job that can be gone on with, and adds it."""
     path, source = change.folder / name, change.old.source
+    if path.is_symlink():
+        remove(path)  # this name nobody gave: it came with the folder
     names, recorded = Names(path), _recorded(corpus, change)
     resume = resume and (names.ledger.exists() or names.manifest.exists())  # else what is there is of no use
     manifest = embed_to_file(

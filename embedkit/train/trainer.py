@@ -31,7 +31,7 @@ from embedkit.encoders.layers import GRID
 from embedkit.encoders.loading import open_for_training
 from embedkit.encoders.sentence_transformer import quiet
 from embedkit.encoders.torch_backend import default_dtype, versions
-from embedkit.errors import UsageError
+from embedkit.errors import IntegrityError, UsageError
 from embedkit.storage import (
     PositionalFile,
     atomic_file,
@@ -45,6 +45,7 @@ from embedkit.storage import (
 from embedkit.train.adapters import with_trained_weights
 from embedkit.train.batches import BatchStream, share_size
 from embedkit.train.checkpoint import (
+    FROM_THE_START,
     RECORD,
     Progress,
     named_weights,
@@ -196,6 +197,7 @@ class Run:
     def run(self, resume: bool) -> Path:
         record = read_record(self.output) if resume else None
         self.at = record[0] if record else Progress()
+        self._check_progress()
         if self.log is not None:
             self.log.truncate(self.at.log_bytes)
         for number, written in enumerate(self.recipe.stages):
@@ -205,6 +207,16 @@ class Run:
             self._stage(number, stage, record if record and number == record[0].stage else None)
             record = None
         return self._publish()
+
+    def _check_progress(self) -> None:
+        """Raises IntegrityError for a place that no run of this recipe comes to."""
+        stages, at = self.recipe.stages, self.at
+        inside = 0 <= at.stage < len(stages) and 0 <= at.step <= stages[at.stage].steps
+        if not inside or (self.log is not None and not 0 <= at.log_bytes <= self.log.size):
+            raise IntegrityError(
+                f"{self.output / RECORD} says stage {at.stage}, step {at.step} and {at.log_bytes} bytes of {LOG}, which do not fit "
+                f"the recipe and the log; {FROM_THE_START}."
+            )
 
     def _stage(self, number: int, stage: Stage, record: tuple[Progress, dict[str, Any], Path | None] | None) -> None:
         tasks = read_stage(stage, self.recipe.seed)
@@ -368,7 +380,7 @@ class Run:
 
     def _check_facts(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         for name in ("recipe", "data", "processes"):
-            if before[name] != now[name]:
+            if before.get(name) != now[name]:
                 raise UsageError(
                     f"{self.output} holds a run with another {name}; resume it as it was begun, or choose another folder."
                 )

@@ -511,10 +511,13 @@ def test_somebody_elses_ledger_is_never_written_to(tmp_path: Path) -> None:
 
 
 def test_a_second_writer_is_stopped(tmp_path: Path) -> None:
+    """And not told to go on with what the first one left, as when that has died."""
+
     def meanwhile() -> Iterator[Document]:
         yield from documents(4)
-        with pytest.raises(Stopped, match=r"Another process is writing .*x\.npy"):
-            embed_to_file(documents(1), tmp_path / "x.npy", Plain(), resume=True)
+        for options in ({}, {"resume": True}, {"overwrite": True}):
+            with pytest.raises(Stopped, match=r"Another process is writing .*x\.npy"):
+                embed_to_file(documents(1), tmp_path / "x.npy", Plain(), **options)
         yield Document("last", "")
 
     embed_to_file(meanwhile(), tmp_path / "x.npy", Plain())
@@ -529,6 +532,71 @@ def test_links_are_followed(tmp_path: Path) -> None:
     embed_to_file(documents(9), path, Plain(), resume=True)
     assert (tmp_path / "x.npy").is_symlink()
     assert len(open_vectors(path).rows) == 9
+
+
+def test_a_link_among_the_names_beside_the_vectors_is_replaced(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    folder = tmp_path / "from elsewhere"
+    folder.mkdir()
+    for name in ("x.ids.txt", "x.ids.txt.partial", "x.manifest.json.partial", "x.quarantine.jsonl"):
+        (folder / name).symlink_to(victim)
+    embed_to_file(documents(4), folder / "x.npy", Plain(), overwrite=True)
+    assert open_vectors(folder / "x.npy").ids == ["d0", "d1", "d2", "d3"]
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["x.ledger", "x.npy.partial"])
+def test_what_a_job_grows_in_has_no_other_name(tmp_path: Path, name: str) -> None:
+    path = stopped(documents(9), 7, tmp_path / "x.npy")
+    (tmp_path / "theirs").hardlink_to(tmp_path / name)
+    before = contents(tmp_path)
+    with pytest.raises(IntegrityError, match="has another name"):
+        embed_to_file(documents(9), path, Plain(), resume=True)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"ids": None}, "ids is None, not a list"),
+        ({"ids": ["d0"]}, "do not fit together"),
+        ({"vectors": 10**30}, "do not fit together"),
+        ({"documents": -1}, "do not fit together"),
+        ({"inputs": [0, 1, 9]}, "do not fit together"),
+        ({"truncated": [3]}, "do not fit together"),
+        ({"failed": {"x": "why"}}, "do not fit together"),
+        ({"hashes": "é"}, "do not fit together"),
+        ({"spans": [[0, 1]]}, "do not fit together"),
+        ({"seconds": "1"}, "seconds is '1', not a number"),
+        ({"first_input": 1}, "first_input is 1, not a text"),
+    ],
+    ids=str,
+)
+def test_a_window_that_no_job_recorded_is_refused(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    path = stopped(documents(9), 7, tmp_path / "x.npy")
+    with locked_file(tmp_path / "x.ledger", path) as file:
+        ledger = Ledger(file)
+        kept = list(ledger)
+        ledger.cut(kept[1][0])
+        for number, (_, record) in enumerate(kept[1:]):
+            ledger.append({**record, **change} if number == 0 else record)
+    with pytest.raises(IntegrityError, match=rf"x\.ledger.*{reason}"):
+        embed_to_file(documents(9), path, Plain(), resume=True)
+
+
+@pytest.mark.parametrize(
+    "publish", [{}, [], {"x.npy": {"bytes": "4", "sha256": ""}}, {"x.npy": {"bytes": 4, "sha256": ""}}]
+)
+def test_a_publication_that_no_job_recorded_removes_nothing(tmp_path: Path, publish: Any) -> None:
+    path = stopped(documents(9), 7, tmp_path / "x.npy")
+    with locked_file(tmp_path / "x.ledger", path) as file:
+        Ledger(file).append({"publish": publish})
+    (tmp_path / "x.npy").write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(IntegrityError, match="x"):
+        embed_to_file(documents(9), path, Plain(), resume=True)
+    assert contents(tmp_path) == before
 
 
 def test_the_manifest_of_another_form_vouches_for_nothing(tmp_path: Path) -> None:

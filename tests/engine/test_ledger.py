@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from embedkit.engine import ledger as module
-from embedkit.engine.ledger import FRAME, Ledger
+from embedkit.engine.ledger import FRAME, Ledger, head_of
 from embedkit.errors import IntegrityError, UsageError
 from embedkit.storage import locked_file
 
@@ -116,3 +119,41 @@ def test_somebody_elses_file_is_not_taken_for_a_ledger(path: Path, content: byte
 def test_a_ledger_that_was_torn_at_its_head_is_empty(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     assert records(path) == []
+
+
+def framed(content: bytes) -> bytes:
+    """A record whose checksums fit, whatever it holds."""
+    start = FRAME.pack(module.MAGIC, len(content), zlib.crc32(content), 0)[:-4]
+    return start + struct.pack("<I", zlib.crc32(start)) + content
+
+
+FOREIGN = [b"[]", b"{not json", b"\xff", b"7", b"", b"[" * 10_000, b'{"a": ' + b"7" * 5000 + b"}"]
+
+
+@pytest.mark.parametrize("content", FOREIGN, ids=lambda content: repr(content[:12]))
+def test_a_record_that_is_no_json_object_is_refused(path: Path, content: bytes) -> None:
+    path.write_bytes(framed(content))
+    for read in (records, head_of):
+        with pytest.raises(IntegrityError, match=r"x\.ledger holds what embedkit does not write; start again"):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [
+        ({"settings": {}}, "compute is missing"),
+        ({"compute": {}}, "settings is missing"),
+        ({"compute": [], "settings": {}}, "compute is \\[\\], not a mapping"),
+        ({"compute": {"threads": 4}, "settings": {}}, "compute.threads is 4, not a text"),
+    ],
+)
+def test_a_head_without_its_fields_is_refused(path: Path, head: dict[str, object], reason: str) -> None:
+    path.write_bytes(framed(json.dumps(head).encode()))
+    with pytest.raises(IntegrityError, match=reason):
+        head_of(path)
+
+
+def test_a_record_longer_than_is_read_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MANIFEST", 8)
+    with pytest.raises(IntegrityError, match=r"a record of 21 bytes, and at most 8 are read"):
+        records(path)

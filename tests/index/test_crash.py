@@ -203,7 +203,7 @@ def content(path: Path) -> Content:
             "settings": [(segment.probes, segment.shortlist) for segment in index.manifest.segments[:1]],
             "documents": {document.id: document for document in whole.documents[0]},
             "hits": {name: hits.ids for name, hits in found.items()},
-            "scores": {name: hits.scores.round(5).tolist() for name, hits in found.items()},
+            "scores": {name: _of_hits(hits.scores) for name, hits in found.items()},
             "passages": whole.passages,
         }
 
@@ -213,6 +213,11 @@ def small_and_unsynced() -> Iterator[None]:
     """Windows of a few documents, one thread, and no real fsync: what is durable is the layer's to say."""
     with patch.object(run, "WINDOW", 4), patch.object(os, "fsync", lambda _: None), faiss_threads(1):
         yield
+
+
+def _of_hits(scores: np.ndarray) -> list[list[float]]:
+    """Without the places of no hit: their number follows the rows on disk, deleted ones among them."""
+    return [row[np.isfinite(row)].round(5).tolist() for row in scores]
 
 
 class Case:
@@ -312,7 +317,7 @@ def test_an_operation_that_fails_is_a_clean_error_and_the_same_again_ends_well(c
     draw = random.Random(1)
     found = Counter(case.fail(k, draw.choice([*FAILURES.values()])) for k in case.sample(2, draw))
     assert found["OSError"] + found["Stopped"] > 0
-    assert {name.split()[0] for name in case.log} >= {"create", "write", "fsync", "truncate", "rename", "unlink"}
+    assert {name.split()[0] for name in case.log} >= {"create", "write", "fsync", "rename", "unlink"}
 
 
 @pytest.mark.long

@@ -6,6 +6,7 @@ A sample by a fixed seed; `tests/index_suites.py flips` changes every byte.
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import random
 import shutil
@@ -435,10 +436,9 @@ def test_deletions_beyond_the_documents_are_refused(hostile: Hostile) -> None:
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_numbers_that_are_none_are_refused(hostile: Hostile, text: str) -> None:
-    from embedkit.storage import _checksum
-
     body = {**hostile.body, "recall_target": float(text)}
-    hostile.file.write_text(json.dumps({**body, "checksum": _checksum(body)}))
+    checksum = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    hostile.file.write_text(json.dumps({**body, "checksum": checksum}))
     with pytest.raises(IntegrityError):
         Index(hostile.path)
 
@@ -478,7 +478,7 @@ def test_the_first_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
 def test_an_index_cannot_say_that_the_code_of_its_model_is_to_be_trusted(
     hostile: Hostile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor anything else of `load` that an index does not store."""
+    """Nor anything else of `load` that an index does not store; nor is the model fetched, unless the user names it."""
     from embedkit.jobs import indexing
 
     asked: list[dict[str, Any]] = []
@@ -493,7 +493,10 @@ def test_an_index_cannot_say_that_the_code_of_its_model_is_to_be_trusted(
     hostile.file.write_bytes(sealed_json(hostile.changed(("source", "settings"), settings)))
     with open_index(hostile.path) as index:
         index.search("a question", 1)
-    assert asked == [{"revision": "0" * 40, "max_tokens": 9}]
+    with open_index(hostile.path, "someone/evil") as index:
+        index.search("a question", 1)
+    stored = {"revision": "0" * 40, "max_tokens": 9, "local_files_only": True}
+    assert asked == [stored, {"max_tokens": 9, "local_files_only": False}]
 
 
 # --- links ----------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import TypedDict
 
 from embedkit.encoders.attention import Attention
 from embedkit.encoders.doctor.checks import CHEAP
@@ -23,6 +24,11 @@ from embedkit.encoders.text_encoder import TextEncoder
 from embedkit.errors import EmbedkitError
 from embedkit.storage import read_json, write_json
 from embedkit.version import __version__
+
+
+class _Seen(TypedDict):
+    models: dict[str, list[tuple[str, str, str]]]
+
 
 KEPT = 500  # models in the record; the oldest are forgotten first
 _asked_for = ContextVar("a full examination was asked for", default=False)
@@ -86,9 +92,9 @@ def _recorded() -> dict[str, list[Finding]]:
     """Key -> findings, oldest first; empty where there is no record that can be read."""
     path = record_path()
     try:
-        models = read_json(path)["models"] if path else {}
+        models = read_json(path, _Seen)["models"] if path else {}
         return {key: [Finding(*finding) for finding in findings] for key, findings in models.items()}
-    except (OSError, EmbedkitError, KeyError, TypeError, AttributeError):
+    except (OSError, EmbedkitError):
         return {}
 
 
