@@ -89,7 +89,7 @@ class Ranges:
         if not Path(path).is_file():
             raise UsageError(f"{path} is not there; expected the NAME.ranges.npy that lies beside int8 vectors.")
         try:
-            array: Array = np.array(np.lib.format.open_memmap(path, mode="r"))
+            array: Array = np.lib.format.open_memmap(path, mode="r")
         except Exception as error:  # numpy meets a damaged file with ValueError, TokenError, EOFError, ...
             raise DataError(f"{path} is not an array of numbers ({error}); give a NAME.ranges.npy.") from None
         good = array.ndim == 2 and len(array) == 2 and array.shape[1] > 0 and array.dtype == np.float32
@@ -98,7 +98,7 @@ class Ranges:
                 f"{path} holds {array.dtype} of shape {array.shape}; expected ranges: float32 (2, dim), the lowest value and the "
                 f"step, above 0, of each dimension. They lie in the NAME.ranges.npy beside int8 vectors."
             )
-        return cls(array[0], array[1])
+        return cls(np.array(array[0]), np.array(array[1]))
 
     @property
     def dim(self) -> int:

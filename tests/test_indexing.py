@@ -17,10 +17,11 @@ import pytest
 import embedkit
 from embedkit.encoder import Encoded
 from embedkit.engine import open_vectors, run
+from embedkit.engine.vector_file import RowNumbers
 from embedkit.errors import DataError, ModelError, ModelMismatch, Stopped, UsageError
 from embedkit.index import Index, Layout
 from embedkit.jobs import RowSource, add_to_index, build_index, embed_corpus, metric_of, open_index, source_of
-from embedkit.jobs.row_source import DecodedRows, RowNumbers, rows_a_document
+from embedkit.jobs.row_source import DecodedRows, rows_a_document
 from embedkit.types import Document
 from embedkit.vectors import Ranges
 

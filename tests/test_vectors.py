@@ -274,9 +274,10 @@ def test_what_is_no_ranges_is_refused(tmp_path: Path, array: np.ndarray) -> None
 def test_a_file_that_is_missing_or_no_array_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"a\.npy is not there; expected the NAME\.ranges\.npy"):
         Ranges.read(tmp_path / "a.npy")
-    (tmp_path / "a.npy").write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"a\.npy is not an array of numbers"):
-        Ranges.read(tmp_path / "a.npy")
+    for content in (b"nothing", b"PK\x03\x04" + bytes(40)):  # the second is what numpy takes for several arrays
+        (tmp_path / "a.npy").write_bytes(content)
+        with pytest.raises(DataError, match=r"a\.npy is not an array of numbers"):
+            Ranges.read(tmp_path / "a.npy")
 
 
 def test_other_widths_and_signed_codes_are_refused() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,9 +75,23 @@ class VectorFile:
     """Rows that need not fit in memory, and what their manifest says of them."""
 
     rows: Array  # (n, dim) as they are stored, a read-only memory map; of a parquet file, an array
-    ids: list[str]  # of the rows: of documents, or "doc#0" where these were cut into chunks
+    ids: Sequence[str]  # of the rows: of documents, or "doc#0" where these were cut into chunks
     manifest: dict[str, Any]  # empty for an array that embedkit did not write
     ranges: Ranges | None = None  # by which rows of the precision int8 are read
+
+
+class RowNumbers(Sequence[str]):
+    """The ids of rows that nobody named: "0", "1", ..."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, place: Any) -> Any:
+        found = range(self._count)[place]
+        return RowNumbers(len(found)) if isinstance(place, slice) else str(found)
 
 
 def open_vectors(path: Path) -> VectorFile:
@@ -93,13 +107,14 @@ def open_vectors(path: Path) -> VectorFile:
     manifest = _checked_manifest(names) if names.manifest.exists() else {}
     ranges = Ranges.read(names.ranges) if names.ranges.name in manifest.get("files", ()) else None
     dtype = np.dtype(manifest.get("dtype", "float32"))
+    ids: Sequence[str]
     if path.suffix == ".parquet":
         rows, ids = _read_parquet(path, dtype)
     else:
         rows = _mapped(path)
         if rows.ndim != 2 or rows.dtype.kind != dtype.kind or rows.shape[1] == 0:
             raise DataError(f"{path} holds {rows.dtype} of shape {rows.shape}; expected floats of shape (rows, dim).")
-        ids = _read_ids(names.ids) if names.ids.exists() else list(map(str, range(len(rows))))
+        ids = _read_ids(names.ids) if names.ids.exists() else RowNumbers(len(rows))
         if len(ids) != len(rows):
             raise DataError(f"{names.ids} has {len(ids)} lines, {path} has {len(rows)} rows; expected one id a row.")
     if manifest:
@@ -117,7 +132,7 @@ def _mapped(path: Path) -> Array:
 def _check_rows(names: Names, manifest: dict[str, Any], rows: Array, ranges: Ranges | None) -> None:
     """Raises IntegrityError where the manifest speaks of other rows: its checksum fits, but somebody else made it."""
     width = -(-manifest["dim"] // 8) if manifest.get("precision") == "binary" else manifest["dim"]
-    coded = manifest.get("precision") == "int8"
+    coded = manifest.get("precision") == "int8" and len(rows) > 0
     if rows.shape != (manifest["count"], width) or coded != (ranges is not None):
         raise IntegrityError(
             f"{names.manifest} speaks of {shown(manifest['count'])} rows of {shown(manifest['dim'])} numbers in "
@@ -165,7 +180,7 @@ def _read_parquet(path: Path, dtype: np.dtype[Any]) -> tuple[Array, list[str]]:
 
     with _no_vectors(path, "id"):
         ids = pyarrow.parquet.read_table(path, columns=["id"]).column("id").cast(pyarrow.string())
-        return rows, ids.to_pylist()
+        return rows if len(rows) else rows.astype(dtype), ids.to_pylist()
 
 
 def read_column(path: Path, column: str) -> Array:

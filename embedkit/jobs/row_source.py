@@ -15,7 +15,7 @@ from embedkit.corpus.documents import ROW, checked_id, to_document
 from embedkit.corpus.formats import PlacedRows, jsonl_rows, parquet_rows
 from embedkit.engine import open_vectors
 from embedkit.engine.outputs import Names
-from embedkit.engine.vector_file import read_column
+from embedkit.engine.vector_file import RowNumbers, read_column
 from embedkit.engine.vector_folder import JoinedRows, json_columns, parts_of
 from embedkit.errors import DataError, IntegrityError, UsageError
 from embedkit.index.manifest import Source
@@ -184,20 +184,6 @@ class DecodedRows:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.asarray(self._ranges.decode(self._codes), dtype)
-
-
-class RowNumbers(Sequence[str]):
-    """The ids of rows that nobody named: "0", "1", ..."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, place: Any) -> Any:
-        found = range(self._count)[place]
-        return RowNumbers(len(found)) if isinstance(place, slice) else str(found)
 
 
 class MetadataRows:

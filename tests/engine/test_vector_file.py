@@ -67,7 +67,7 @@ def test_a_flipped_byte_is_found(path: Path, name: str) -> None:
 def test_an_array_of_anybody_is_numbered(tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", np.eye(3))
     opened = open_vectors(tmp_path / "b.npy")
-    assert (opened.ids, opened.manifest) == (["0", "1", "2"], {})
+    assert (list(opened.ids), opened.manifest) == (["0", "1", "2"], {})
     (tmp_path / "b.ids.txt").write_text("x\ny\n")
     with pytest.raises(DataError, match=r"has 2 lines, .* has 3 rows"):
         open_vectors(tmp_path / "b.npy")
@@ -214,3 +214,13 @@ def test_the_longest_name_is_published(tmp_path: Path, word_counts: Any) -> None
     path = tmp_path / ("x" * 230 + ".npy")
     embed_to_file(DOCUMENTS, path, word_counts)
     assert open_vectors(path).ids == ["d0", "d1", "d2", "d3"]
+
+
+def test_rows_without_ids_are_numbered_and_take_no_memory(tmp_path: Path) -> None:
+    """A sparse file of a few blocks holds as many rows as its header says."""
+    count = 1 << 33
+    (tmp_path / "v.npy").write_bytes(npy({"descr": "<f2", "fortran_order": False, "shape": (count, 1)}))
+    with (tmp_path / "v.npy").open("r+b") as stream:
+        stream.truncate(128 + 2 * count)
+    opened = open_vectors(tmp_path / "v.npy")
+    assert (len(opened.ids), opened.ids[count - 1]) == (count, str(count - 1))
