@@ -243,6 +243,7 @@ TABLE_SEEDS: list[tuple[str, list[dict[str, Any]], str]] = [
     ("positive-is-negative", changed(LISTS, 1, negative=[sentence(21)]), "line 2: why amber1"),
     ("nothing-to-rank", changed(LISTS, 1, negative=[]), "line 2: why amber1"),
     ("label-in-one-split", changed(CLASSES, 11, label=3), "3 (test: 1)"),
+    ("one-label", [{**row, "label": "art"} for row in TOPICS], "data.jsonl: art"),
     ("label-gap", [{**row, "label": 3 if row["label"] == 1 else row["label"]} for row in CLASSES], "data.jsonl: 1"),
     ("split-copied", [*CLASSES[:9], *({**row, "split": "test"} for row in CLASSES[:9])], "9 rows of test"),
     ("duplicate-across-splits", changed(CLASSES, 11, text=sentence(2).upper()), "line 12 and data.jsonl, line 3"),

@@ -16,7 +16,7 @@ from embedkit.errors import IntegrityError, UsageError
 from embedkit.eval.compare import compare
 from embedkit.eval.compare import markdown as compared_markdown
 from embedkit.eval.grid_page import grid_markdown
-from embedkit.eval.report import as_json, markdown, read_reports, replace_table, write_reports
+from embedkit.eval.report import as_json, markdown, read_reports, replace_table, write_grid, write_reports
 from embedkit.eval.variants import Variant
 from embedkit.types import Failure, Judged, Report
 
@@ -129,6 +129,17 @@ def test_a_score_that_is_no_number_is_null(tmp_path: Path) -> None:
     scores = read_reports(tmp_path)["a"].scores
     assert math.isnan(scores["map"]) and scores["ndcg@10"] == 0.5
     assert not re.search(r'[xy12]="nan', (tmp_path / "report.html").read_text())
+
+
+def test_a_task_without_a_number_is_in_no_table_of_variants(tmp_path: Path) -> None:
+    """Its place on no axis is known; a warning has named it."""
+    none = replace(REPORT, scores={"map": math.nan})
+    grid = {Variant(dim=dim): {"good": REPORT, "none": none} for dim in (2, 4)}
+    write_grid(tmp_path, grid)
+    assert "| variant | mean | good |" in (tmp_path / "report.md").read_text()
+    write_grid(tmp_path, {variant: {"none": none} for variant in grid})
+    facts = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+    assert facts["variants"]["dim=2"]["tasks"]["none"]["score"] is None
 
 
 # --- texts of strangers ---------------------------------------------------------------------------------------------------

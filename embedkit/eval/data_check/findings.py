@@ -114,6 +114,9 @@ KINDS = {
         "split again, or drop the label",
     ),
     # labels and scores
+    "one-label": Kind(
+        "files whose labels are all the same: there is nothing to tell apart", "add rows of another label"
+    ),
     "label-gap": Kind(
         "labels that are missing in a row of whole numbers", "see whether a class was lost, or number them from 0 on"
     ),

@@ -245,6 +245,8 @@ def _check_scores(seen: Rows, kind: str, findings: Findings) -> None:
 
 def _check_labels(seen: Rows, findings: Findings) -> None:
     where = seen.sources[0].name
+    if len(seen.labels) == 1 < len(seen.texts):
+        findings.add("one-label", where, *seen.labels)
     if TRAIN in seen.splits and len(seen.splits) > 1:
         train = list(seen.splits).index(TRAIN)
         lonely = [label for label, counts in seen.labels.items() if train not in counts or len(counts) == 1]
