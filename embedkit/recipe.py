@@ -92,7 +92,7 @@ def _override(recipe: dict[str, Any], override: str) -> None:
             place = place[_position(place, part, override)]
         if not isinstance(place, (dict, list)):
             raise UsageError(
-                f"{shown(override)} came; {'.'.join(parents[: depth + 1])} is {shown(place)} and holds no {last!r}."
+                f"{shown(override)} came; {'.'.join(parents[: depth + 1])} is {shown(place)} and holds no {shown(last)}."
             )
     if isinstance(place, list):
         place[_position(place, last, override)] = parsed

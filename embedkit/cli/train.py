@@ -10,6 +10,7 @@ import click
 
 from embedkit.cli.options import output_options, print_facts, progress_wanted, set_up_output
 from embedkit.errors import Stopped, UsageError
+from embedkit.limits import shown
 
 if TYPE_CHECKING:
     from embedkit.train.settings import Evaluation
@@ -121,7 +122,7 @@ def _check_evaluation(asked: Evaluation) -> None:
 def _check_metric(asked: Evaluation, known: Collection[str]) -> None:
     if asked.metric not in known:
         raise UsageError(
-            f"evaluation.metric is {asked.metric!r}; {asked.task} has {', '.join(known)}: choose one of them."
+            f"evaluation.metric is {shown(asked.metric)}; {asked.task} has {', '.join(known)}: choose one of them."
         )
 
 

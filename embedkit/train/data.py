@@ -98,7 +98,7 @@ def read_task(settings: Data, seed: int = 0) -> Task:
         examples = list(islice(_read(Path(path), settings, seed, lost), settings.limit))
     written = Path(settings.path).name
     if not examples:
-        split = f" of the split {settings.split!r}" if settings.split else ""
+        split = f" of the split {shown(settings.split)}" if settings.split else ""
         raise DataError(f"{settings.path} gives no example{split}{_listed_losses(lost)}; expected at least one.")
     known = known_positives(examples)
     cleaned = [without_known(example, known) for example in examples]
@@ -224,7 +224,7 @@ def _of_fields(rows: Iterable[tuple[str, Row]], settings: Data, lost: Counter[st
 def _field_texts(row: Row, fields: Sequence[str], where: str) -> Iterator[str]:
     for name in fields:
         if name not in row:
-            raise DataError(f"{where}: there is no field {name!r}; it has {', '.join(map(str, row))}.")
+            raise DataError(f"{where}: there is no field {shown(name)}; it has {', '.join(map(str, row))}.")
         value = row[name]
         yield from (_text(text, name, where) for text in (value if isinstance(value, list) else [value]))
 

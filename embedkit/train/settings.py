@@ -105,7 +105,7 @@ class Loss:
             takers = TAKERS.get(field.name, (self.name,))
             if self.name not in takers and (value := getattr(self, field.name)) != field.default:
                 raise UsageError(
-                    f"{field.name} is {value!r} with the loss {self.name}, which takes none; leave it out, or choose one that does: "
+                    f"{field.name} is {shown(value)} with the loss {self.name}, which takes none; leave it out, or choose one that does: "
                     f"{', '.join(takers)}."
                 )
 
@@ -211,14 +211,16 @@ class Stage:
 
     def __post_init__(self) -> None:
         if not self.data or not self.loss:
-            raise UsageError(f"The stage {self.name!r} has no {'loss' if self.data else 'data'}; give at least one.")
+            raise UsageError(
+                f"The stage {shown(self.name)} has no {'loss' if self.data else 'data'}; give at least one."
+            )
         if not any(term.weight for term in self.loss):
-            raise UsageError(f"Every loss of the stage {self.name!r} has the weight 0; give one above it.")
+            raise UsageError(f"Every loss of the stage {shown(self.name)} has the weight 0; give one above it.")
         cuts = self.elastic is not None and (self.elastic.dims or self.elastic.recipe != "embedkit")
         if cuts and all(term.name == "embedding_distillation" for term in self.loss):
             raise UsageError(
-                f"The stage {self.name!r} cuts rows, and embedding_distillation, its only loss, is of whole ones; add another loss, such "
-                f"as in_batch_distillation, or leave elastic.dims out."
+                f"The stage {shown(self.name)} cuts rows, and embedding_distillation, its only loss, is of whole ones; add another loss, "
+                f"such as in_batch_distillation, or leave elastic.dims out."
             )
         for key, (least, most) in NUMBERS.items():
             for where, value in _numbers(self, key):
@@ -259,7 +261,9 @@ class TrainingRecipe:
                 "stages is an empty list; give at least one stage, or leave it out where there is only one."
             )
         if twice := [name for place, name in enumerate(names) if name in names[:place]]:
-            raise UsageError(f"Two stages have the name {twice[0]!r}, by which the log tells them apart; rename one.")
+            raise UsageError(
+                f"Two stages have the name {shown(twice[0])}, by which the log tells them apart; rename one."
+            )
 
     @property
     def resolved(self) -> dict[str, Any]:
