@@ -79,7 +79,7 @@ def qrels_of(path: Path) -> Qrels:
         else:
             layout = _layout_of(first, f"{path}, line {number}")
         for number, line in rows:
-            query, document, grade = _judgement(line, layout, f"{path}, line {number}")
+            query, document, grade = _judgement(line, layout, path, number)
             if qrels.setdefault(query, {}).setdefault(document, grade) != grade:
                 raise DataError(
                     f"{path}, line {number}: {document!r} was judged {qrels[query][document]} for {query!r} before, and now "
@@ -113,19 +113,20 @@ def is_matchable(identifier: str) -> bool:
     return identifier == identifier.strip() != "" and "\r" not in identifier
 
 
-def _judgement(line: str, layout: Layout, where: str) -> tuple[str, str, int]:
+def _judgement(line: str, layout: Layout, path: Path, number: int) -> tuple[str, str, int]:
     columns = layout.cells(line)
     value = finite_number(columns[layout.order[2]]) if len(columns) == layout.width else None
     if value is None or not value.is_integer():
-        raise DataError(f"{where}: {shown(columns)} came; expected {layout.expected}.")
-    query, document, grade = (columns[place] for place in layout.order)
+        raise DataError(f"{path}, line {number}: {shown(columns)} came; expected {layout.expected}.")
+    query, document, grade = [columns[place] for place in layout.order]
     if not (is_matchable(query) and is_matchable(document)):
         raise DataError(
-            f"{where}: the ids {query!r} and {document!r} came; remove the blanks around them, with which they match nothing."
+            f"{path}, line {number}: the ids {query!r} and {document!r} came; remove the blanks around them, with which they "
+            f"match nothing."
         )
     if abs(value) > GRADE:
         raise DataError(
-            f"{where}: the grade {shown(grade)} came; expected at most {GRADE:,} above or below 0, since trec_eval's time grows "
-            f"with its square. Is it the right column?"
+            f"{path}, line {number}: the grade {shown(grade)} came; expected at most {GRADE:,} above or below 0, since "
+            f"trec_eval's time grows with its square. Is it the right column?"
         )
     return query, document, int(value)

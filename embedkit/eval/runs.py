@@ -39,7 +39,7 @@ def read_run(path: Path) -> Run:
         for number, line in decoded_lines(stream, str(path)):
             if not (columns := line.split()):
                 continue
-            query, document, rank, score, tag = _run_line(columns, f"{path}, line {number}")
+            query, document, rank, score, tag = _run_line(columns, path, number)
             found = run.setdefault(query, {})
             if document in found:
                 raise DataError(
@@ -64,18 +64,20 @@ def read_run(path: Path) -> Run:
     return run
 
 
-def _run_line(columns: Sequence[str], where: str) -> tuple[str, str, float, float, str]:
+def _run_line(columns: Sequence[str], path: Path, number: int) -> tuple[str, str, float, float, str]:
     """Query, document, rank, score and tag."""
     if len(columns) != 6:
-        raise DataError(f"{where}: {len(columns)} columns came; a TREC run has six: {COLUMNS}.")
+        raise DataError(f"{path}, line {number}: {len(columns)} columns came; a TREC run has six: {COLUMNS}.")
     query, _, document, rank, score, tag = columns
     value, place = finite_number(score), finite_number(rank)
     if value is None or abs(value) > LARGEST:
         raise DataError(
-            f"{where}: the score is {shown(score)}; expected a finite number of float32 in the fifth column."
+            f"{path}, line {number}: the score is {shown(score)}; expected a finite number of float32 in the fifth column."
         )
     if place is None or not place.is_integer():
-        raise DataError(f"{where}: the rank is {shown(rank)}; expected a whole number in the fourth column.")
+        raise DataError(
+            f"{path}, line {number}: the rank is {shown(rank)}; expected a whole number in the fourth column."
+        )
     return query, document, place, value, tag
 
 
