@@ -524,9 +524,29 @@ def test_an_unexpected_end_of_a_file_is_no_ctrl_c(
     assert run("embed", corpus, "-o", tmp_path / "x.npy", "--model", tiny_model).code == 1
 
 
-def test_no_memory_is_told_with_a_way_out(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise MemoryError
+MEMORY, DESCRIPTORS = (
+    "out of memory; run it again with fewer --batch-tokens",
+    "may open no more files; allow more with: ulimit -n",
+)
 
-    monkeypatch.setattr("embedkit.index.Index", full)
-    assert "out of memory; run it again with fewer --batch-tokens" in run("index", "info", tmp_path).sentence(75)
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), MEMORY),
+        (RuntimeError("std::bad_alloc"), MEMORY),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), MEMORY),
+        (OSError(errno.EMFILE, "Too many open files"), DESCRIPTORS),
+        (OSError(errno.ENFILE, "File table overflow", "a name"), DESCRIPTORS),
+        (ImportError("libgomp.so.1: cannot open shared object file: Too many open files"), DESCRIPTORS),
+    ],
+    ids=repr,
+)
+def test_what_the_system_has_no_more_of_is_told_with_a_way_out(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, expected: str
+) -> None:
+    def none_left(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("embedkit.index.Index", none_left)
+    assert expected in run("index", "info", tmp_path).sentence(75)

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import embedkit
+from embedkit.errors import IntegrityError
 from embedkit.eval import embedding_cache
 from embedkit.eval import run as runner
 from embedkit.eval.embedding_cache import CachedEncoder, RowStore
@@ -48,6 +49,27 @@ class Counting(WordCounts):
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to], ids=["link", "hard link"])
+def test_nothing_is_kept_through_a_link(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
+    """The folder of results may have come from elsewhere."""
+    victim, folder, key = tmp_path / "victim", tmp_path / "results", {"task": "one"}
+    victim.write_text("precious")
+    cache = ResultCache(folder)
+    cache.put(key, Outcome({}))
+    cache.path(key).unlink()
+    link(cache.path(key), victim)
+    assert cache.get(key) is None
+    cache.put(key, Outcome({}))
+    assert cache.get(key) == Outcome({})
+    CachedEncoder(Counting(), folder).encode(TEXTS)
+    (rows,) = folder.glob("*.rows")
+    rows.unlink()
+    link(rows, victim)
+    with pytest.raises(IntegrityError, match=rows.name):
+        CachedEncoder(Counting(), folder).encode(TEXTS)
+    assert victim.read_text() == "precious"
 
 
 def test_rows_are_computed_once_and_are_the_same_bits(tmp_path: Path) -> None:

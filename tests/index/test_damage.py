@@ -10,6 +10,7 @@ import hashlib
 import json
 import random
 import shutil
+import sqlite3
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -25,7 +26,7 @@ from embedkit.index import Index
 from embedkit.index.faiss_import import faiss_threads
 from embedkit.index.manifest import OLD_MANIFEST, POSTED, SPARSE_PARTS
 from embedkit.jobs import IndexRecipe, add_to_index, build_index, open_index
-from embedkit.storage import sealed_json
+from embedkit.storage import block_record, sealed_json
 from embedkit.types import Document
 
 from ..engine.fakes import Windowed
@@ -499,6 +500,70 @@ def test_an_index_cannot_say_that_the_code_of_its_model_is_to_be_trusted(
     assert asked == [stored, {"max_tokens": 9, "local_files_only": False}]
 
 
+SETTINGS: tuple[tuple[str, Any], ...] = (
+    ("prompts", 5), ("prompts", ["a"]), ("prompts", {"a": 1}), ("prompt_names", "query"), ("dim", "abc"), ("dim", 8.5),
+    ("max_tokens", "x"), ("max_tokens", True), ("layers", [1]), ("model", 7), ("revision", {}), ("profile", "fast"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), SETTINGS, ids=str)
+def test_stored_settings_of_another_type_are_refused_by_name(hostile: Hostile, name: str, value: Any) -> None:
+    hostile.file.write_bytes(sealed_json(hostile.changed(("source", "settings"), {name: value})))
+    with pytest.raises(IntegrityError, match=f"says what no index can be .settings.{name}"):
+        Index(hostile.path)
+
+
+# --- files that were made to harm, with every hash recomputed -----------------------------------------------------------------
+
+ENDLESS = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT n, n, n FROM r"
+STATEMENTS = {
+    "sizes without end": f"ALTER TABLE sizes RENAME TO s2; CREATE VIEW sizes(documents, postings, sizes_check) AS {ENDLESS}",
+    "huge texts": "ALTER TABLE documents RENAME TO d2; CREATE VIEW documents AS SELECT number, id, id_check, content_check, title, "
+    "zeroblob(900000000) AS text, metadata FROM d2",
+    "ids without end": f"DROP TABLE ids; CREATE VIEW ids(bucket, entries_check, entries) AS {ENDLESS}",
+    "one view more": f"CREATE VIEW more AS {ENDLESS}",
+    "no index": "DROP INDEX by_value",
+    "another index": "CREATE INDEX other ON documents (text)",
+    "a trigger": "CREATE TRIGGER t AFTER INSERT ON sizes BEGIN SELECT 1; END",
+}
+
+
+def recorded(hostile: Hostile, part: str) -> None:
+    """The manifest vouches for a part of the first segment, whatever is in it now."""
+    record = block_record(hostile.path / f"segment-0001.{part}")
+    hostile.file.write_bytes(sealed_json(hostile.changed(("segments", 0, "files", part), record)))
+
+
+@pytest.mark.parametrize("statements", STATEMENTS.values(), ids=STATEMENTS)
+def test_a_file_of_documents_with_other_tables_is_refused_at_once(hostile: Hostile, statements: str) -> None:
+    connection = sqlite3.connect(hostile.path / "segment-0001.documents.sqlite")
+    connection.executescript(statements)
+    connection.close()
+    recorded(hostile, "documents.sqlite")
+    with pytest.raises(IntegrityError, match="it holds other tables than those of an index"):
+        Index(hostile.path, check=True)
+
+
+def test_codes_that_do_not_fit_their_rows_are_refused(hostile: Hostile) -> None:
+    """Row numbers beyond the rows, and a matrix that lacks most of its numbers: faiss itself notices while it searches."""
+    import faiss
+
+    segment = hostile.body["segments"][0]
+    rows, dim = segment["rows"], hostile.body["dim"]
+    vectors = np.random.default_rng(0).standard_normal((rows, dim)).astype(np.float32)
+    numbered = faiss.IndexIDMap(faiss.IndexFlatIP(dim))
+    numbered.add_with_ids(vectors, np.arange(rows) + (1 << 45))
+    turned = faiss.IndexPreTransform(faiss.PCAMatrix(dim, 2), faiss.IndexFlatIP(2))
+    turned.train(vectors)
+    turned.add(vectors)
+    faiss.copy_array_to_vector(np.ones(3, np.float32), faiss.downcast_VectorTransform(turned.chain.at(0)).A)
+    for index, reason in ((numbered, "they name rows that are not there"), (turned, "cannot be searched")):
+        faiss.write_index(index, str(hostile.path / "segment-0001.codes.faiss"))
+        recorded(hostile, "codes.faiss")
+        with Index(hostile.path) as opened, pytest.raises(IntegrityError, match=f"codes.faiss.*{reason}"):
+            opened.snapshot.segments[0].codes().coarse_scores(QUERIES, 5)  # type: ignore[union-attr]
+
+
 # --- links ----------------------------------------------------------------------------------------------------------------
 
 
@@ -530,18 +595,47 @@ def test_a_link_that_leads_nowhere_or_to_itself_is_an_error_and_no_endless_wait(
         Index(tmp_path / "1")
 
 
-def test_a_change_writes_through_no_link(damaged: Damaged, tmp_path: Path) -> None:
+WRITTEN = (
+    "segment-0003.fine.npy", "segment-0003.documents.sqlite", "segment-0003.ids.txt", "add.rows", "add.postings", "lock",
+    "segment-0003.posted.npy", "manifest-000004.json.partial", "manifest-000004.json", "segment-0001.deleted-000004.npy",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to], ids=["link", "hard link"])
+def test_a_change_writes_through_no_link(damaged: Damaged, tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
     """An index that came from somewhere else may hold links to files of its reader."""
     copy, mine = tmp_path / "copy", tmp_path / "mine.txt"
-    for name in ("segment-0003.fine.npy", "segment-0003.documents.sqlite", "segment-0003.ids.txt", "add.rows",
-                 "manifest-000004.json.partial", "manifest-000004.json", "segment-0001.deleted-000004.npy"):  # fmt: skip
+    for name in WRITTEN:
         shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(damaged.path, copy)
+        shutil.copytree(damaged.path, copy, ignore=shutil.ignore_patterns("lock"))
         mine.write_text("mine")
-        (copy / name).symlink_to(mine)
+        link(copy / name, mine)
         with (
-            suppress(OSError, IntegrityError),
+            suppress(IntegrityError),
             open_index(copy, Windowed()) as index,
         ):  # refused or not, but not through
             index.add([document(3), document(5)])
         assert mine.read_text() == "mine", name
+
+
+@pytest.mark.parametrize("name", ["add.npy", "add.npy.partial", "add.ids.txt", "add.manifest.json.partial"])
+def test_the_job_of_an_addition_writes_through_no_link(damaged: Damaged, tmp_path: Path, name: str) -> None:
+    """A name that ends so is followed only where a user gives it."""
+    copy, mine = tmp_path / "copy", tmp_path / "mine.txt"
+    shutil.copytree(damaged.path, copy)
+    mine.write_text("mine")
+    (copy / name).symlink_to(mine)
+    with suppress(IntegrityError):
+        add_to_index(copy, [document(5)], model=Windowed())
+    assert {path.name for path in tmp_path.iterdir()} == {"copy", "mine.txt"}
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["lock", "add.rows"])
+def test_a_link_that_leads_nowhere_makes_no_file_there(damaged: Damaged, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(damaged.path, copy, ignore=shutil.ignore_patterns("lock"))
+    (copy / name).symlink_to(tmp_path / "made outside")
+    with suppress(IntegrityError), open_index(copy, Windowed()) as index:
+        index.add([document(5)])
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]

@@ -308,6 +308,7 @@ def test_exchanged_and_zeroed_pages_give_no_wrong_answer(small: Path, tmp_path: 
         "UPDATE sizes SET postings = 3",
         "INSERT INTO sizes SELECT * FROM sizes",
         "DELETE FROM sizes",
+        "UPDATE documents SET metadata = '[]' WHERE number = 70",
     ],
 )
 def test_changed_rows_give_no_wrong_answer(small: Path, tmp_path: Path, statement: str) -> None:
@@ -338,3 +339,74 @@ def test_an_unfinished_file_is_said_to_be_damaged(tmp_path: Path) -> None:
     DocumentWriter(tmp_path / "a.sqlite").append(DOCUMENTS[:5], texts=True)
     with pytest.raises(IntegrityError):
         DocumentReader(tmp_path / "a.sqlite", 5)
+
+
+def sealed(path: Path, statement: str, *values: object) -> Path:
+    """A file that somebody changed who computes checksums as we do."""
+    connection = sqlite3.connect(path)
+    for name, function in (("key_check", module._key_check), ("content_check", module._content_check)):
+        connection.create_function(name, -1, function)
+    connection.execute(statement, values)
+    connection.commit()
+    connection.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        (
+            "UPDATE documents SET id = x'61', id_check = key_check(3, x'61') WHERE number = 3",
+            "id of document 3 is no text",
+        ),
+        (
+            "UPDATE documents SET metadata = '[]', content_check = content_check(number, id, title, text, '[]')",
+            "metadata of document 0 are none",
+        ),
+        ("UPDATE sizes SET postings = 'x', sizes_check = key_check(150, 'x')", "number of its postings is none"),
+    ],
+)
+def test_rows_of_other_types_whose_checksums_fit_are_refused(
+    small: Path, tmp_path: Path, statement: str, reason: str
+) -> None:
+    path = tmp_path / "a.sqlite"
+    path.write_bytes(small.read_bytes())
+    sealed(path, statement)
+    with pytest.raises(IntegrityError, match=reason):
+        reader = DocumentReader(path, 150)
+        list(reader.all_ids())
+        list(reader.stream())
+
+
+def test_metadata_nested_deeper_than_can_be_written_are_refused(small: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    path.write_bytes(small.read_bytes())
+    deep = '{"a": ' * 300 + "1" + "}" * 300
+    sealed(path, "UPDATE documents SET metadata = ?1, content_check = content_check(number, id, title, text, ?1)", deep)
+    with pytest.raises(IntegrityError, match="metadata of document 0 are none"):
+        next(DocumentReader(path, 150).stream())
+
+
+def test_a_statement_that_goes_on_and_on_is_stopped(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STEPS", 2_000)
+    reader = DocumentReader(small, 150)
+    for _ in range(50):  # the steps of one statement are counted, not those of all its runs
+        assert reader.ids([3]) == {3: "id 3"}
+    with pytest.raises(IntegrityError, match="interrupted"):
+        reader._select("WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT count(*) FROM r", (), 1)
+
+
+def test_a_process_that_may_open_no_more_files_does_not_call_the_file_damaged(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    def unable(*_: Any, **__: Any) -> Any:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr(sqlite3, "connect", unable)
+    monkeypatch.setattr("embedkit.index.documents.os.open", none_left)
+    for opened in (lambda: DocumentReader(small, 150), lambda: DocumentWriter(tmp_path / "b.sqlite")):
+        with pytest.raises(OSError, match="Too many open files"):
+            opened()

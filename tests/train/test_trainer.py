@@ -17,6 +17,7 @@ import torch
 
 from embedkit.errors import IntegrityError, UsageError
 from embedkit.recipe import fill
+from embedkit.storage import file_record, read_json, write_json
 from embedkit.train.optimizer import clipped_norm, learning_rate
 from embedkit.train.settings import Evaluation, TrainingRecipe
 from embedkit.train.step import Step
@@ -119,6 +120,89 @@ def test_stopped_and_resumed_is_never_stopped(
     train(chosen, tmp_path / "stopped", resume=True)
     assert log_of(tmp_path / "stopped") == log_of(tmp_path / "whole")
     assert weights_of(tmp_path / "stopped") == weights_of(tmp_path / "whole")
+
+
+@pytest.fixture
+def begun(recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[TrainingRecipe, Path]:
+    """A run that was killed after the checkpoint of step 3."""
+    from embedkit.train.trainer import Run
+
+    step, chosen = Run._step, recipe()
+
+    def dying(self: Run, *arguments: Any) -> Any:
+        if self.at.step == 4:
+            raise Killed
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Run, "_step", dying)
+    with pytest.raises(Killed):
+        train(chosen, tmp_path / "run")
+    monkeypatch.undo()
+    return chosen, tmp_path / "run"
+
+
+def test_a_resumed_run_writes_through_no_link(begun: tuple[TrainingRecipe, Path], tmp_path: Path) -> None:
+    """Its folder may have come from elsewhere."""
+    chosen, folder = begun
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    log = (folder / "log.jsonl").read_bytes()
+    for link in (Path.symlink_to, Path.hardlink_to):
+        (folder / "log.jsonl").unlink()
+        link(folder / "log.jsonl", victim)
+        with pytest.raises(IntegrityError, match=r"log\.jsonl"):
+            train(chosen, folder, resume=True)
+    (folder / "log.jsonl").unlink()
+    (folder / "log.jsonl").write_bytes(log)
+    name = "checkpoint-0-00000006.safetensors"
+    for place in ("training.json.partial", name, f"{name}.partial", "model.partial"):
+        (folder / place).symlink_to(victim)
+    train(chosen, folder, resume=True)
+    assert victim.read_text() == "precious"
+    assert len(log_of(folder)) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"progress": {"step": "3"}}, "progress.step is '3', not a whole number"),
+        ({"progress": {"step": 10**12}}, "step 1000000000000"),
+        ({"progress": {"stage": 1}}, "stage 1, step 3"),
+        ({"progress": {"log_bytes": 10**15}}, "do not fit"),
+        ({"weights": {"name": "../../elsewhere.safetensors"}}, "as its checkpoint"),
+        ({"facts": {"recipe": 5}}, "facts.recipe is 5, not a text"),
+    ],
+    ids=str,
+)
+def test_a_record_that_no_run_wrote_is_refused(
+    begun: tuple[TrainingRecipe, Path], change: dict[str, Any], reason: str
+) -> None:
+    chosen, folder = begun
+    body = read_json(folder / "training.json")
+    write_json(folder / "training.json", {name: {**body[name], **change.get(name, {})} for name in body})
+    with pytest.raises(IntegrityError, match=reason):
+        train(chosen, folder, resume=True)
+
+
+@pytest.mark.parametrize("kind", ["another shape", "another name", "one less", "state of another shape"])
+def test_a_checkpoint_of_another_model_is_refused(begun: tuple[TrainingRecipe, Path], kind: str) -> None:
+    """A tensor of one number would be copied into every place of the weight."""
+    from safetensors.torch import load_file, save
+
+    chosen, folder = begun
+    (path,) = folder.glob("checkpoint-*")
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.startswith("exp_avg/" if "state" in kind else "weight/"))
+    value = tensors.pop(name)
+    if "shape" in kind:
+        tensors[name] = torch.ones(1)
+    elif kind == "another name":
+        tensors[f"{name}.other"] = value
+    path.write_bytes(save(tensors))
+    body = read_json(folder / "training.json")
+    write_json(folder / "training.json", {**body, "weights": {"name": path.name, **file_record(path)}})
+    with pytest.raises(IntegrityError, match=r"checkpoint-0-00000003\.safetensors (holds|lacks) "):
+        train(chosen, folder, resume=True)
 
 
 @pytest.mark.parametrize(
