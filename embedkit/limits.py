@@ -26,6 +26,7 @@ CONFIG = (
     16 << 20
 )  # bytes of a JSON file of a model, but for its tokenizer; libraries keep several copies of what it says
 TOKENIZER = 1 << 30  # bytes of a tokenizer file
+GROWTH = 64  # times its length that a tokenizer's replacements may make of a text
 PARTS = 1000  # layers, heads, experts or labels that the config of a model may ask for
 MANIFEST = 256 << 20  # bytes of a JSON file that embedkit wrote: manifests, reports, caches
 IMAGE = 256 << 20  # bytes of one image file

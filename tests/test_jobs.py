@@ -277,6 +277,16 @@ def test_a_model_that_has_moved_is_asked_for(make_model: Callable[..., Path], tm
     )
 
 
+def test_an_index_does_not_choose_what_is_fetched(
+    word_counts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: None
+) -> None:
+    """It may come from elsewhere; whoever names the model fetches it."""
+    monkeypatch.setattr(word_counts, "settings", {"model": "nobody/nothing"}, raising=False)
+    embedkit.build_index(TEXTS, tmp_path / "x", model=word_counts)
+    with pytest.raises(ModelError, match=r"nobody/nothing is not on this machine, .* --model nobody/nothing"):
+        embedkit.open_index(tmp_path / "x").search("cat")
+
+
 def test_ids_of_vectors_are_one_line_each(tmp_path: Path) -> None:
     for wrong in ("a\nb", ""):
         with pytest.raises(DataError, match=r"ids, row 2: the id .* is empty or holds a line break"):

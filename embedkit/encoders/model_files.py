@@ -18,6 +18,7 @@ from embedkit.encoders.foreign import opening
 from embedkit.encoders.hub_cache import MODULES, STEP, read_modules
 from embedkit.encoders.layers import check_layers
 from embedkit.encoders.pooling import POOLINGS
+from embedkit.encoders.vocabulary import normalizer_rules
 from embedkit.errors import EmbedkitError, ModelError
 from embedkit.typed import checked
 from embedkit.types import Array
@@ -206,7 +207,7 @@ def _check_tokenizer(tokenizer: Any, config: Mapping[str, Any], settings: Mappin
     named = config.get("tokenizer_class", owner).removesuffix("Fast").removesuffix("Tokenizer")
     if named != owner or type(tokenizer.model).__name__ != algorithm:
         raise _Unknown
-    normalizer = _rules(tokenizer.normalizer)
+    normalizer = normalizer_rules(tokenizer)
     if settings.get("do_lower_case") and not normalizer.get("lowercase"):
         raise _Unknown
     if normalizer.get("type") == "BertNormalizer":
@@ -217,11 +218,6 @@ def _check_tokenizer(tokenizer: Any, config: Mapping[str, Any], settings: Mappin
             raise _Unknown
     if config.get("truncation_side", "right") != "right":
         raise _Unknown
-
-
-def _rules(part: Any) -> dict[str, Any]:
-    """The settings of a tokenizer's normalizer."""
-    return json.loads(part.__getstate__()) if part is not None else {}
 
 
 def _tokens(limit: Any) -> int | None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from embedkit.errors import ModelError
+from embedkit.limits import GROWTH
 
 FINDING = "tokens-without-embedding"
 FIX = "Resize the embeddings to the tokenizer (resize_token_embeddings) and train them, or take the added tokens out."
@@ -26,11 +30,31 @@ def check_vocabulary(tokenizer: Any, rows: int, name: str) -> None:
         raise ModelError(
             f"The tokenizer of {name} knows no word ({count} tokens, all special); put its tokenizer.json or vocabulary file back."
         )
+    if (times := _growth(normalizer_rules(tokenizer))) > GROWTH:
+        raise ModelError(
+            f"The tokenizer of {name} replaces parts of a text by longer ones, up to {times:,.0f} times its length; at most {GROWTH} "
+            f"times is taken: fetch the model again."
+        )
     if count <= rows and all(map(tokenizer.id_to_token, range(count))):
         return  # the ids are 0 to count - 1; the whole vocabulary as a dict takes longer
     token, number = last_token(tokenizer)
     if number >= rows:
         raise TokenWithoutRow(name, token, number, rows)
+
+
+def normalizer_rules(tokenizer: Any) -> dict[str, Any]:
+    """The settings of a tokenizer's normalizer."""
+    part = tokenizer.normalizer
+    return json.loads(part.__getstate__()) if part is not None else {}
+
+
+def _growth(rules: Mapping[str, Any]) -> float:
+    """How many times longer a normalizer may make a text: forty that double it would fill all memory."""
+    if rules.get("type") == "Replace":
+        content, pattern = len(rules["content"]), rules["pattern"]
+        # an expression may match between any two characters
+        return max(1, content / len(pattern["String"])) if pattern.get("String") else 1 + content
+    return math.prod(map(_growth, rules.get("normalizers", ())))
 
 
 def last_token(tokenizer: Any) -> tuple[str, int]:

@@ -92,6 +92,7 @@ def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
         load(folder)
 
 
+DOUBLED = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
 DAMAGES: dict[str, tuple[Edit, str]] = {
     "no words": (lambda rules: rules["model"].update(vocab={}), "knows no word"),
     "no unknown token": (lambda rules: rules["model"].update(unk_token="[NO]"), "tokenizer fails on a text: .*UNK"),
@@ -119,6 +120,14 @@ DAMAGES: dict[str, tuple[Edit, str]] = {
             pre_tokenizer={"type": "Split", "pattern": {"Regex": "(a|a?)+$"}, "behavior": "Isolated", "invert": False}
         ),
         "tokenizer fails on a text: .*[Rr]etry|tokenizer fails on a text",
+    ),
+    "doubled forty times": (
+        lambda rules: rules.update(normalizer={"type": "Sequence", "normalizers": [DOUBLED] * 40}),
+        "up to 1,099,511,627,776 times its length; at most 64 times",
+    ),
+    "filled between all characters": (
+        lambda rules: rules.update(normalizer={"type": "Replace", "pattern": {"Regex": ""}, "content": "a" * 64}),
+        "up to 65 times its length",
     ),
     "nested without end": (lambda rules: rules.update(normalizer=nested(200)), "cannot be opened"),
     "of another kind": (lambda rules: rules.update(model=3), "cannot be opened"),
