@@ -27,7 +27,8 @@ CONFIG = (
 )  # bytes of a JSON file of a model, but for its tokenizer; libraries keep several copies of what it says
 TOKENIZER = 1 << 30  # bytes of a tokenizer file
 GROWTH = 64  # times its length that a tokenizer's replacements may make of a text
-PARTS = 1000  # layers, heads, experts or labels that the config of a model may ask for
+PARTS = 1000  # layers, heads or experts that the config of a model may ask for, each under one name
+LABELS = 1_000_000  # labels of a model; each is a name in memory
 MANIFEST = 256 << 20  # bytes of a JSON file that embedkit wrote: manifests, reports, caches
 IMAGE = 256 << 20  # bytes of one image file
 ANSWER = 64 << 20  # bytes of one answer of a server

@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 
 from embedkit.encoders.hub_cache import MODULES, STEP, below, cached_file, read_modules, read_settings
 from embedkit.errors import ModelError
-from embedkit.limits import PARTS, SHOWN, TOKENIZER, open_regular, shown
+from embedkit.limits import LABELS, PARTS, SHOWN, TOKENIZER, open_regular, shown
 
 SETTINGS = re.compile(r"sentence_[\w-]+_config\.json")
 VOCABULARY = re.compile(
@@ -186,8 +186,9 @@ def _check_content(path: Path, content: Mapping[str, Any]) -> None:
 
 def _check_config(path: Path, config: Mapping[str, Any]) -> None:
     for name, number in _numbers(config):
-        if number > PARTS and PARTS_OF.search(name):
-            raise ModelError(f"{path} says {name} = {number:,}; no model has more than {PARTS:,}: {STEP}.")
+        most = LABELS if name.endswith("labels") else PARTS
+        if number > most and PARTS_OF.search(name):
+            raise ModelError(f"{path} says {name} = {number:,}; at most {most:,} are taken: {STEP}.")
     _check_attention(path, config)
     if (weights := config.get("transformers_weights")) and not weights.endswith(
         (".safetensors", ".safetensors.index.json")

@@ -56,6 +56,8 @@ def open_sentence_transformer(asked: Asked, folder: Path | None) -> Opened:
     tokenization = (
         Tokenization(tokenizer, tokens, pool_prompt=getattr(pooling, "include_prompt", True)) if tokenizer else None
     )
+    if not width:
+        raise ModelError(f"{asked.name} gives no rows of texts; choose a model that embeds them.")
     description = {"modules": describe_modules(model)}  # before the weights are cast
     attention = attention_of(model[0].auto_model) if tokenizer else None
     budget = asked.batch_tokens or BATCH_TOKENS.get(place.type, BATCH_TOKENS["cpu"])
@@ -233,7 +235,7 @@ def positions_of(model: Any) -> int | None:
     """How many tokens of an input have a position; None where the model, or its module that reads, sets no bound."""
     for place, module in model.named_modules():
         if place.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            return int(module.num_embeddings - module.padding_idx - 1)  # RoBERTa counts from there: 514 hold 512
+            return int(len(module.weight) - module.padding_idx - 1)  # RoBERTa counts from there: 514 hold 512
     most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     return most if isinstance(most, int) and most > 0 else None  # XLNet has -1: no bound
 

@@ -79,7 +79,9 @@ def embeddings(module: Any) -> int | None:
     try:
         table = transformer.get_input_embeddings()
     except NotImplementedError:  # of a CLIP, which embeds texts and images
-        return int(transformer.config.get_text_config().vocab_size)
+        return getattr(
+            transformer.config.get_text_config(), "vocab_size", None
+        )  # CANINE has none: it hashes characters
     except AttributeError:
         table = getattr(module, "embedding", None)  # of static embeddings
     return getattr(table, "num_embeddings", None)
