@@ -6,6 +6,7 @@ names are known (other names pass: newer versions may add some).
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is
 from embedkit.errors import EmbedkitError, IntegrityError
 from embedkit.limits import NESTED, shown
 
+_hints = functools.cache(get_type_hints)  # which evaluates the text of each hint anew
 NAMES: dict[Any, str] = {
     str: "a text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null",
 }  # fmt: skip
@@ -94,7 +96,7 @@ def misfit(value: Any, kind: Any, where: str = "") -> str | None:
 def _misfit_of_names(value: Any, kind: Any, where: str) -> str | None:
     if not isinstance(value, Mapping):
         return _unlike(value, dict, where)
-    for name, of in get_type_hints(kind).items():
+    for name, of in _hints(kind).items():
         if name in value:
             if (reason := misfit(value[name], of, _below(where, name))) is not None:
                 return reason
