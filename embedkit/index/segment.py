@@ -152,6 +152,10 @@ class Segment:
         """How many candidates are verified for k hits."""
         return max(wanted or self.record.shortlist, 2 * k)
 
+    def knows(self, where: Where) -> bool:
+        """Whether the filter has been asked lately."""
+        return where.key in self._masks
+
     def mask(self, where: Where) -> Mask:
         """The rows of documents that are there and pass; kept for the next search with the same filter."""
         with self._lock:

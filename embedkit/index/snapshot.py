@@ -23,7 +23,7 @@ from embedkit.index.segment import Segment
 from embedkit.index.sparse import SparseLeg
 from embedkit.index.update import read_ranges
 from embedkit.index.versions import open_version
-from embedkit.index.where import Where, read_where
+from embedkit.index.where import Where, check_fields, parse_where
 from embedkit.types import Array, Document, Rows, Vectors
 
 SPARE = 8  # rows beyond k that are looked at for ties; only one where a shortlist bounds them anyway
@@ -85,7 +85,10 @@ class Snapshot:
 
     def where(self, where: Mapping[str, Any]) -> Where:
         """A filter, read. Raises UsageError for what is not understood, and for fields that no document has in this way."""
-        return read_where(where, [segment.documents for segment in self.segments])
+        parsed = parse_where(where)
+        if not (self.segments and self.segments[0].knows(parsed)):
+            check_fields(parsed, [segment.documents for segment in self.segments])
+        return parsed
 
     def search(self, vectors: Vectors, k: int, asked: Asked) -> Ranked:
         """The k best of each query: documents, or rows where they are not grouped."""

@@ -135,7 +135,7 @@ def best(scores: Array, k: int) -> Rows:
     """The documents of the k best scores over 0, with all that tie with the last of them, in no order. scores: (documents,)."""
     # the k-th best of the best scores of runs is no better than the k-th best of all; a partition of so many zeros takes 9 ms
     tops = np.sort(np.maximum.reduceat(scores, np.arange(0, len(scores), RUN))) if len(scores) else scores
-    bound = tops[-k] if len(tops) >= k else 0.0
+    bound = tops[-k] if 0 < k <= len(tops) else 0.0
     found = np.flatnonzero(scores >= bound) if bound > 0 else np.flatnonzero(scores)
     if len(found) <= k:
         return found

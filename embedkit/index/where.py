@@ -93,8 +93,7 @@ def read_where(where: Mapping[str, Any], readers: Sequence[DocumentReader]) -> W
     """A filter on the documents of these segments. Raises UsageError as `parse_where` does, and for a field that no document has, or
     whose values are all of another kind than those it is compared with."""
     parsed = parse_where(where)
-    if readers:  # of no documents, any filter finds none
-        _check_fields(parsed, readers)
+    check_fields(parsed, readers)
     return parsed
 
 
@@ -103,10 +102,11 @@ def all_fields(readers: Iterable[DocumentReader]) -> list[str]:
     return sorted({name for reader in readers for name in reader.fields()})
 
 
-def _check_fields(where: Where, readers: Sequence[DocumentReader]) -> None:
+def check_fields(where: Where, readers: Sequence[DocumentReader]) -> None:
+    """The second half of `read_where`."""
     for part in where.parts:
-        _check_fields(part, readers)
-    if where.operator in JOINTS:
+        check_fields(part, readers)
+    if where.operator in JOINTS or not readers:  # of no documents, any filter finds none
         return
     held = frozenset[type]().union(*(reader.kinds(where.field) for reader in readers))
     asked = {str if isinstance(value, str) else float for value in where.values}
