@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
@@ -14,7 +15,7 @@ from embedkit.encoder import Encoded, OnLong, contents
 from embedkit.encoders.backend import Backend
 from embedkit.encoders.fingerprint import fingerprint
 from embedkit.encoders.opened import Opened
-from embedkit.encoders.prompts import named_prompt, resolve_prompts
+from embedkit.encoders.prompts import family_prompts, named_prompt, resolve_prompts
 from embedkit.encoders.windows import Run
 from embedkit.errors import DataError, EmbedkitError, ModelError, UsageError
 from embedkit.types import Content, Kind, Picture, Vectors
@@ -204,9 +205,18 @@ class TextEncoder:
             return prompt
         if prompt_name is not None:
             return named_prompt(self.stored_prompts, prompt_name)
-        if kind == "query" and not self.prompts["query"]:
-            self._say_once("prompt", f"{self.name} stores no prompt for queries: they are embedded as they are.")
+        if kind == "query" and not self.prompts["query"] and (needed := self._family_prompts):
+            beside = f" and {needed['document']!r} in front of documents" if needed["document"] else ""
+            self._say_once(
+                "prompt",
+                f"{self.name} stores no prompt for queries, and models of its family expect {needed['query']!r} in front of them"
+                f"{beside}: give it to load as prompts.",
+            )
         return self.prompts[kind]
+
+    @functools.cached_property
+    def _family_prompts(self) -> dict[Kind, str] | None:
+        return family_prompts(self.name)
 
     def _say_once(self, about: str, message: str) -> None:
         if about not in self._said:

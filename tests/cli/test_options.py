@@ -29,8 +29,11 @@ NO_PROMPT = "stores no prompt for queries"  # the remark of a model without prom
 
 
 @pytest.fixture
-def words(tmp_path: Path, corpus: Path, index: Path, tiny_model: Path) -> Callable[[str], list[str]]:
-    """The words of one of COMMANDS; a BEIR folder stands in {tmp}."""
+def words(
+    tmp_path: Path, corpus: Path, index: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], list[str]]:
+    """The words of one of COMMANDS; a BEIR folder stands in {tmp}, and the model is of a family that needs a prompt."""
+    monkeypatch.setattr("embedkit.encoders.prompts.FAMILIES", ((f"^{tiny_model.name}$", "query: ", ""),))
     write_jsonl(tmp_path / "corpus.jsonl", ROWS)
     write_jsonl(tmp_path / "queries.jsonl", [{"_id": "q1", "text": QUESTION}])
     (tmp_path / "qrels").mkdir()

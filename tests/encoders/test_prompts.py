@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from embedkit.encoders.prompts import named_prompt, resolve_prompts
+from embedkit.encoders.prompts import family_prompts, named_prompt, resolve_prompts
 from embedkit.errors import UsageError
 
 
@@ -40,3 +42,44 @@ def test_an_unknown_name_lists_the_known() -> None:
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(UsageError, match="A prompt for 'querry' came; inputs are of the kinds 'query' and 'document'"):
         resolve_prompts({"a": "b"}, None, {"querry": "a"})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("name", "query"),
+    [
+        ("intfloat/e5-small-v2", "query: "),
+        ("intfloat/multilingual-e5-large-instruct", "Instruct: TASK\nQuery: "),
+        ("Alibaba-NLP/gte-Qwen2-1.5B-instruct", "Instruct: TASK\nQuery: "),
+        ("Qwen/Qwen3-Embedding-0.6B", "Instruct: TASK\nQuery: "),
+        ("BAAI/bge-small-en-v1.5", "Represent this sentence for searching relevant passages: "),
+        ("BAAI/bge-large-zh-v1.5", "为这个句子生成表示以用于检索相关文章："),
+        ("nomic-ai/nomic-embed-text-v1.5", "search_query: "),
+        ("mixedbread-ai/mxbai-embed-large-v1", "Represent this sentence for searching relevant passages: "),
+        ("Snowflake/snowflake-arctic-embed-m", "Represent this sentence for searching relevant passages: "),
+        ("Snowflake/snowflake-arctic-embed-m-v2.0", "query: "),
+        ("hkunlp/instructor-large", "Represent the question for retrieving supporting documents: "),
+        ("sentence-transformers/all-MiniLM-L6-v2", None),
+        ("BAAI/bge-m3", None),
+        ("thenlper/gte-base", None),
+        ("e5-user/my-model", None),
+        ("some/the5-base", None),
+    ],
+)
+def test_families_that_need_a_prompt_are_known_by_name(name: str, query: str | None) -> None:
+    needed = family_prompts(name)
+    assert (needed and needed["query"]) == query
+
+
+@pytest.mark.parametrize(
+    ("config", "known"),
+    [
+        ('{"_name_or_path": "intfloat/e5-base"}', True),
+        ('{"_name_or_path": 3}', False),
+        ("[]", False),
+        ("[" * 100_000, False),
+        ("", False),
+    ],
+)
+def test_a_folder_is_known_by_what_it_was_made_from(config: str, known: bool, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(config)
+    assert (family_prompts(str(tmp_path)) is not None) == known

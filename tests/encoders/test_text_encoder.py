@@ -136,8 +136,11 @@ def test_prompts_that_cannot_be_are_refused(encoder: TextEncoder) -> None:
         encoder.encode("cat", kind="passage")  # type: ignore[arg-type]
 
 
-def test_a_model_without_a_query_prompt_says_so_once(tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
-    encoder = load(tiny_model)
+def test_a_model_without_the_query_prompt_of_its_family_says_so_once(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "e5-tiny").symlink_to(tiny_model)
+    encoder = load(tmp_path / "e5-tiny")
     with caplog.at_level(logging.WARNING):
         encoder.encode("cat", kind="document")
         encoder.encode("cat", kind="query", prompt="given ")
@@ -145,8 +148,16 @@ def test_a_model_without_a_query_prompt_says_so_once(tiny_model: Path, caplog: p
         encoder.encode("cat", kind="query")
         encoder.encode("dog", kind="query")
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tiny_model} stores no prompt for queries: they are embedded as they are."
+        f"{tmp_path / 'e5-tiny'} stores no prompt for queries, and models of its family expect 'query: ' in "
+        "front of them and 'passage: ' in front of documents: give it to load as prompts."
     ]
+
+
+def test_a_model_that_is_not_known_to_need_a_prompt_says_nothing(
+    tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(tiny_model).encode("cat", kind="query")
+    assert not caplog.records
 
 
 def test_other_keywords_are_refused_by_name(encoder: TextEncoder) -> None:
