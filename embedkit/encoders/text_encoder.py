@@ -6,6 +6,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,13 @@ class TextEncoder:
         other = copy(self)
         other.dim, other.settings = dim, {**self.settings, "dim": dim}
         other.fingerprint = fingerprint({**self._description, **other._space()})
+        return other
+
+    def in_float32(self) -> TextEncoder:
+        """The same model, computing in float32: a second copy, unless it does so already."""
+        other = copy(self)
+        other._opened = replace(self._opened, backend=self._in_float32())
+        other.compute = dict(other._opened.backend.compute)
         return other
 
     @property

@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from embedkit.encoders import load
 from embedkit.encoders.attention import attention_of
 from embedkit.encoders.doctor.checks import CHECKS
 from embedkit.encoders.doctor.examination import doctor, examine, patient_of
-from embedkit.encoders.doctor.patient import Finding, NotChecked
+from embedkit.encoders.doctor.patient import Finding, NotChecked, Voice
 from embedkit.errors import ModelError
 
 from . import patients
@@ -146,6 +147,44 @@ def test_rows_that_depend_on_their_batch_are_found(
     monkeypatch.setattr(patient, "reference_rows", lambda texts, at_once, prompt="": rows(texts, at_once))
     names = [finding.name for finding in examine(patient).findings]
     assert [name for name in names if name.endswith("dependence")] == found
+
+
+@pytest.mark.parametrize("kind", ["padding", "batch"])
+@pytest.mark.parametrize(
+    ("noise", "bent", "found"),
+    [(0.0, 0.0, False), (0.05, 0.0, False), (0.05, 0.3, True), (0.0, 0.3, True)],
+    ids=["healthy", "noisy", "faulty and noisy", "faulty"],
+)
+def test_noise_of_the_precision_is_no_fault(noise: float, bent: float, found: bool, kind: str) -> None:
+    """A voice whose rows move by chance in bfloat16 with every batch, as a deep decoder's do: its float32 rows decide."""
+
+    def rows(noise: float) -> Callable[[tuple[str, ...], int], np.ndarray]:
+        def made(texts: tuple[str, ...], size: int) -> np.ndarray:
+            chance = np.random.default_rng(size).standard_normal((len(texts), 64)).astype(np.float32)
+            return _rows(64, bent)(list(texts), size) + noise * chance
+
+        return made
+
+    exact = Voice("embedkit", rows(0.0), 0.9999)
+    patient: Any = SimpleNamespace(voices=[Voice("embedkit", rows(noise), 0.999, lambda: exact)])
+    check = next(check for check in CHECKS if check.name == kind)
+    assert isinstance(check.run(patient), Finding) == found
+
+
+def test_a_fault_of_one_precision_alone_is_found() -> None:
+    """Padding that only bfloat16's kernel reads moves rows by far more than its noise."""
+    exact = Voice("embedkit", _rows(8, 0.0), 0.9999)  # type: ignore[arg-type]
+    voice = Voice("embedkit", _rows(8, 0.5), 0.999, lambda: exact)  # type: ignore[arg-type]
+    assert voice.in_company(("a", "b"))[1] is False
+
+
+@pytest.mark.parametrize("name", ["padding", "batch", "norm"])
+def test_rows_of_zeros_are_the_same_rows(name: str) -> None:
+    """Of texts whose words a model does not know."""
+    voice = Voice("embedkit", lambda texts, _: np.zeros((len(texts), 8), dtype=np.float32), 0.9999)
+    patient: Any = SimpleNamespace(voices=[voice], encoder=SimpleNamespace(unit=True))
+    check = next(check for check in CHECKS if check.name == name)
+    assert isinstance(check.run(patient), str)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +341,8 @@ def test_a_model_that_cannot_be_opened_is_refused_as_load_refuses_it() -> None:
 
 def test_nothing_is_said_of_our_own_texts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """They are longer than the model takes, and have no prompts: the user's own first ones must still be told of."""
-    encoder = load(patients.encoder(tmp_path))
+    folder = patients.encoder(tmp_path)
+    encoder = load(folder.rename(folder.with_name("e5-tiny")))
     doctor(encoder)
     assert not caplog.records
     encoder.encode(["cat " * 100], kind="query")

@@ -13,7 +13,7 @@ import numpy as np
 
 from embedkit.encoders.attention import direction
 from embedkit.encoders.doctor.agreement import backends, overflow
-from embedkit.encoders.doctor.patient import DIFFERENT, SHORT, WORDS, Finding, Patient, cosines
+from embedkit.encoders.doctor.patient import DIFFERENT, SHORT, WORDS, Finding, Patient
 from embedkit.encoders.doctor.pooled import cls_on_the_left, pooled_padding
 from embedkit.encoders.doctor.tokens import closing_token, unknown_tokens
 from embedkit.encoders.prompts import NAMES
@@ -68,8 +68,8 @@ def padding(patient: Patient) -> Finding | str:
     """Has a text the same row alone and beside a longer one?"""
     least = 1.0
     for voice in patient.voices:
-        cosine = float(np.min(cosines(voice.rows(DIFFERENT, 1), voice.rows(DIFFERENT, len(DIFFERENT)))))
-        if not cosine >= voice.same:
+        cosine, same = voice.in_company(DIFFERENT)
+        if not same:
             return Finding(
                 "padding-dependence",
                 f"Beside a longer text the row that {voice.name} gives a text has a cosine of {cosine:.4f} with its row alone.",
@@ -84,8 +84,8 @@ def batch(patient: Patient) -> Finding | str:
     """Has a text the same row alone and among others of its length, without padding?"""
     least = 1.0
     for voice in patient.voices:
-        cosine = float(np.min(cosines(voice.rows(WORDS, 1), voice.rows(WORDS, len(WORDS)))))
-        if not cosine >= voice.same:
+        cosine, same = voice.in_company(WORDS)
+        if not same:
             return Finding(
                 "batch-dependence",
                 f"In a batch of {len(WORDS)} the row that {voice.name} gives a text has a cosine of {cosine:.4f} with its row alone.",
@@ -144,7 +144,8 @@ def norm(patient: Patient) -> Finding | str:
         rows = voice.rows(DIFFERENT, 1)
         lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
         span = f"{lengths.min():.3f} to {lengths.max():.3f}"
-        if _declared_unit(patient, voice.name) and not np.all(np.abs(lengths - 1) <= UNIT):
+        unit = (np.abs(lengths - 1) <= UNIT) | (lengths == 0)  # a text of which nothing is known has no direction
+        if _declared_unit(patient, voice.name) and not np.all(unit):
             return Finding(
                 "norm",
                 f"The model declares unit rows ({_declared_unit(patient, voice.name)}) and those of {voice.name} have lengths of "
