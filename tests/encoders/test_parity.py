@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -221,6 +222,14 @@ ONE = {"index": 0, "embedding": [1.0, 2.0]}
         ((200, {"data": [ONE, {"index": 1, "embedding": 3.0}]}), "answered without data"),
         ((200, {"data": [ONE, {"index": 1, "embedding": [1.0]}]}), "rows of several widths"),
         ((200, []), "answered without data"),
+        ((200, b"[" * 200_000), "did not answer as expected .nested more than 50 levels"),
+        ((200, b"[" * 60 + b"]" * 60), "did not answer as expected .nested more than 50 levels"),
+        ((200, {"data": [ONE, {"index": 1, "embedding": ["1.0"]}]}), "an embedding is not a list of numbers"),
+        ((200, {"data": [ONE, {"index": 1, "embedding": [None]}]}), "an embedding is not a list of numbers"),
+        ((200, {"data": [ONE, {"index": 1, "embedding": [10**400]}]}), "answered without data"),
+        ((200, {"data": [ONE, {"index": "1", "embedding": [1.0]}]}), "data.1.index is '1', not a whole number"),
+        ((200, {"data": {"0": ONE}}), "not a list"),
+        ((200, {"data": [ONE, ONE]}), "gave rows with other indices than 0 to 1"),
     ],
     ids=str,
 )
@@ -231,6 +240,33 @@ def test_a_server_that_answers_otherwise_is_one_sentence(
     with pytest.raises(UsageError, match=sentence) as caught:
         endpoint_rows(server.url, "m", ["a", "b"])
     assert str(caught.value).endswith(".")
+
+
+def test_an_answer_of_any_length_is_not_read(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedkit.encoders.doctor.endpoint.ANSWER", 1000)
+    server.answer = lambda _: (200, b" " * 2000)
+    with pytest.raises(UsageError, match="more than 1,000 bytes"):
+        endpoint_rows(server.url, "m", ["a"])
+
+
+def test_an_answer_that_never_ends_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedkit.encoders.doctor.endpoint.PATIENCE", 0)
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: contextlib.nullcontext(Endless()))
+    with pytest.raises(UsageError, match="no end within 0 s"):
+        endpoint_rows(server.url, "m", ["a"])
+
+
+class Endless:
+    """An answer that comes byte by byte."""
+
+    def read1(self, _: int) -> bytes:
+        return b" "
+
+
+@pytest.mark.parametrize("url", ["http://[", "http://127.0.0.1:port", "http://a b/", "http://\u2100.test"])
+def test_an_address_that_is_none_is_one_sentence(url: str) -> None:
+    with pytest.raises(UsageError, match=r"expected (a server|http)"):
+        endpoint_rows(url, "m", ["a"])
 
 
 def test_nobody_there_is_one_sentence(server: Server) -> None:
