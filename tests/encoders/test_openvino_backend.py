@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from embedkit.encoders import load
+from embedkit.encoders.openvino_backend import compiled
+from embedkit.encoders.openvino_import import import_openvino
 
 pytest.importorskip("openvino")
 TEXTS = [" ".join(["cat", "dog", "swim", "a", "b"][: i % 5 + 1] * (i % 3 + 1)) for i in range(30)]
@@ -123,3 +125,22 @@ def noted(backend: Any, shapes: set[tuple[int, int]]) -> Any:
         return padded
 
     return known
+
+
+@pytest.mark.parametrize(("gated", "streams"), [(True, 1), (False, 2)])
+def test_a_gated_mlp_in_bfloat16_has_two_threads_a_stream(gated: bool, streams: int) -> None:
+    """With one, OpenVINO divides by zero on a CPU with AMX, which ends the process: every Llama did."""
+    openvino = import_openvino()
+    op = openvino.opset13
+    rows = op.parameter([-1, 64], np.float32, name="rows")
+
+    def linear(states: Any, wide: int, width: int) -> Any:
+        return op.matmul(states, op.constant(np.ones((width, wide), dtype=np.float32)), False, True)
+
+    gate = op.swish(linear(rows, 64, 128))
+    inner = op.multiply(gate, linear(rows, 64, 128)) if gated else gate
+    graph = openvino.Model([linear(inner, 128, 64)], [rows], "mlp")
+    assert compiled(graph, "bfloat16", 2, "THROUGHPUT").get_property("NUM_STREAMS") == streams
+    if gated:
+        with pytest.raises(RuntimeError, match="two threads or more"):
+            compiled(graph, "bfloat16", 1, "LATENCY")
