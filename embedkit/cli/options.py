@@ -86,6 +86,12 @@ def corpus_options(command: Command) -> Command:
             metavar="FIELD",
             help="Field of an image: its path, or datasets' bytes and path; embedded alone, or with --text.",
         ),
+        click.option(
+            "--leave-out",
+            "left_out",
+            metavar="FIELD[,FIELD]",
+            help="Fields that are not kept beside the text; of parquet not even read.",
+        ),
         click.option("--limit", type=click.IntRange(1), help="Take the first N rows."),
     )
 
@@ -114,9 +120,10 @@ def fields(options: dict[str, Any]) -> Fields:
     """Takes the corpus options out of `options`, but for --limit."""
     from embedkit.corpus import Fields
 
-    names = options.pop("text_fields")
+    names, left_out = options.pop("text_fields"), options.pop("left_out")
     text = tuple(names.split(",")) if names else None
-    return Fields(options.pop("id_field"), text, options.pop("title_field"), options.pop("image_field"))
+    leave_out = tuple(left_out.split(",")) if left_out else ()
+    return Fields(options.pop("id_field"), text, options.pop("title_field"), options.pop("image_field"), leave_out)
 
 
 def load_arguments(options: dict[str, Any]) -> dict[str, Any]:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import itertools
-import math
 import operator
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import date, time
-from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any
+from uuid import UUID
 
+from embedkit.corpus.arrow import PlacedRows, dataset_rows, frame_rows, hub_rows
 from embedkit.corpus.distinct import DistinctIds
-from embedkit.corpus.formats import PlacedRows, file_rows, folder_rows, hub_rows, jsonl_rows, placed
-from embedkit.corpus.images import IMAGE, is_stored_image, path_of, picture_of, with_undecoded_images
+from embedkit.corpus.folders import folder_rows
+from embedkit.corpus.formats import file_rows, jsonl_rows
+from embedkit.corpus.images import IMAGE, is_stored_image, path_of, picture_of
+from embedkit.corpus.metadata import by_name, missing, storable, utf8
 from embedkit.errors import DataError, UsageError
-from embedkit.types import Document, is_image, is_unicode
+from embedkit.limits import shown
+from embedkit.types import Document, is_image
 
 ID_FIELDS = ("_id", "id", "docid")
 STDIN, HUB = "-", "hf:"
 ROW = "row"  # as id field: number the rows
+NAMES = 30  # fields of a row that a message names
 
 
 @dataclass(frozen=True)
@@ -29,31 +32,37 @@ class Fields:
     """Which fields of a row are id, text and title; the names of the field's conventions when left out.
 
     image: the field of an image, which is embedded alone, or together with a text or a title where these are named as well.
-    Left out, it is "image" in rows that have no "text" and hold there what can only be an image.
+    Left out, it is "image" in rows that have no "text" and hold there what can only be an image. A title that is one of the texts
+    is embedded where it stands among them, once. leave_out: fields that are not kept as metadata; of parquet not even read.
     """
 
     id: str | None = None  # "row" numbers the rows from 0
     text: tuple[str, ...] | None = None  # several are joined with one space; None: "text", and none beside an image
     title: str | None = None
     image: str | None = None
+    leave_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.text, str):
-            object.__setattr__(self, "text", (self.text,))
+        for name in ("text", "leave_out"):
+            if isinstance(one := getattr(self, name), str):
+                object.__setattr__(self, name, (one,))
 
     def of(self, row: Mapping[str, Any]) -> Fields:
-        """These fields for one row, with nothing left open but the id: no title and no text beside an image, unless named."""
+        """These fields for one row, with nothing left open: no title and no text beside an image, unless named; no id where the
+        row has none."""
         image = self.image
         if image is None and self.text is None and "text" not in row and is_stored_image(row.get(IMAGE)):
             image = IMAGE
         text = self.text if self.text is not None else ("text",) if image is None else ()
-        return Fields(self.id, text, self.title or ("title" if image is None else None), image)
+        title = self.title or ("title" if image is None else None)
+        identifier = self.id or next((name for name in ID_FIELDS if name in row), None)
+        return Fields(identifier, text, None if title in text else title, image, self.leave_out)
 
     @property
     def known(self) -> frozenset[str]:
-        ids = ID_FIELDS if self.id is None else (self.id,)
-        own = [name for name in (self.title, self.image) if name]
-        return frozenset((*ids, *(self.text or ()), *own))
+        """The fields that are no metadata."""
+        own = [name for name in (self.title, self.image, self.id if self.id != ROW else None) if name]
+        return frozenset((*own, *(self.text or ()), *self.leave_out))
 
 
 def read_corpus(source: Any, fields: Fields = Fields(), *, limit: int | None = None) -> Iterator[Document]:
@@ -63,7 +72,7 @@ def read_corpus(source: Any, fields: Fields = Fields(), *, limit: int | None = N
     iterable of dicts, of Documents or of strings (numbered from 0), a pandas DataFrame, a `datasets.Dataset`.
     Raises DataError for a row that cannot be used or a source without any, UsageError for a source that is not there.
     """
-    rows, name, base = _open(source, images=fields.image is not None)
+    rows, name, base = _open(source, fields)
     if limit is not None and limit < 1:
         raise UsageError(f"limit={limit} was asked for; expected at least 1.")
 
@@ -71,7 +80,7 @@ def read_corpus(source: Any, fields: Fields = Fields(), *, limit: int | None = N
         """Reads the source again, up to a row whose id has the hash of an earlier one, where it can be read twice."""
         if source == STDIN or isinstance(source, Iterator):
             return True  # not this one: an error in 3e-8 of all runs over a million rows
-        earlier = enumerate(itertools.islice(_open(source, images=fields.image is not None)[0], position))
+        earlier = enumerate(itertools.islice(_open(source, fields)[0], position))
         return any(to_document(row, where, fields, number).id == identifier for number, (where, row) in earlier)
 
     return _documents(itertools.islice(rows, limit), name, fields, base, came_before)
@@ -80,7 +89,7 @@ def read_corpus(source: Any, fields: Fields = Fields(), *, limit: int | None = N
 def check_source(source: str) -> None:
     """Raises UsageError for a file or folder that is not there: at once, not after a model was loaded for nothing."""
     if source != STDIN and not source.startswith(HUB):
-        _open(source)
+        _open(source, Fields())
 
 
 def _documents(
@@ -99,34 +108,33 @@ def _documents(
         raise DataError(f"{name} is empty; expected at least one row.")
 
 
-def _open(source: Any, *, images: bool = False) -> tuple[PlacedRows, str, Path | None]:
-    """Rows, each with its place for messages, the name of the whole, and where relative paths in it begin. images: of a
-    folder, its images and not its texts."""
+def _open(source: Any, fields: Fields) -> tuple[PlacedRows, str, Path | None]:
+    """Rows, each with its place for messages, the name of the whole, and where relative paths in it begin."""
     if isinstance(source, (str, Path)):
         text = str(source)
         if text == STDIN:
             return jsonl_rows(standard_input(), "standard input"), "standard input", Path()
         if text.startswith(HUB):
-            return hub_rows(text.removeprefix(HUB)), text, None
+            return hub_rows(text.removeprefix(HUB), fields.leave_out), text, None
         path = Path(text)
         if not text or not path.exists():
             raise UsageError(
                 f"{text or 'An empty name'} is not there; expected a file, a folder, '-' for standard input, or hf:NAME."
             )
         if path.is_dir():
-            return folder_rows(path, images=images), text, path
-        return file_rows(path), text, path.parent
+            return folder_rows(path, fields.leave_out, images=fields.image is not None), text, path
+        if not path.is_file():
+            raise UsageError(f"{text} is a pipe or a device; expected a file, a folder, or '-' for standard input.")
+        return file_rows(path, fields.leave_out), text, path.parent
     if hasattr(source, "cast_column"):  # a datasets.Dataset
-        source = with_undecoded_images(source)
+        return dataset_rows(source, fields.leave_out, "the rows"), "the rows", Path()
     if hasattr(source, "to_dict") and hasattr(source, "columns"):  # pandas, without importing it
-        columns = list(source.columns)
-        values = source.itertuples(index=False, name=None)
-        return placed((dict(zip(columns, row, strict=True)) for row in values), "the table"), "the table", Path()
+        return frame_rows(source, fields.leave_out, "the table"), "the table", Path()
     if isinstance(source, Mapping) or not isinstance(source, Iterable):
         raise UsageError(
             f"A {type(source).__name__} came as corpus; expected a path, rows (dicts or strings), a DataFrame or a Dataset."
         )
-    return placed(source, "the rows"), "the rows", Path()
+    return ((f"the rows, row {number}", row) for number, row in enumerate(source, 1)), "the rows", Path()
 
 
 def standard_input() -> IO[bytes]:
@@ -151,22 +159,34 @@ def to_document(row: Any, where: str, fields: Fields, position: int, base: Path 
         row = {"_id": row.id, "title": row.title, "text": row.text, "metadata": row.metadata}
         return replace(to_document(row, where, Fields(), position), image=image)
     if isinstance(row, str):
-        return Document(id=str(position), text=_encodable(row, "text", where))
+        return Document(id=str(position), text=storable(row, "text", where))
     if is_image(row):
         fields, row = Fields(id=ROW), {IMAGE: row}
     if not isinstance(row, Mapping):
         raise DataError(f"{where}: a {type(row).__name__} came, a dict or a string was expected.")
     asked, fields = fields, fields.of(row)
+    known = fields.known
     text = " ".join(_string(row, name, where, "--text") for name in fields.text or ())
-    titled = asked.title is not None or not _missing(row.get(str(fields.title)))
+    if len(fields.text or ()) > 1:
+        storable(text, "text", where)
+    titled = asked.title is not None or not missing(row.get(str(fields.title)))
     title = _string(row, fields.title, where, "--title") if fields.title and titled else ""
-    others = {key: value for key, value in row.items() if key not in fields.known}
-    metadata = {_encodable(str(key), "name", where): _plain(value, key, where) for key, value in others.items()}
-    nested = metadata.get("metadata")
-    if isinstance(nested, dict):  # BEIR keeps the other fields one level down
-        metadata = {**{k: v for k, v in metadata.items() if k != "metadata"}, **nested}
-    document = Document(id=_id(row, where, fields, position), text=text, title=title, metadata=metadata)
+    metadata = by_name(((key, value) for key, value in row.items() if key not in known), None, where)
+    if isinstance(metadata.get("metadata"), dict):
+        metadata = _lifted(metadata, fields, where)
+    document = Document(id=_id(row, where, asked, fields, position), text=text, title=title, metadata=metadata)
     return document if fields.image is None else _with_image(document, row, where, fields, base)
+
+
+def _lifted(metadata: dict[str, Any], fields: Fields, where: str) -> dict[str, Any]:
+    """BEIR keeps the other fields one level down, in "metadata". Raises DataError where a field stands in both with two values."""
+    nested = metadata.pop("metadata")
+    for name in metadata.keys() & nested.keys():
+        if metadata[name] != nested[name]:
+            raise DataError(
+                f"{where}: the field {name!r} has another value in 'metadata'; keep one of them, or use --leave-out {name}."
+            )
+    return metadata | {name: value for name, value in nested.items() if name not in fields.leave_out}
 
 
 def _with_image(document: Document, row: Mapping[str, Any], where: str, fields: Fields, base: Path | None) -> Document:
@@ -174,94 +194,58 @@ def _with_image(document: Document, row: Mapping[str, Any], where: str, fields: 
     name = str(fields.image)
     if name not in row:
         raise DataError(f"{where}: {_is_missing(row, name)}; fill it, or name another with --image FIELD.")
-    value = None if _missing(row[name]) else row[name]
+    value = None if missing(row[name]) else row[name]
     text = document.full_text if fields.text or fields.title else None
     picture, path = picture_of(value, where, name, base, text), path_of(value)
     kept = {**document.metadata, name: path or None}
     return replace(document, text=path if text is None else document.text, metadata=kept, image=picture)
 
 
-def _id(row: Mapping[str, Any], where: str, fields: Fields, position: int) -> str:
-    if fields.id == ROW:
+def _id(row: Mapping[str, Any], where: str, asked: Fields, fields: Fields, position: int) -> str:
+    """asked: as they were given; fields: those of the row."""
+    if asked.id == ROW:
         return str(position)
-    name = fields.id or next((name for name in ID_FIELDS if name in row), None)
-    if name is None or _missing(row.get(name)):
-        looked = fields.id or ", ".join(ID_FIELDS)
+    name = fields.id
+    if name is None or missing(row.get(name)):
+        looked = asked.id or ", ".join(ID_FIELDS)
         raise DataError(
             f"{where}: no id (looked for {looked}); name the field with --id FIELD, or number the rows with --id row."
         )
     value = row[name]
+    if isinstance(value, bytes):
+        value = utf8(value, name, where)
     try:
         if isinstance(value, bool):
             raise TypeError
-        text = value if isinstance(value, str) else str(operator.index(value))
-    except TypeError:  # an array has __index__ too, and refuses
+        text = str(value) if isinstance(value, (str, UUID)) else str(operator.index(value))
+    except (TypeError, ValueError):  # an array has __index__ too, and refuses; a number of thousands of digits
         raise DataError(
-            f"{where}: the id is a {type(value).__name__} ({value!r}); expected a string or a whole number."
+            f"{where}: the id is a {type(value).__name__} ({shown(value)}); expected a string, a whole number or a UUID."
         ) from None
     return checked_id(text, where)
 
 
 def checked_id(identifier: str, where: str) -> str:
     """The id, one line of text. Raises DataError for another."""
-    if not _encodable(identifier, "id", where) or any(character in identifier for character in "\r\n\0"):
-        raise DataError(f"{where}: the id {identifier!r} is empty or holds a line break; give each row a one-line id.")
+    if not storable(identifier, "id", where) or any(character in identifier for character in "\r\n\0"):
+        raise DataError(
+            f"{where}: the id {shown(identifier)} is empty or holds a line break; give each row a one-line id."
+        )
     return identifier
 
 
 def _string(row: Mapping[str, Any], name: str, where: str, option: str) -> str:
     value = row.get(name)
-    if _missing(value):
+    if missing(value):
         state = f"the field {name!r} is null" if name in row else _is_missing(row, name)
         raise DataError(f"{where}: {state}; fill it, or name another with {option} FIELD.")
+    if isinstance(value, bytes):
+        value = utf8(value, name, where)
     if not isinstance(value, str):
-        raise DataError(
-            f"{where}: the field {name!r} is a {type(value).__name__} ({str(value)[:40]}); expected a string."
-        )
-    return _encodable(value, name, where)
+        raise DataError(f"{where}: the field {name!r} is a {type(value).__name__} ({shown(value)}); expected a string.")
+    return storable(value, name, where)
 
 
 def _is_missing(row: Mapping[str, Any], name: str) -> str:
-    return f"the field {name!r} is missing (the row has {', '.join(map(repr, row)) or 'none'})"
-
-
-def _encodable(text: str, name: str, where: str) -> str:
-    if not is_unicode(text):
-        raise DataError(
-            f"{where}: the field {name!r} holds half of a character ({ascii(text)[:60]}); mend or remove it."
-        )
-    return text
-
-
-def _missing(value: Any) -> bool:
-    """None, NaN, and pandas' own NA and NaT."""
-    return (
-        value is None
-        or (isinstance(value, float) and math.isnan(value))
-        or type(value).__name__ in ("NAType", "NaTType")
-    )
-
-
-def _plain(value: Any, name: str, where: str) -> Any:
-    """A metadata value as JSON can hold it; dates and decimals as text, numpy values as Python's own, missing as None."""
-    if _missing(value):
-        return None
-    if isinstance(value, float) and math.isinf(value):
-        raise DataError(f"{where}: the field {name!r} is infinite, which JSON cannot hold; leave it out or use null.")
-    if isinstance(value, (str, bool, int, float)) and type(value).__module__ == "builtins":
-        return _encodable(value, name, where) if isinstance(value, str) else value
-    if is_stored_image(value):
-        return path_of(value) or None
-    if isinstance(value, Mapping):
-        return {_encodable(str(key), name, where): _plain(item, name, where) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, name, where) for item in value]
-    if isinstance(value, (date, time)):  # datetime and pandas' Timestamp are dates
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return str(value)
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist(), name, where)
-    raise DataError(
-        f"{where}: the field {name!r} is a {type(value).__name__}, which cannot be stored beside the text; leave it out of the corpus."
-    )
+    some = ", ".join(map(shown, itertools.islice(row, NAMES))) or "none"
+    return f"the field {name!r} is missing (the row has {some}{', ...' if len(row) > NAMES else ''})"

@@ -2,35 +2,41 @@
 
 Each reader streams: it yields `(number, row)`, the number being the line (or the row, counted from 1, where a format has
 no lines) for messages, and the row a mapping of field names to values. What a row must hold is not decided here but in
-`documents.py`.
+`documents.py`. No line, record or text file is held whole beyond the limits of `limits.py`, packed or not.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 import json
 import math
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from embedkit.corpus.images import IMAGE, IMAGE_SUFFIXES, with_undecoded_images
+from embedkit.corpus.arrow import PlacedRows, parquet_rows
 from embedkit.errors import DataError, UsageError
+from embedkit.limits import LINE, TEXT, open_regular, shown
 
-PlacedRows = Iterator[tuple[str, Mapping[str, Any]]]  # ("corpus.jsonl, line 3", row)
 TEXT_SUFFIXES = (".txt", ".md", ".rst")
+LINE_FEED = "each line ended by a line feed, as tr '\\r' '\\n' writes it"
 
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, unpacked when its name ends in .gz; a damaged archive is a DataError."""
+    """The bytes of a regular file, unpacked when its name ends in .gz; a damaged archive is a DataError."""
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-            yield stream  # type: ignore[misc]
+        with open_regular(path) as stream:
+            if path.suffix.lower() != ".gz":
+                yield stream
+                return
+            with gzip.open(stream, "rb") as unpacked:
+                yield unpacked  # type: ignore[misc]
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file ({error}); fetch or pack it again.") from None
 
@@ -44,46 +50,94 @@ def finite_number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def decoded_lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
+def raw_lines(stream: IO[bytes], name: str) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines. Raises DataError for one longer than LINE, before more of it is read."""
+    for number, line in enumerate(iter(functools.partial(stream.readline, LINE + 1), b""), 1):
+        if len(line) > LINE:
+            raise DataError(
+                f"{name}, line {number}: it has more than {LINE:,} bytes, the most that are read; split it."
+            )
+        yield number, line
+
+
+def decoded_lines(stream: IO[bytes], name: str) -> Iterator[tuple[int, str]]:
     """Numbered lines as text. Raises DataError with line and byte where the bytes are not UTF-8."""
-    for number, line in enumerate(stream, 1):
+    for number, line in raw_lines(stream, name):
+        if number == 1 and (encoding := _wide_encoding(line)):
+            raise DataError(f"{name}, line 1: this is {encoding}, not UTF-8; {_convert(encoding)}.")
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{name}, line {number}: byte 0x{line[error.start]:02x} (the {error.start + 1}th of the line) is not UTF-8; "
-                f"convert the file first, for example with: iconv -f LATIN1 -t UTF-8."
+                f"{_convert('WINDOWS-1252')}."
             ) from None
         yield number, text.removeprefix("\ufeff") if number == 1 else text
 
 
-def jsonl_rows(stream: Iterable[bytes], name: str) -> PlacedRows:
+def _wide_encoding(start: bytes) -> str | None:
+    """UTF-16 or UTF-32, by the byte order mark or by the zeros in the first characters of a markup or Latin text."""
+    if start.startswith((b"\xff\xfe\0\0", b"\0\0")):
+        return "UTF-32"
+    return "UTF-16" if start.startswith((b"\xff\xfe", b"\xfe\xff", b"\0")) or start[1:2] == b"\0" else None
+
+
+def _convert(encoding: str) -> str:
+    """WINDOWS-1252 holds all printable characters of LATIN1, and the quotation marks that texts of Windows have."""
+    return f"convert the file first, for example with: iconv -f {encoding} -t UTF-8"
+
+
+def jsonl_rows(stream: IO[bytes], name: str) -> PlacedRows:
     """One JSON object a line; blank lines are passed over."""
     for number, line in decoded_lines(stream, name):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:  # JSONDecodeError, and a number of over 4300 digits
-            raise DataError(f"{name}, line {number}: not valid JSON ({error}); expected one object a line.") from None
+            hint = "one object a line" if "\r" not in line.rstrip() else f"one object a line, {LINE_FEED}"
+            raise DataError(f"{name}, line {number}: not valid JSON ({error}); expected {hint}.") from None
         if not isinstance(row, dict):
             raise DataError(f"{name}, line {number}: a JSON {type(row).__name__} came, one object a line was expected.")
         yield f"{name}, line {number}", row
 
 
-def delimited_rows(stream: Iterable[bytes], name: str, delimiter: str) -> PlacedRows:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises ValueError for a name that stands twice, of which Python would take the last value."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {shown(next(name for name in names if names.count(name) > 1))} stands twice")
+    return found
+
+
+def delimited_rows(stream: IO[bytes], name: str, delimiter: str) -> PlacedRows:
     """csv or tsv as Python's csv module and spreadsheets write it, with a header."""
-    csv.field_size_limit(sys.maxsize)  # the default refuses texts over 128 KiB
-    lines = (text for _, text in decoded_lines(stream, name))
-    table = csv.reader(lines, delimiter=delimiter, strict=True)
+    csv.field_size_limit(sys.maxsize)  # the default refuses texts over 128 KiB; a record is bounded below
     number = 1  # of the line where a record begins
+    held = 0  # bytes of the record so far
+
+    def lines() -> Iterator[str]:
+        nonlocal held
+        for _, text in decoded_lines(stream, name):
+            held += len(text)
+            if held > LINE:
+                raise DataError(
+                    f"{name}, line {number}: a record has more than {LINE:,} characters, the most that are read; is a quotation mark "
+                    f"left open?"
+                )
+            yield text
+
+    table = csv.reader(lines(), delimiter=delimiter, strict=True)
     try:
         header = next(table, None)
         if header is None:
             return
         if len(set(header)) < len(header):
-            raise DataError(f"{name}, line 1: the header {header} names a column twice; give each a name of its own.")
-        number = table.line_num + 1
+            raise DataError(
+                f"{name}, line 1: the header {shown(header)} names a column twice; give each a name of its own."
+            )
+        number, held = table.line_num + 1, 0
         for values in table:
             if delimiter == "\t" and any(holds_a_row(value, len(header)) for value in values):
                 raise DataError(
@@ -97,11 +151,12 @@ def delimited_rows(stream: Iterable[bytes], name: str, delimiter: str) -> Placed
                         f"quote a text that holds the delimiter or a line break."
                     )
                 yield f"{name}, line {number}", dict(zip(header, values, strict=True))
-            number = table.line_num + 1
+            number, held = table.line_num + 1, 0
     except csv.Error as error:
-        raise DataError(
-            f'{name}, line {number}: {error}; write a quotation mark inside quotes twice (""), as spreadsheets do.'
-        ) from None
+        step = 'write a quotation mark inside quotes twice (""), as spreadsheets do'
+        if "new-line character" in str(error):  # Python's word for a carriage return without a line feed
+            error, step = csv.Error("a carriage return stands alone"), LINE_FEED
+        raise DataError(f"{name}, line {number}: {error}; {step}.") from None
 
 
 def holds_a_row(value: str, columns: int) -> bool:
@@ -110,39 +165,12 @@ def holds_a_row(value: str, columns: int) -> bool:
     return columns > 1 and any(line.count("\t") == columns - 1 for line in value.split("\n")[1:])
 
 
-def csv_rows(stream: Iterable[bytes], name: str) -> PlacedRows:
+def csv_rows(stream: IO[bytes], name: str) -> PlacedRows:
     return delimited_rows(stream, name, ",")
 
 
-def tsv_rows(stream: Iterable[bytes], name: str) -> PlacedRows:
+def tsv_rows(stream: IO[bytes], name: str) -> PlacedRows:
     return delimited_rows(stream, name, "\t")
-
-
-def parquet_rows(path: Path) -> PlacedRows:
-    with _parquet_file(path) as table:
-        holds_bytes = any("binary" in str(column.type) for column in table.schema_arrow)  # those of images, say
-        batches = table.iter_batches(batch_size=32 if holds_bytes else 1024)
-        yield from placed((row for batch in batches for row in batch.to_pylist()), str(path))
-
-
-def parquet_length(path: Path) -> int:
-    """How many rows a file has, by its footer."""
-    with _parquet_file(path) as table:
-        return int(table.metadata.num_rows)
-
-
-@contextmanager
-def _parquet_file(path: Path) -> Iterator[Any]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as table:
-            yield table
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        if getattr(error, "errno", None) is not None:
-            raise  # the system's: no permission, a failing disk
-        raise DataError(f"{path} is not a whole parquet file ({_first_line(error)}); write it again.") from None
 
 
 def placed(rows: Iterable[Any], name: str) -> PlacedRows:
@@ -150,19 +178,24 @@ def placed(rows: Iterable[Any], name: str) -> PlacedRows:
     return ((f"{name}, row {number}", row) for number, row in enumerate(rows, 1))
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 def text_rows(root: Path, paths: Iterable[Path]) -> PlacedRows:
     """One document a file, its id the path below the root."""
     for number, path in enumerate(paths, 1):
-        with open_bytes(path) as stream:
-            text = "".join(line for _, line in decoded_lines(stream, str(path)))
-        yield f"{root}, row {number}", {"id": path.relative_to(root).as_posix(), "text": text}
+        yield f"{root}, row {number}", {"id": path.relative_to(root).as_posix(), "text": _text(path)}
 
 
-STREAM_FORMATS: dict[str, Callable[[Iterable[bytes], str], PlacedRows]] = {
+def _text(path: Path) -> str:
+    lines, held = [], 0
+    with open_bytes(path) as stream:
+        for _, line in decoded_lines(stream, str(path)):
+            lines.append(line)
+            held += len(line)
+            if held > TEXT:
+                raise DataError(f"{path} has more than {TEXT:,} characters, the most that a text may have; split it.")
+    return "".join(lines)
+
+
+STREAM_FORMATS: dict[str, Callable[[IO[bytes], str], PlacedRows]] = {
     ".jsonl": jsonl_rows,
     ".ndjson": jsonl_rows,
     ".csv": csv_rows,
@@ -170,13 +203,20 @@ STREAM_FORMATS: dict[str, Callable[[Iterable[bytes], str], PlacedRows]] = {
 }
 
 
-def file_rows(path: Path) -> PlacedRows:
-    """The rows of one file, by its suffix. An unknown one is refused at once, before anything is read."""
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+def suffix_of(path: Path) -> str:
+    """What says how a file is read, in small letters: ".csv" of "A.CSV" and of "a.csv.gz"."""
+    name = path.name.lower()
+    return Path(name.removesuffix(".gz")).suffix
+
+
+def file_rows(path: Path, leave_out: Collection[str] = ()) -> PlacedRows:
+    """The rows of one file, by its suffix. An unknown one is refused at once, before anything is read. leave_out: columns of a
+    parquet file that are not read."""
+    suffix = suffix_of(path)
     if read := STREAM_FORMATS.get(suffix):
         return _streamed(path, read)
-    if path.suffix == ".parquet":
-        return parquet_rows(path)
+    if path.suffix.lower() == ".parquet":
+        return parquet_rows(path, leave_out)
     if suffix in TEXT_SUFFIXES:
         return text_rows(path.parent, [path])
     known = ", ".join([*STREAM_FORMATS, *TEXT_SUFFIXES])
@@ -185,79 +225,6 @@ def file_rows(path: Path) -> PlacedRows:
     )
 
 
-def _streamed(path: Path, read: Callable[[Iterable[bytes], str], PlacedRows]) -> PlacedRows:
+def _streamed(path: Path, read: Callable[[IO[bytes], str], PlacedRows]) -> PlacedRows:
     with open_bytes(path) as stream:
         yield from read(stream, str(path))
-
-
-def folder_rows(folder: Path, *, images: bool = False) -> PlacedRows:
-    """A BEIR folder, a saved `datasets` folder, parquet files, text files or images, whichever is found first. images: these
-    before texts."""
-    for name in ("corpus.jsonl", "corpus.jsonl.gz"):
-        if (folder / name).exists():
-            return file_rows(folder / name)
-    if (folder / "dataset_dict.json").exists():
-        splits = ", ".join(sorted(path.parent.name for path in folder.glob("*/state.json")))
-        raise UsageError(
-            f"{folder} holds several splits ({splits}); give the folder of one, for example {folder}/train."
-        )
-    if (folder / "state.json").exists():
-        return saved_dataset_rows(folder)
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not _hidden(path.relative_to(folder)))
-    if parquet := [path for path in files if path.suffix == ".parquet"]:
-        return (row for path in parquet for row in parquet_rows(path))
-    if tables := [path for path in files if path.suffix in STREAM_FORMATS]:
-        raise UsageError(f"{folder} holds {tables[0].name} and is no BEIR folder; name the file itself: {tables[0]}.")
-    texts = [path for path in files if path.suffix in TEXT_SUFFIXES]
-    pictures = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-    if texts and not (images and pictures):
-        return text_rows(folder, texts)
-    if pictures:
-        return image_rows(folder, pictures)
-    raise UsageError(
-        f"{folder} holds no corpus: looked for corpus.jsonl (BEIR), state.json (a saved datasets folder), *.parquet, "
-        f"text files ({', '.join(TEXT_SUFFIXES)}) and images ({', '.join(IMAGE_SUFFIXES)})."
-    )
-
-
-def image_rows(root: Path, paths: Iterable[Path]) -> PlacedRows:
-    """One document an image, its id the path below the root."""
-    for number, path in enumerate(paths, 1):
-        below = path.relative_to(root)
-        yield f"{root}, row {number}", {"id": below.as_posix(), IMAGE: below}
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def saved_dataset_rows(folder: Path) -> PlacedRows:
-    import datasets
-
-    try:
-        table = datasets.load_from_disk(str(folder))
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder} is not a whole datasets folder ({error}); save it again.") from None
-    return placed(with_undecoded_images(table), str(folder))
-
-
-def hub_rows(name: str) -> PlacedRows:
-    """`NAME[:SPLIT]` of the Hugging Face hub, streamed; without a split, the only one or `train`."""
-    import datasets
-
-    repository, _, split = name.partition(":")
-    try:
-        splits = datasets.get_dataset_split_names(repository)
-        chosen = split or (splits[0] if len(splits) == 1 else "train")
-        if chosen not in splits:
-            raise UsageError(
-                f"hf:{repository} has no split {chosen!r}; it has {', '.join(splits)}: add one as hf:{repository}:SPLIT."
-            )
-        table = datasets.load_dataset(repository, split=chosen, streaming=True)
-    except (OSError, ValueError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(
-            f"hf:{repository} cannot be read from the hub ({_first_line(error)}); check name and network."
-        ) from None
-    return placed(with_undecoded_images(table), f"hf:{name}")

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from embedkit import limits
 from embedkit.errors import DataError
+from embedkit.limits import shown
 from embedkit.types import Picture, is_image
 
 IMAGE = "image"  # the field, where none is named
@@ -31,13 +33,17 @@ def picture_of(value: Any, where: str, field: str, base: Path | None, text: str 
     path = path_of(value)
     content = value.get("bytes") if isinstance(value, Mapping) else value
     if isinstance(content, bytes) or (is_image(content) and not isinstance(content, Path)):
+        if isinstance(content, bytes) and len(content) > limits.IMAGE:
+            raise DataError(
+                f"{where}: the image has {len(content):,} bytes, and at most {limits.IMAGE:,} are read; save it smaller."
+            )
         return Picture(content, text, path)
     if path and base is not None:
         return Picture(base / path, text, str(base / path))
     if value is None or isinstance(value, (str, Path)) or is_stored_image(value):
         return Picture(b"", text, path)
     raise DataError(
-        f"{where}: the field {field!r} is a {type(value).__name__} ({str(value)[:40]}); expected the path of an image, or "
+        f"{where}: the field {field!r} is a {type(value).__name__} ({shown(value)}); expected the path of an image, or "
         f"its bytes."
     )
 

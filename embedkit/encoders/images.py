@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedkit import limits
 from embedkit.errors import DataError, UsageError
 from embedkit.types import Content, Picture
 
@@ -83,7 +84,7 @@ def rgb(picture: Picture) -> Any:
 def _opened(image: Any) -> Any:
     from PIL import Image
 
-    content = image.read_bytes() if isinstance(image, Path) else image
+    content = limits.read_at_most(image, limits.IMAGE, DataError) if isinstance(image, Path) else image
     if not isinstance(content, bytes):
         return image
     if not content:

@@ -8,13 +8,15 @@ into the first word, and counting then drops that word.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from embedkit.encoder import OnLong
 from embedkit.encoders.foreign import as_model_error
 from embedkit.errors import UsageError
+from embedkit.limits import TEXT
 from embedkit.types import Picture
 
 FAILED, STEP = "The model's tokenizer fails on a text", "Its tokenizer.json may be damaged: fetch the model again."
@@ -68,8 +70,7 @@ class Tokenization:
             return [piece for i, text in enumerate(prompted) for piece in self._chunks(i, text, len(prompt))]
         apart = bool(prompt) and not self._pool_prompt
         encode = self._cutting.encode_batch if apart else self._cutting.encode_batch_fast  # fast: without offsets
-        with as_model_error(FAILED, STEP):
-            encodings = encode(prompted)
+        encodings = itertools.chain.from_iterable(map(functools.partial(_encoded, encode), _parts(prompted)))
         return [
             Piece(
                 i,
@@ -129,6 +130,22 @@ class Tokenization:
             )
             for start in starts
         ]
+
+
+def _encoded(encode: Callable[[Sequence[str]], list[Any]], texts: Sequence[str]) -> list[Any]:
+    with as_model_error(FAILED, STEP):
+        return encode(texts)
+
+
+def _parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Texts that are tokenized at once: their encodings hold all that is cut off, some hundred bytes a character."""
+    start = held = 0
+    for place, text in enumerate(texts):
+        held += len(text)
+        if held >= TEXT:
+            yield texts[start : place + 1]
+            start, held = place + 1, 0
+    yield texts[start:]
 
 
 def _first_token(encoding: Any, prompt: int) -> int:

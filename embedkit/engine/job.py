@@ -201,7 +201,10 @@ class _Job:
             raise UsageError(f"on_long={self.on_long!r} is for models that embedkit loads; leave it out.")
         with positional_file(self.names.rows) as rows, bar:
             self._begin(ledger, rows)
-            windows = (found for found in windows_of(documents) if found.number % self.parts == self.part - 1)
+            bare = (
+                Document(one.id, one.text, one.title, image=one.image) for one in documents
+            )  # metadata is of no use
+            windows = (found for found in windows_of(bare) if found.number % self.parts == self.part - 1)
             left = self._pass_over_done(windows, ledger, rows)
             if self.totals.ranges is not None:
                 self.form.go_on_with(self.totals.ranges)

@@ -16,6 +16,7 @@ from embedkit.encoder import Encoded
 from embedkit.engine.ledger import AFRESH, Record
 from embedkit.engine.run import Window
 from embedkit.errors import DataError, IntegrityError
+from embedkit.limits import IMAGE, read_at_most
 from embedkit.storage import FileRecord
 from embedkit.typed import checked
 from embedkit.types import Document
@@ -155,8 +156,8 @@ def _image_bytes(image: Any) -> bytes:
         return image
     if isinstance(image, Path):
         try:
-            return image.read_bytes()
-        except OSError:
+            return read_at_most(image, IMAGE)
+        except (OSError, ValueError):  # no name that a file can have, no regular file, a longer one
             return b""
     return f"{image.mode} {image.size}".encode() + bytes(image.tobytes())
 

@@ -25,6 +25,7 @@ from embedkit.types import Content, Document, Kind, Vectors
 logger = logging.getLogger(__name__)
 WINDOW = 2048  # documents held at once; the encoder sorts them by length, so padding stays small
 IMAGE_BYTES = 64 * 2**20  # that come with the rows of a window, before it ends early
+CHARACTERS = 128 * 2**20  # of its texts, likewise: 65,536 a document in the mean
 
 
 class Window(NamedTuple):
@@ -80,14 +81,18 @@ def embed_documents(
 
 
 def windows_of(documents: Iterable[Document]) -> Iterator[Window]:
-    """WINDOW documents each; fewer in the last one, and where the images that came with them fill IMAGE_BYTES before."""
+    """WINDOW documents each; fewer in the last one, and where the images that came with them fill IMAGE_BYTES before, or their
+    texts CHARACTERS."""
     stream, row = iter(documents), 0
     for number in itertools.count():
         window: list[Document] = []
-        held = 0
-        while len(window) < WINDOW and held < IMAGE_BYTES and (document := next(stream, None)) is not None:
+        images = texts = 0
+        while len(window) < WINDOW and images < IMAGE_BYTES and texts < CHARACTERS:
+            if (document := next(stream, None)) is None:
+                break
             window.append(document)
-            held += _bytes_held(document)
+            images += _bytes_held(document)
+            texts += len(document.text)
         if not window:
             return
         yield Window(number, row, window)

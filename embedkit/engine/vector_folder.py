@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from embedkit.corpus.formats import parquet_length
+from embedkit.corpus.arrow import parquet_length
 from embedkit.engine.outputs import Names
 from embedkit.errors import DataError, UsageError
 from embedkit.types import Array, Rows

@@ -11,8 +11,9 @@ from typing import Any, TypedDict, cast
 import numpy as np
 
 from embedkit.corpus import Fields, read_corpus
+from embedkit.corpus.arrow import PlacedRows, parquet_rows
 from embedkit.corpus.documents import ROW, checked_id, to_document
-from embedkit.corpus.formats import PlacedRows, jsonl_rows, parquet_rows
+from embedkit.corpus.formats import jsonl_rows
 from embedkit.engine import open_vectors
 from embedkit.engine.outputs import Names
 from embedkit.engine.vector_file import RowNumbers, read_column
@@ -203,10 +204,10 @@ class MetadataRows:
 
     def _rows(self, path: Path) -> PlacedRows:
         packed = json_columns(path)
-        for where, row in parquet_rows(path):
-            kept = {name: value for name, value in row.items() if name != self._vectors}
+        left_out = [*self._fields.leave_out, *([self._vectors] if self._vectors else ())]
+        for where, row in parquet_rows(path, left_out):
             try:
-                yield where, {**kept, **{name: parsed(kept[name]) for name in packed if kept.get(name) is not None}}
+                yield where, {**row, **{name: parsed(row[name]) for name in packed if row.get(name) is not None}}
             except ValueError as error:
                 raise DataError(f"{where}: {', '.join(packed)} is no JSON ({error}); export the index again.") from None
 

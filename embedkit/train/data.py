@@ -30,7 +30,8 @@ import numpy as np
 from embedkit.corpus import labels
 from embedkit.corpus.beir import find, read_qrels, read_queries
 from embedkit.corpus.documents import read_corpus
-from embedkit.corpus.formats import file_rows, folder_rows
+from embedkit.corpus.folders import folder_rows
+from embedkit.corpus.formats import file_rows
 from embedkit.errors import DataError
 from embedkit.limits import shown
 from embedkit.train.settings import Data, from_environment

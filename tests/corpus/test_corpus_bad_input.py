@@ -51,7 +51,7 @@ def refusal(source: Any, fields: Fields = USUAL, kind: type[Exception] = DataErr
 NAME_THE_ID = "; name the field with --id FIELD, or number the rows with --id row."
 ANOTHER_TEXT = "; fill it, or name another with --text FIELD."
 ONE_LINE_ID = " is empty or holds a line break; give each row a one-line id."
-ID_TYPE = "; expected a string or a whole number."
+ID_TYPE = "; expected a string, a whole number or a UUID."
 OF_ITS_OWN = " came before; give each row an id of its own, or use --id row."
 BAD_ROWS = [
     # id
@@ -79,7 +79,7 @@ BAD_ROWS = [
     ('{"_id": "d2", "text": 0.0}', "the field 'text' is a float (0.0); expected a string."),
     ('{"_id": "d2", "text": false}', "the field 'text' is a bool (False); expected a string."),
     ('{"_id": "d2", "text": ["a"]}', "the field 'text' is a list (['a']); expected a string."),
-    (f'{{"_id": "d2", "text": {"7" * 41}}}', f"the field 'text' is a int ({'7' * 40}); expected a string."),
+    (f'{{"_id": "d2", "text": {"7" * 41}}}', f"the field 'text' is a int ({'7' * 41}); expected a string."),
     (
         r'{"_id": "d2", "text": "a\udfff"}',
         r"the field 'text' holds half of a character ('a\udfff'); mend or remove it.",
@@ -165,7 +165,11 @@ def test_an_array_is_no_id() -> None:
             Fields(title="head"),
             "the field 'head' is null; fill it, or name another with --title FIELD.",
         ),
-        ({"id": "a", "text": b"b"}, Fields(), "the field 'text' is a bytes (b'b'); expected a string."),
+        (
+            {"id": "a", "text": b"\xff"},
+            Fields(),
+            "the field 'text' holds bytes that are no text in UTF-8; convert them, or use --leave-out text.",
+        ),
         (5, Fields(), "a int came, a dict or a string was expected."),
         (None, Fields(), "a NoneType came, a dict or a string was expected."),
         (["a"], Fields(), "a list came, a dict or a string was expected."),
@@ -254,13 +258,36 @@ def test_a_byte_that_is_not_utf8_is_named_by_line_value_and_position(
     path = written(tmp_path / name, gzip.compress(content) if name.endswith(".gz") else content)
     assert refusal(path) == (
         f"{path}, line 3: byte {byte} (the {position}th of the line) is not UTF-8; "
-        "convert the file first, for example with: iconv -f LATIN1 -t UTF-8."
+        "convert the file first, for example with: iconv -f WINDOWS-1252 -t UTF-8."
     )
 
 
-def test_utf16_is_named_at_its_first_byte(tmp_path: Path) -> None:
-    path = written(tmp_path / "c.jsonl", GOOD.encode("utf-16"))
-    assert refusal(path).startswith(f"{path}, line 1: byte 0xff (the 1")
+@pytest.mark.parametrize("suffix", [".jsonl", ".tsv", ".txt", ".jsonl.gz"])
+@pytest.mark.parametrize(
+    ("codec", "named"),
+    [
+        ("utf-16", "UTF-16"),
+        ("utf-16-le", "UTF-16"),
+        ("utf-16-be", "UTF-16"),
+        ("utf-32", "UTF-32"),
+        ("utf-32-be", "UTF-32"),
+    ],
+)
+def test_utf16_and_utf32_are_told_by_their_first_bytes(codec: str, named: str, suffix: str, tmp_path: Path) -> None:
+    content = GOOD.encode(codec)
+    path = written(tmp_path / f"c{suffix}", gzip.compress(content) if suffix.endswith(".gz") else content)
+    assert refusal(path) == (
+        f"{path}, line 1: this is {named}, not UTF-8; convert the file first, for example with: iconv -f {named} -t UTF-8."
+    )
+
+
+@pytest.mark.parametrize("name", ["c.csv", "c.tsv", "c.jsonl"])
+def test_carriage_returns_alone_are_told_as_such(name: str, tmp_path: Path) -> None:
+    lines = [GOOD, GOOD] if name == "c.jsonl" else ["id\ttext", "a\tone"]
+    path = written(tmp_path / name, "\r".join(lines).replace("\t", "," if name == "c.csv" else "\t") + "\r")
+    message = refusal(path)
+    assert message.startswith(f"{path}, line 1: ")
+    assert message.endswith(r"each line ended by a line feed, as tr '\r' '\n' writes it.")
 
 
 def test_the_byte_of_a_text_file_is_named_in_its_own_file(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_a_csv_field_may_be_longer_than_the_limit_of_the_csv_module(length: int,
 
 
 def test_a_csv_of_one_column_skips_blank_lines_and_keeps_quoted_empty_fields() -> None:
-    assert list(delimited_rows([b"text\n", b"\n", b'""\n', b"a\n"], "t", ",")) == [
+    assert list(delimited_rows(io.BytesIO(b'text\n\n""\na\n'), "t", ",")) == [
         ("t, line 3", {"text": ""}),
         ("t, line 4", {"text": "a"}),
     ]
@@ -425,8 +425,8 @@ def test_text_files_are_opened_one_at_a_time(tmp_path: Path) -> None:
 
 
 def test_jsonl_rows_carry_their_line_numbers_over_blank_lines() -> None:
-    lines = [b"\n", b'{"a": 1}\n', b"   \n", b"\t\r\n", b'{"a": 2}']
-    assert list(jsonl_rows(lines, "c")) == [("c, line 2", {"a": 1}), ("c, line 5", {"a": 2})]
+    lines = b'\n{"a": 1}\n   \n\t\r\n{"a": 2}'
+    assert list(jsonl_rows(io.BytesIO(lines), "c")) == [("c, line 2", {"a": 1}), ("c, line 5", {"a": 2})]
 
 
 def test_an_empty_name_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
