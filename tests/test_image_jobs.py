@@ -130,6 +130,12 @@ def test_a_window_ends_where_the_bytes_of_its_images_fill_it(monkeypatch: pytest
     ]
 
 
+def test_a_window_ends_where_its_texts_fill_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "CHARACTERS", 100)
+    documents = [Document(str(i), "x" * size) for i, size in enumerate((40, 70, 10, 200, 1, 1))]
+    assert [(window.row, len(window.documents)) for window in run.windows_of(documents)] == [(0, 2), (2, 2), (4, 2)]
+
+
 def test_no_more_batches_are_decoded_than_are_due(clip: Any, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 28 images in batches of 2: while a batch is computed, those before it are done and one a thread is ahead."""
     decoded, ahead = [], []

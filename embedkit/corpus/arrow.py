@@ -96,7 +96,9 @@ def _row(batch: Any, where: str) -> dict[str, Any]:
     row = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
-            row[name] = str(column[0]) if _is_finer_than_python(column.type) else column[0].as_py()
+            if _is_finer_than_python(column.type):
+                column = column.cast("string")
+            row[name] = column[0].as_py()
         except UNREADABLE as error:
             raise DataError(
                 f"{where}: the field {name!r} cannot be read: {_reason(column.type, error)}; mend it, or leave it out with "
