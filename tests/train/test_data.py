@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,12 @@ def test_pairs_that_are_no_positives_are_not_taken_for_some(tmp_path: Path) -> N
     assert task.lost == {"pairs with a score or label of 0 or less, which are no positives": 2}
     with pytest.raises(DataError, match="All 2 pairs of data have a score or label of 0 or less"):
         with_positives_alone(read(tmp_path, *rows[1:3]))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pairs.jsonl")
+    with pytest.raises(UsageError, match=r"pairs\.jsonl is a pipe; expected a regular file"):
+        read_task(Data(str(tmp_path / "pairs.jsonl")))
 
 
 def test_the_value_of_a_variable_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
