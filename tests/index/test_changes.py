@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -410,8 +411,12 @@ def test_a_change_starts_from_the_newest_version(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_to_is_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = made(tmp_path / "x")
 
-    def refused(*_: Any, **__: Any) -> int:
-        raise PermissionError(13, "Permission denied")
+    opened = os.open
+
+    def refused(path: Any, flags: int, *mode: int, **options: Any) -> int:
+        if flags & (os.O_RDWR | os.O_WRONLY):
+            raise PermissionError(13, "Permission denied")
+        return opened(path, flags, *mode, **options)
 
     monkeypatch.setattr("embedkit.storage.os.open", refused)
     with pytest.raises(UsageError, match=r"cannot be written to .*; copy the index to where it can"):
