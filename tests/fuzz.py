@@ -43,7 +43,12 @@ def bases() -> Path:
     """A folder with a sound example of each format, made once a run in a process of its own: whoever forks must not have
     used a library that keeps threads."""
     folder = Path(tempfile.mkdtemp(prefix="fuzz-bases-"))
-    subprocess.run([sys.executable, __file__, "--make", str(folder)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, __file__, "--make", str(folder)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     return folder
 
 
@@ -57,7 +62,12 @@ def make_bases(folder: Path) -> None:
     sound = folder / "sound"
     shutil.copytree(folder / "model" / "m", sound / "m")
     shutil.copytree(folder / "index, exact" / "flat", sound / "flat")
-    for name, file in (("jsonl", "c.jsonl"), ("training data", "anchors.jsonl"), ("vectors", "bare.npy"), ("vectors", "bare.ids.txt")):
+    for name, file in (
+        ("jsonl", "c.jsonl"),
+        ("training data", "anchors.jsonl"),
+        ("vectors", "bare.npy"),
+        ("vectors", "bare.ids.txt"),
+    ):
         shutil.copy(folder / name / file, sound / file)
     shutil.copy(folder / "vectors" / "bare.npy", sound / "rows.npy")
     shutil.copytree(sound / "flat", sound / "i.index")
@@ -132,9 +142,15 @@ def judged(error: BaseException) -> str | None:
 
     from embedkit.errors import EmbedkitError
 
-    fine = isinstance(error, (EmbedkitError, MemoryError, click.ClickException)) or (isinstance(error, OSError) and error.filename is not None)
+    fine = isinstance(error, (EmbedkitError, MemoryError, click.ClickException)) or (
+        isinstance(error, OSError) and error.filename is not None
+    )
     if fine:
-        return f"says raw characters: {ascii(str(error))[:200]}" if isinstance(error, EmbedkitError) and RAW.search(str(error)) else None
+        return (
+            f"says raw characters: {ascii(str(error))[:200]}"
+            if isinstance(error, EmbedkitError) and RAW.search(str(error))
+            else None
+        )
     places = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
     return f"{type(error).__name__}: {ascii(str(error))[:160]} at {' '.join(places[-4:])}"
 
@@ -153,11 +169,11 @@ def run_once(case: Case, base: Path, work: Path, watch: Any) -> str | None:
         return code
     text = said.read_bytes().decode("utf-8", "replace")
     if code not in ALLOWED:
-        return f"exit {code}: {ascii(text[-600:])}"
+        return f"exit {code}: {text[-600:]!a}"
     if RAW.search(text):
-        return f"prints raw characters: {ascii(text[:200])}"
+        return f"prints raw characters: {text[:200]!a}"
     if "Traceback" in text:
-        return f"prints a traceback: {ascii(text[-600:])}"
+        return f"prints a traceback: {text[-600:]!a}"
     seen = (work / "seen").read_text().splitlines() if (work / "seen").exists() else []
     seen += [f"writes into HOME: {path.name}" for path in home.rglob("*")][:1]
     if (work / "victim").read_text() != "precious":
@@ -175,7 +191,11 @@ def _be_the_command(words: list[str], folder: Path, home: Path, said: Path, work
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.stdout, sys.stderr, sys.stdin = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False), os.fdopen(0, closefd=False)
+    sys.stdout, sys.stderr, sys.stdin = (
+        os.fdopen(1, "w", closefd=False),
+        os.fdopen(2, "w", closefd=False),
+        os.fdopen(0, closefd=False),
+    )
     from embedkit.cli.main import main
 
     watch.wake(work / "up", work / "tmp", home)
@@ -270,13 +290,13 @@ def import_what_is_needed() -> None:
     import datasets  # noqa: F401
     import faiss  # noqa: F401
     import mteb  # noqa: F401
+    import sentence_transformers  # noqa: F401
     import sklearn.linear_model  # noqa: F401
     import torch._dynamo  # noqa: F401
     import transformers.models.bert.modeling_bert  # noqa: F401
-    import sentence_transformers  # noqa: F401
 
-    import embedkit.cli.main  # noqa: F401
-    import embedkit.eval.run  # noqa: F401
+    import embedkit.cli.main
+    import embedkit.eval.run
     import embedkit.train.trainer  # noqa: F401
 
 
@@ -284,8 +304,21 @@ def followed(kind: str, base: Path, seed: int, seconds: float) -> Iterator[tuple
     """Cases as they end, each with what was wrong. A process that dies, hangs or grows is ended and followed by another."""
     first, ends = 0, time.monotonic() + seconds
     while (left := ends - time.monotonic()) > 0:
-        arguments = ["--work", kind, "--make", str(base), "--seed", str(seed), "--first", str(first), "--seconds", str(left)]
-        worker = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        arguments = [
+            "--work",
+            kind,
+            "--make",
+            str(base),
+            "--seed",
+            str(seed),
+            "--first",
+            str(first),
+            "--seconds",
+            str(left),
+        ]
+        worker = subprocess.Popen(
+            [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
         assert worker.stdout is not None
         os.set_blocking(worker.stdout.fileno(), False)
         current, begun, wrong, rest = None, time.monotonic(), None, b""
@@ -373,7 +406,11 @@ def replay(cases: list[Case]) -> list[tuple[Case, str]]:
     base, watch = bases(), Watch()
     work = Path(tempfile.mkdtemp(prefix="fuzz-"))
     os.environ["TMPDIR"] = tempfile.tempdir = str(work / "tmp")
-    wrong = [(case, reason) for case in cases if (reason := (run_once if "command" in case else read_once)(case, base, work, watch))]
+    wrong = [
+        (case, reason)
+        for case in cases
+        if (reason := (run_once if "command" in case else read_once)(case, base, work, watch))
+    ]
     shutil.rmtree(work, ignore_errors=True)
     shutil.rmtree(base, ignore_errors=True)
     return wrong

@@ -45,24 +45,43 @@ COMMANDS = {
     "eval, classification": "eval --data classes.jsonl -o r4",
     "eval, a run": "eval --run r.trec --qrels q.tsv -o r5",
     "compare": "compare r1 r2",
-    "data check": "data check beir",
-    "data leaks": "data leaks anchors.jsonl beir",
+    "data check": "data check sts.jsonl",
     "doctor": "doctor m",
     "train --plan": "train contrastive model=m data.0.path=anchors.jsonl batch.size=4 steps=1 --plan",
     "train": "train contrastive model=m data.0.path=anchors.jsonl batch.size=4 steps=2 --device cpu -o t",
 }  # fmt: skip
 # what a dependency cannot be kept from: command -> what it may show
-EXPECTED = {"index export, lancedb": "socket", "embed, several workers": "python"}
+IPV6 = "socket(AF_INET6"  # urllib3, which mteb and LanceDB import, asks once whether the system has IPv6
+EXPECTED = {
+    "index export, lancedb": IPV6,
+    "eval, STS": IPV6,
+    "eval, classification": IPV6,
+    "embed, several workers": "python",
+}
+# trio comes with selenium (extra dev); the hub's client imports it where it is, and it asks ldconfig for a library
+PROGRAM = "import sys; sys.modules['trio'] = None; from embedkit.cli.main import main; main()"
 SILENCING = ("CI", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HOME", "XDG_CACHE_HOME")
 
 
 def lay_out(folder: Path) -> None:
     from tests.fuzzing.formats import FORMATS
 
-    for name, inner in (("jsonl", "."), ("beir", "beir"), ("labelled texts", "."), ("training data", "."), ("run and qrels", "."), ("model", ".")):
+    for name, inner in (
+        ("jsonl", "."),
+        ("beir", "beir"),
+        ("labelled texts", "."),
+        ("training data", "."),
+        ("run and qrels", "."),
+        ("model", "."),
+    ):
         made = folder / inner
         made.mkdir(exist_ok=True)
         FORMATS[name].make(made)
+    from tests.fuzzing.formats import write_lines
+
+    write_lines(folder / "beir" / "queries.jsonl", [{"_id": f"q{n}", "text": f"cat {n}"} for n in range(30)])
+    judged = "".join(f"q{n}\td{n % 6}\t1\n" for n in range(30))
+    (folder / "beir" / "qrels" / "train.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}")
     (folder / "x").mkdir()
     FORMATS["index, coarse"].make(folder / "x")
     shutil.move(folder / "x" / "coarse", folder / "coarse")
@@ -74,11 +93,17 @@ def lay_out(folder: Path) -> None:
 def traced(words: list[str], folder: Path, home: Path) -> tuple[int, str]:
     """(exit code, what strace wrote)."""
     log = folder / "trace"
-    calls = "socket,connect,execve,open,openat,creat,mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat,symlink,link"
+    calls = (
+        "socket,connect,execve,open,openat,creat,mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat,symlink,link"
+    )
     environment = {name: value for name, value in os.environ.items() if name not in SILENCING}
-    line = ["strace", "-f", "-qq", "-e", f"trace={calls}", "-o", str(log), sys.executable, "-c", "from embedkit.cli.main import main; main()"]
+    line = ["strace", "-f", "-qq", "-e", f"trace={calls}", "-o", str(log), sys.executable, "-c", PROGRAM]
     done = subprocess.run(
-        [*line, *words], cwd=folder, env={**environment, "HOME": str(home), "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+        [*line, *words],
+        cwd=folder,
+        env={**environment, "HOME": str(home), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         print(done.stderr[-500:], file=sys.stderr)
@@ -91,7 +116,11 @@ def seen(trace: str, home: Path) -> dict[str, list[str]]:
     programs = [name for name, result in re.findall(r'execve\("([^"]+)".*?= (-?\d+)', trace) if result == "0"][1:]
     changes = []
     for line in trace.splitlines():
-        if str(home) in line and "ENOENT" not in line and re.search(r"O_WRONLY|O_RDWR|O_CREAT|mkdir|rename|unlink|link\(", line):
+        if (
+            str(home) in line
+            and "ENOENT" not in line
+            and re.search(r"O_WRONLY|O_RDWR|O_CREAT|mkdir|rename|unlink|link\(", line)
+        ):
             changes.append(line)
     return {"sockets": sockets, "programs": programs, "below HOME": changes}
 
@@ -104,7 +133,9 @@ def main() -> int:
         raise SystemExit("strace is not here; install it (Debian: strace).")
     folder, wrong = Path(tempfile.mkdtemp(prefix="traces-")), 0
     lay_out(folder)
-    print("| command | exit | sockets (AF_INET, AF_INET6) | other programs | writes below HOME |\n|---|---|---|---|---|")
+    print(
+        "| command | exit | sockets (AF_INET, AF_INET6) | other programs | writes below HOME |\n|---|---|---|---|---|"
+    )
     for name, words in COMMANDS.items():
         if asked.commands and name not in asked.commands:
             continue

@@ -24,6 +24,7 @@ from embedkit.corpus import labels
 from embedkit.corpus.formats import file_rows
 from embedkit.errors import DataError, UsageError
 from embedkit.eval.image_tasks import DIRECTIONS, image_text_data, with_captions
+from embedkit.eval.mteb_import import import_mteb
 from embedkit.eval.task_file import TaskFile
 from embedkit.limits import shown
 from embedkit.storage import file_record
@@ -179,6 +180,7 @@ def _local(
 ) -> LocalTask:
     if kind == "classification" and split in (TRAIN, ALL):
         raise UsageError(f"{file} is learned from its split {TRAIN!r}; choose another one to be scored, with --split.")
+    import_mteb()
     try:
         base, dataset, attributes = _MAKERS[kind](rows, known, split)
     except (ValueError, TypeError, KeyError) as error:

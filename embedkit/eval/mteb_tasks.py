@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedkit.errors import DataError, MissingDependency, UsageError, is_full_disk
+from embedkit.errors import DataError, UsageError, is_full_disk
+from embedkit.eval.mteb_import import import_mteb
 from embedkit.eval.mteb_model import MtebModel
 from embedkit.eval.mteb_scores import Part, read_scores
 from embedkit.eval.retrieval import describe_encoder
@@ -33,7 +34,7 @@ def find_tasks(names: Sequence[str]) -> list[HubTask]:
     """Tasks by mteb's names. Raises UsageError for a name that mteb does not know."""
     if not names:
         return []
-    mteb = _mteb()
+    mteb = import_mteb()
     try:
         return [HubTask(name, mteb.get_task(name)) for name in names]
     except (KeyError, ValueError) as error:
@@ -43,22 +44,12 @@ def find_tasks(names: Sequence[str]) -> list[HubTask]:
 
 def find_benchmark(name: str) -> list[HubTask]:
     """The tasks of a benchmark of mteb ("MTEB(eng, v2)", "BEIR", "NanoBEIR"). Raises UsageError for an unknown one."""
-    mteb = _mteb()
+    mteb = import_mteb()
     try:
         benchmark = mteb.get_benchmark(name)
     except KeyError as error:
         raise UsageError(f"{error.args[0]} mteb lists its benchmarks with: mteb available-benchmarks.") from None
     return [HubTask(task.metadata.name, task) for task in benchmark.tasks]
-
-
-def _mteb() -> Any:
-    try:
-        import mteb
-    except ImportError:
-        raise MissingDependency(
-            'mteb is not installed; from the project\'s folder, run pip install -e ".[eval]".'
-        ) from None
-    return mteb
 
 
 def load_data(task: Any) -> None:
@@ -119,7 +110,7 @@ def _run(task: Any, model: MtebModel, progress: bool) -> tuple[Any, Mapping[str,
     """mteb's result and its predictions: subset -> split -> as the type has them."""
     import datasets
 
-    mteb = _mteb()
+    mteb = import_mteb()
     if not progress:
         datasets.disable_progress_bars()
     with (
@@ -192,5 +183,5 @@ def identity(task: Any) -> dict[str, Any]:
         "splits": list(task.eval_splits),
         "subsets": list(task.hf_subsets or []),
         "parts": [identity(part) for part in parts],
-        "mteb": _mteb().__version__,
+        "mteb": import_mteb().__version__,
     }

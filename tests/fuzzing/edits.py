@@ -33,21 +33,108 @@ Edit = list[Any]  # [what to do, file, ...], of JSON's types alone
 STEERING = "\x1b]0;T\x07\x9b31m\u202e\r\x00"
 # what a stranger writes in place of a value; a mapping with "$" stands for what would be long written out, see `grown`
 VALUES: list[Any] = [
-    None, True, False, 0, 1, -1, 2, 7, 2**31, 2**63, -(2**63), 2**64, 1e308, -0.0, 0.5, "", "a", "abc", " ", "0", "-1", "1e9", "NaN",
-    [], {}, [1], ["a"], [None], {"a": 1}, {"": None}, [[]], "../up", "/dev/zero", "/dev/null", ".", "~", "$HOME", "hf:a/b",
-    STEERING, "é☃😀", "\ufeff", "a\nb", "a\tb", "a,b", '"', "2024-13-45", "1999-12-31T23:59:60Z", "auto", "float32", "none",
-    {"$": ["nested", 60]}, {"$": ["nested", 900]}, {"$": ["mappings", 60]}, {"$": ["list", 100_000]}, {"$": ["text", 1_000_000]},
-    {"$": ["digits", 400]}, {"$": ["digits", 5000]}, {"$": ["nan", 0]}, {"$": ["infinity", 0]}, {"$": ["half", 0]},
-]  # fmt: skip
-BYTES = [b"", b"\x00", b"\xff", b"\n", b"\r", b"\r\n", b'"', b"\xef\xbb\xbf", b"\xff\xfe", b"{", b"[" * 100_000, b"\x1b[2J"]
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2,
+    7,
+    2**31,
+    2**63,
+    -(2**63),
+    2**64,
+    1e308,
+    -0.0,
+    0.5,
+    "",
+    "a",
+    "abc",
+    " ",
+    "0",
+    "-1",
+    "1e9",
+    "NaN",
+    [],
+    {},
+    [1],
+    ["a"],
+    [None],
+    {"a": 1},
+    {"": None},
+    [[]],
+    "../up",
+    "/dev/zero",
+    "/dev/null",
+    ".",
+    "~",
+    "$HOME",
+    "hf:a/b",
+    STEERING,
+    "é☃😀",
+    "\ufeff",
+    "a\nb",
+    "a\tb",
+    "a,b",
+    '"',
+    "2024-13-45",
+    "1999-12-31T23:59:60Z",
+    "auto",
+    "float32",
+    "none",
+    {"$": ["nested", 60]},
+    {"$": ["nested", 900]},
+    {"$": ["mappings", 60]},
+    {"$": ["list", 100_000]},
+    {"$": ["text", 1_000_000]},
+    {"$": ["digits", 400]},
+    {"$": ["digits", 5000]},
+    {"$": ["nan", 0]},
+    {"$": ["infinity", 0]},
+    {"$": ["half", 0]},
+]
+BYTES = [
+    b"",
+    b"\x00",
+    b"\xff",
+    b"\n",
+    b"\r",
+    b"\r\n",
+    b'"',
+    b"\xef\xbb\xbf",
+    b"\xff\xfe",
+    b"{",
+    b"[" * 100_000,
+    b"\x1b[2J",
+]
 SQL = [
-    "UPDATE {t} SET {c} = {v}", "DELETE FROM {t}", "DROP TABLE {t}", "ALTER TABLE {t} RENAME TO gone", "ALTER TABLE {t} ADD COLUMN x",
-    "UPDATE {t} SET {c} = {v} WHERE rowid = 1", "DELETE FROM {t} WHERE rowid = 1", "ALTER TABLE {t} RENAME COLUMN {c} TO x",
+    "UPDATE {t} SET {c} = {v}",
+    "DELETE FROM {t}",
+    "DROP TABLE {t}",
+    "ALTER TABLE {t} RENAME TO gone",
+    "ALTER TABLE {t} ADD COLUMN x",
+    "UPDATE {t} SET {c} = {v} WHERE rowid = 1",
+    "DELETE FROM {t} WHERE rowid = 1",
+    "ALTER TABLE {t} RENAME COLUMN {c} TO x",
     "ALTER TABLE {t} RENAME TO gone; CREATE VIEW {t} AS SELECT * FROM gone",
     "ALTER TABLE {t} RENAME TO gone; CREATE VIEW {t} AS WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM r) SELECT * FROM gone, r",
-    "CREATE TRIGGER x AFTER INSERT ON {t} BEGIN SELECT 1; END", "CREATE TABLE more(a)", "PRAGMA user_version = 7", "PRAGMA page_size = 512; VACUUM",
-]  # fmt: skip
-SQL_VALUES = ["NULL", "'a'", "-1", "0", "1e308", "9223372036854775807", "x'ff'", "zeroblob(50000000)", "'[' || hex(zeroblob(500000))"]
+    "CREATE TRIGGER x AFTER INSERT ON {t} BEGIN SELECT 1; END",
+    "CREATE TABLE more(a)",
+    "PRAGMA user_version = 7",
+    "PRAGMA page_size = 512; VACUUM",
+]
+SQL_VALUES = [
+    "NULL",
+    "'a'",
+    "-1",
+    "0",
+    "1e308",
+    "9223372036854775807",
+    "x'ff'",
+    "zeroblob(50000000)",
+    "'[' || hex(zeroblob(500000))",
+]
 COLUMNS: dict[str, Callable[[int], Any]] = {  # of a table of parquet or Arrow, what no JSON can hold among them
     "days": lambda n: pa.array([2**31 - 1] * n, pa.date32()),
     "instants": lambda n: pa.array([2**62] * n, pa.timestamp("us")),
@@ -106,7 +193,13 @@ def _quoted(value: Any, ascii_only: bool) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**4000:
         return "9" * 5000  # which str() refuses
     if isinstance(value, dict):
-        return "{" + ",".join(f"{json.dumps(str(k), ensure_ascii=ascii_only)}:{_quoted(v, ascii_only)}" for k, v in value.items()) + "}"
+        return (
+            "{"
+            + ",".join(
+                f"{json.dumps(str(k), ensure_ascii=ascii_only)}:{_quoted(v, ascii_only)}" for k, v in value.items()
+            )
+            + "}"
+        )
     if isinstance(value, list):
         return "[" + ",".join(_quoted(one, ascii_only) for one in value) + "]"
     return json.dumps(value, ensure_ascii=ascii_only)
@@ -153,7 +246,7 @@ def _as_records(records: list[Any]) -> bytes:
 
 def _array(content: bytes) -> Any:
     size = int.from_bytes(content[8:10], "little")
-    fields = eval(content[10 : 10 + size], {"__builtins__": {}})  # noqa: S307  # of a file that this program wrote
+    fields = eval(content[10 : 10 + size], {"__builtins__": {}})  # of a file that this program wrote
     return [{**fields, "shape": list(fields["shape"])}, content[10 + size :].hex()]
 
 
@@ -257,12 +350,21 @@ def _become(path: Path, kind: str) -> None:
     elif kind == "empty":
         path.write_bytes(b"")
     elif kind != "nothing":
-        path.symlink_to({"endless": "/dev/zero", "loop": path.name, "outside": "../../victim", "absent": "../../absent"}[kind])
+        path.symlink_to(
+            {"endless": "/dev/zero", "loop": path.name, "outside": "../../victim", "absent": "../../absent"}[kind]
+        )
 
 
 CHANGES: dict[str, Callable[..., None]] = {
-    "set": _set, "delete": _delete, "twice": _twice, "splice": _splice, "number": _number, "sql": _sql, "column": _column, "become": _become,
-}  # fmt: skip
+    "set": _set,
+    "delete": _delete,
+    "twice": _twice,
+    "splice": _splice,
+    "number": _number,
+    "sql": _sql,
+    "column": _column,
+    "become": _become,
+}
 BECOME = ("pipe", "folder", "empty", "nothing", "endless", "loop", "outside", "absent")
 
 
@@ -278,7 +380,12 @@ def drawn(folder: Path, names: list[str], chance: random.Random) -> Edit:
         columns = pyarrow.parquet.read_schema(folder / name).names
         return ["column", name, chance.choice([*columns, "more"]), chance.choice([*COLUMNS, "again"])]
     if suffix == ".npy" and chance.random() < 0.5:
-        return ["number", name, chance.random(), chance.choice([0, -1, 1, 2**62, -(2**63), 2**31, 0x7FC00000_7FC00000, 10**6])]
+        return [
+            "number",
+            name,
+            chance.random(),
+            chance.choice([0, -1, 1, 2**62, -(2**63), 2**31, 0x7FC00000_7FC00000, 10**6]),
+        ]
     if suffix in FORMS and chance.random() < 0.85:
         pointer = _pointer(FORMS[suffix][0]((folder / name).read_bytes()), chance)
         kind = chance.choices(["set", "delete", "twice"], [8, 1, 1])[0]
@@ -337,10 +444,17 @@ def _recorded_files(body: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(body.get("weights"), dict) and isinstance(body["weights"].get("name"), str):
         yield body["weights"]["name"], body["weights"]
     for segment in body.get("segments", []) if isinstance(body.get("segments"), list) else []:
-        if isinstance(segment, dict) and isinstance(segment.get("files"), dict) and isinstance(segment.get("number"), int):
+        if (
+            isinstance(segment, dict)
+            and isinstance(segment.get("files"), dict)
+            and isinstance(segment.get("number"), int)
+        ):
             for part, record in segment["files"].items():
                 yield f"segment-{segment['number']:04}.{part}", record
             if isinstance(segment.get("deletion"), int):
-                yield f"segment-{segment['number']:04}.deleted-{segment['deletion']:06}.npy", segment.get("deletion_file")
+                yield (
+                    f"segment-{segment['number']:04}.deleted-{segment['deletion']:06}.npy",
+                    segment.get("deletion_file"),
+                )
     if isinstance(body.get("ranges"), int):
         yield f"ranges-{body['ranges']:06}.npy", body.get("ranges_file")

@@ -5,6 +5,7 @@ A reader does what a user would do next with the file, in this process. Sound on
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import random
@@ -19,7 +20,14 @@ import numpy as np
 from embedkit.types import Document
 
 DOCUMENTS = [
-    {"_id": f"d{n}", "title": "cat" if n % 2 else "", "text": f"dog {n} fish", "lang": "en", "year": 2000 + n, "tags": ["a", "b"]}
+    {
+        "_id": f"d{n}",
+        "title": "cat" if n % 2 else "",
+        "text": f"dog {n} fish",
+        "lang": "en",
+        "year": 2000 + n,
+        "tags": ["a", "b"],
+    }
     for n in range(6)
 ]
 PAIRS = [{"anchor": f"cat {n}", "positive": f"dog {n}", "negative_1": f"fish {n}"} for n in range(6)]
@@ -64,7 +72,9 @@ def read_documents(name: str) -> Callable[[Path, random.Random], Any]:
     def read(folder: Path, chance: random.Random) -> None:
         from embedkit.corpus import Fields, read_corpus
 
-        fields = chance.choice([Fields(), Fields(), Fields(id="row"), Fields(text=("title", "text")), Fields(text=("lang",), title="text")])
+        fields = chance.choice(
+            [Fields(), Fields(), Fields(id="row"), Fields(text=("title", "text")), Fields(text=("lang",), title="text")]
+        )
         for document in itertools.islice(read_corpus(str(folder / name if name else folder), fields), 1000):
             json.dumps(dict(document.metadata))
 
@@ -147,7 +157,9 @@ def read_beir(folder: Path, chance: random.Random) -> None:
     from embedkit.train.data import read_task
     from embedkit.train.settings import Data
 
-    chance.choice([lambda: read_retrieval(folder, "test"), lambda: check_data(folder), lambda: read_task(Data(path=str(folder)))])()
+    chance.choice(
+        [lambda: read_retrieval(folder, "test"), lambda: check_data(folder), lambda: read_task(Data(path=str(folder)))]
+    )()
 
 
 def make_run(folder: Path) -> None:
@@ -164,10 +176,19 @@ def read_run(folder: Path, chance: random.Random) -> None:
 
 
 def make_labelled(folder: Path) -> None:
-    write_lines(folder / "sts.jsonl", [{"sentence1": f"cat {n}", "sentence2": f"dog {n}", "score": n / 6} for n in range(6)])
-    write_lines(folder / "classes.jsonl", [{"text": f"cat {n}", "label": "ab"[n % 2], "split": ("train", "test")[n // 3]} for n in range(6)])
-    write_lines(folder / "pairs.jsonl", [{"sentence1": "cat", "sentence2": f"dog {n}", "label": n % 2} for n in range(6)])
-    write_lines(folder / "reranking.jsonl", [{"query": f"cat {n}", "positive": ["dog"], "negative": ["fish"]} for n in range(6)])
+    write_lines(
+        folder / "sts.jsonl", [{"sentence1": f"cat {n}", "sentence2": f"dog {n}", "score": n / 6} for n in range(6)]
+    )
+    write_lines(
+        folder / "classes.jsonl",
+        [{"text": f"cat {n}", "label": "ab"[n % 2], "split": ("train", "test")[n // 3]} for n in range(6)],
+    )
+    write_lines(
+        folder / "pairs.jsonl", [{"sentence1": "cat", "sentence2": f"dog {n}", "label": n % 2} for n in range(6)]
+    )
+    write_lines(
+        folder / "reranking.jsonl", [{"query": f"cat {n}", "positive": ["dog"], "negative": ["fish"]} for n in range(6)]
+    )
 
 
 def read_labelled(folder: Path, chance: random.Random) -> None:
@@ -208,8 +229,24 @@ def read_reports_compared(folder: Path, _: random.Random) -> None:
 def make_training(folder: Path) -> None:
     make_labelled(folder)
     write_lines(folder / "anchors.jsonl", PAIRS)
-    write_lines(folder / "flag.jsonl", [{"query": f"cat {n}", "pos": ["dog"], "neg": ["fish"], "pos_scores": [1.0], "neg_scores": [0.5]} for n in range(3)])
-    write_lines(folder / "tevatron.jsonl", [{"query": f"c{n}", "positive_passages": [{"text": "d", "title": "t"}], "negative_passages": [{"text": "f", "title": ""}]} for n in range(3)])
+    write_lines(
+        folder / "flag.jsonl",
+        [
+            {"query": f"cat {n}", "pos": ["dog"], "neg": ["fish"], "pos_scores": [1.0], "neg_scores": [0.5]}
+            for n in range(3)
+        ],
+    )
+    write_lines(
+        folder / "tevatron.jsonl",
+        [
+            {
+                "query": f"c{n}",
+                "positive_passages": [{"text": "d", "title": "t"}],
+                "negative_passages": [{"text": "f", "title": ""}],
+            }
+            for n in range(3)
+        ],
+    )
 
 
 def read_training(folder: Path, chance: random.Random) -> None:
@@ -221,17 +258,25 @@ def read_training(folder: Path, chance: random.Random) -> None:
 
 
 RECIPE = {
-    "model": "m", "seed": 0, "precision": "auto", "data": [{"path": "anchors.jsonl", "weight": 1.0, "query_prompt": "q: "}],
-    "loss": [{"name": "info_nce", "temperature": 0.05, "denominator": "all"}], "batch": {"size": 4, "negatives": 1},
-    "optimizer": {"lr": 2e-5, "warmup": 0.1}, "steps": 2, "evaluation": {"task": "sts.jsonl", "metric": "spearman", "every": 1, "patience": 2},
-}  # fmt: skip
+    "model": "m",
+    "seed": 0,
+    "precision": "auto",
+    "data": [{"path": "anchors.jsonl", "weight": 1.0, "query_prompt": "q: "}],
+    "loss": [{"name": "info_nce", "temperature": 0.05, "denominator": "all"}],
+    "batch": {"size": 4, "negatives": 1},
+    "optimizer": {"lr": 2e-5, "warmup": 0.1},
+    "steps": 2,
+    "evaluation": {"task": "sts.jsonl", "metric": "spearman", "every": 1, "patience": 2},
+}
 
 
 def make_recipe(folder: Path) -> None:
     import yaml
 
     (folder / "train.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
-    (folder / "index.yaml").write_text("coarse: auto\nbytes_per_vector: 32\nrecall: 0.95\nfine: float16\nsparse: bm25\n")
+    (folder / "index.yaml").write_text(
+        "coarse: auto\nbytes_per_vector: 32\nrecall: 0.95\nfine: float16\nsparse: bm25\n"
+    )
     (folder / "task.yaml").write_text("name: tiny\ntype: retrieval\nignore_identical_ids: true\nhash: {a: b}\n")
 
 
@@ -240,8 +285,34 @@ def read_recipes(folder: Path, chance: random.Random) -> None:
     from embedkit.jobs.index_recipe import IndexRecipe
     from embedkit.train.settings import read_training_recipe
 
-    values = ["1", "-1", "1e9", "[1]", "abc", "!!int abc", "2024-13-45", "9" * 5000, "*a", "&a [*a]", "{a: 1, a: 2}", "[" * 3000, "null", "\x1b"]
-    keys = ["steps", "seed", "batch.size", "loss.0.name", "loss.9.name", "optimizer", "a.b.c", "", "data.0", "batch.size.x"]
+    values = [
+        "1",
+        "-1",
+        "1e9",
+        "[1]",
+        "abc",
+        "!!int abc",
+        "2024-13-45",
+        "9" * 5000,
+        "*a",
+        "&a [*a]",
+        "{a: 1, a: 2}",
+        "[" * 3000,
+        "null",
+        "\x1b",
+    ]
+    keys = [
+        "steps",
+        "seed",
+        "batch.size",
+        "loss.0.name",
+        "loss.9.name",
+        "optimizer",
+        "a.b.c",
+        "",
+        "data.0",
+        "batch.size.x",
+    ]
     overrides = [f"{chance.choice(keys)}={chance.choice(values)}" for _ in range(chance.choice([0, 0, 1, 2]))]
     chance.choice(
         [
@@ -313,10 +384,8 @@ def make_ledger(folder: Path) -> None:
             return super().encode(inputs, kind=kind)
 
     documents = [Document(f"d{n}", "stop" if n == 3000 else f"dog {n % 7}") for n in range(3001)]
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         embed_to_file(documents, folder / "v.npy", Dies())
-    except KeyboardInterrupt:
-        pass
     assert ledger.head_of(folder / "v.ledger") is not None
 
 
@@ -348,12 +417,21 @@ def read_index(name: str) -> Callable[[Path, random.Random], Any]:
     def read(folder: Path, chance: random.Random) -> None:
         import embedkit
 
-        where = chance.choice([None, None, {"year": {"gte": 2003}}, {"lang": "en"}, {"tags": {"in": ["a"]}}, {"not": {"lang": "en"}}])
+        where = chance.choice(
+            [None, None, {"year": {"gte": 2003}}, {"lang": "en"}, {"tags": {"in": ["a"]}}, {"not": {"lang": "en"}}]
+        )
         mode = "dense" if name == "coarse" else chance.choice(["dense", "sparse", "hybrid"])
         sparse = None if mode == "dense" else [{"dog": 1.0, "cat": 0.5}] * 2
         with embedkit.open_index(folder / name, model=Fake() if chance.random() < 0.5 else None) as index:
             index.info()
-            index.search(vectors()[:2], chance.choice([1, 3, 1000]), where=where, mode=mode, sparse_queries=sparse, explain=chance.random() < 0.3)
+            index.search(
+                vectors()[:2],
+                chance.choice([1, 3, 1000]),
+                where=where,
+                mode=mode,
+                sparse_queries=sparse,
+                explain=chance.random() < 0.3,
+            )
             if chance.random() < 0.3:
                 index.search(like="d3-3" if name == "flat" else "7", k=3)
             if chance.random() < 0.2:
@@ -368,7 +446,17 @@ def read_index(name: str) -> Callable[[Path, random.Random], Any]:
 
 def make_filter(folder: Path) -> None:
     make_index(folder)
-    (folder / "w.json").write_text(json.dumps({"and": [{"year": {"gte": 2001, "lt": 2004}}, {"not": {"lang": "de"}}, {"or": [{"tags": "a"}, {"year": {"in": [2001, 5]}}]}]}))
+    (folder / "w.json").write_text(
+        json.dumps(
+            {
+                "and": [
+                    {"year": {"gte": 2001, "lt": 2004}},
+                    {"not": {"lang": "de"}},
+                    {"or": [{"tags": "a"}, {"year": {"in": [2001, 5]}}]},
+                ]
+            }
+        )
+    )
 
 
 def read_filter(folder: Path, _: random.Random) -> None:
@@ -500,4 +588,4 @@ FORMATS: dict[str, Format] = {
     "caches": Format(make_caches, read_caches, ("results/*", "rows/*")),
     "model": Format(make_model, read_model, ("m/*.json", "m/*.json", "m/*/*", "m/*"), 20),
     "hub cache": Format(make_hub, read_hub, ("hub/*/refs/*", "hub/*/*/*/*.json"), 1),
-}  # fmt: skip
+}

@@ -45,7 +45,7 @@ class Watch:
         elif event.startswith(PROCESSES):
             self.seen.append(f"starts a process: {event} at {' '.join(_places())}")
         elif event == "open":
-            path, mode, flags = arguments
+            path, _mode, flags = arguments
             if (flags if isinstance(flags, int) else 0) & WRITES:
                 self._check("opens for writing", path, followed=not flags & os.O_NOFOLLOW)
         else:
@@ -57,10 +57,11 @@ class Watch:
         if isinstance(path, int) or not isinstance(path, (str, bytes, os.PathLike)):
             return  # a descriptor that was opened before, or a database in memory
         name = os.fsdecode(path)
-        if name == ":memory:" or name == "":
+        if name in (":memory:", ""):
             return
-        folder, last = os.path.split(os.path.abspath(name))
-        real = os.path.realpath(name) if followed else os.path.join(os.path.realpath(folder), last)
+        path = Path.cwd() / name
+        real = os.path.realpath(path if followed else path.parent)
+        real = real if followed else f"{real}/{path.name}"
         if not any(real == one or real.startswith(one + os.sep) for one in self.allowed):
             self.seen.append(f"{what} outside: {real} at {' '.join(_places())}")
 
