@@ -27,12 +27,14 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 MOST_MEMORY, MOST_SECONDS = 3 << 30, 60
+RENEWED = 300  # seconds after which a process is followed by a fresh one
 ALLOWED = {0, 2, 3, 4, 5, 6, 75}
 RAW = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -301,54 +303,48 @@ def import_what_is_needed() -> None:
 
 
 def followed(kind: str, base: Path, seed: int, seconds: float) -> Iterator[tuple[Case, str | None]]:
-    """Cases as they end, each with what was wrong. A process that dies, hangs or grows is ended and followed by another."""
-    first, ends = 0, time.monotonic() + seconds
+    """Cases as they end, each with what was wrong. A process that dies, hangs or grows is ended and followed by another; so is
+    one after some minutes, whose own caches would be taken for growth."""
+    number, ends = 0, time.monotonic() + seconds
     while (left := ends - time.monotonic()) > 0:
-        arguments = [
-            "--work",
-            kind,
-            "--make",
-            str(base),
-            "--seed",
-            str(seed),
-            "--first",
-            str(first),
-            "--seconds",
-            str(left),
-        ]
-        worker = subprocess.Popen(
-            [sys.executable, __file__, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        assert worker.stdout is not None
-        os.set_blocking(worker.stdout.fileno(), False)
-        current, begun, wrong, rest = None, time.monotonic(), None, b""
-        while True:
-            chunk = worker.stdout.read()
-            if chunk is None:
-                if current is not None and kind == "readers" and (wrong := _beyond(worker.pid, begun)):
-                    worker.kill()
-                    worker.wait()
-                    break
-                time.sleep(0.02)
-                continue
-            if not chunk:
-                code = worker.wait()
-                wrong = None if code == 0 else f"the process ended with {code}"
-                break
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                fact = json.loads(line)
-                if "wrong" in fact:
-                    yield fact["case"], fact["wrong"]
+        line = ["--work", kind, "--make", base, "--seed", seed, "--first", number, "--seconds", min(left, RENEWED)]
+        worker = subprocess.Popen([sys.executable, __file__, *map(str, line)], stdout=subprocess.PIPE)
+        current: dict[str, Any] | None = None
+        try:
+            for fact in _facts(worker, watched=kind == "readers"):
+                if isinstance(fact, dict) and "wrong" not in fact:
+                    if current is not None:
+                        yield current["case"], None
+                    current, number = fact, fact["number"] + 1
+                elif current is not None:
+                    yield current["case"], fact["wrong"] if isinstance(fact, dict) else fact
                     current = None
-                    continue
-                if current is not None:
-                    yield current["case"], None
-                current, begun = fact, time.monotonic()
-        if current is not None:
-            yield current["case"], wrong
-            first = current["number"]
-        first += 1
+            if current is not None:
+                yield current["case"], None
+        finally:
+            worker.kill()
+            worker.wait()
+
+
+def _facts(worker: subprocess.Popen[bytes], watched: bool) -> Iterator[dict[str, Any] | str]:
+    """What the process says, and at last why it ended early. watched: whether it is the one that reads, and not one that watches
+    over processes of its own."""
+    assert worker.stdout is not None
+    os.set_blocking(worker.stdout.fileno(), False)
+    begun: float | None = None
+    rest = b""
+    while (chunk := worker.stdout.read()) != b"":
+        if chunk is None:
+            if watched and begun is not None and (wrong := _beyond(worker.pid, begun)):
+                yield wrong
+                return
+            time.sleep(0.02)
+            continue
+        *lines, rest = (rest + chunk).split(b"\n")
+        begun = time.monotonic()
+        yield from map(json.loads, lines)
+    if (code := worker.wait()) != 0:
+        yield f"the process ended with {code}"
 
 
 def fuzz(seconds: float, seed: int, rows: Path | None) -> int:
@@ -440,12 +436,33 @@ def main() -> int:
         print(f"{len(wrong)} wrong endings.")
         return 1 if wrong else 0
     if asked.faults:
-        return find_faults()
+        return find_faults(asked.seed, asked.seconds)
     return fuzz(asked.seconds, asked.seed, asked.rows)
 
 
-def find_faults() -> int:
-    raise SystemExit("later")
+def find_faults(seed: int, seconds: float) -> int:
+    """Puts one fault after the other back; a row each of what was found, and after how long."""
+    from tests.fuzzing.put_back import PUT_BACK
+
+    base, missed = bases(), 0
+    print("| fault put back | found | inputs before | seconds |\n|---|---|---|---|")
+    for name in PUT_BACK:
+        os.environ["FUZZ_FAULT"] = name
+        found, count, begun = None, 0, time.monotonic()
+        for kind in ("readers", "commands"):
+            with closing(followed(kind, base, seed, seconds)) as cases:
+                for case, wrong in cases:
+                    count += 1
+                    if wrong is not None:
+                        found = f"{case['format']}: {wrong}"
+                        break
+            if found:
+                break
+        missed += found is None
+        said = "no" if found is None else found.replace("|", "\\|")[:120]
+        print(f"| {name} | {said} | {count:,} | {time.monotonic() - begun:.0f} |", flush=True)
+    shutil.rmtree(base, ignore_errors=True)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

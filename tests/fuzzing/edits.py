@@ -118,7 +118,7 @@ SQL = [
     "DELETE FROM {t} WHERE rowid = 1",
     "ALTER TABLE {t} RENAME COLUMN {c} TO x",
     "ALTER TABLE {t} RENAME TO gone; CREATE VIEW {t} AS SELECT * FROM gone",
-    "ALTER TABLE {t} RENAME TO gone; CREATE VIEW {t} AS WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM r) SELECT * FROM gone, r",
+    "ALTER TABLE {t} RENAME TO gone; CREATE VIEW {t} AS WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n FROM r) SELECT * FROM gone, r",
     "CREATE TRIGGER x AFTER INSERT ON {t} BEGIN SELECT 1; END",
     "CREATE TABLE more(a)",
     "PRAGMA user_version = 7",
@@ -276,8 +276,9 @@ def make(folder: Path, edit: Edit) -> None:
     """Makes one change. One that does not fit the file any more, since an earlier one changed it, changes nothing."""
     what, name, *rest = edit
     path = folder / name
-    with suppress(Exception):
-        CHANGES[what](path, *rest)
+    if what == "become" or (path.is_file() and not path.is_symlink()):
+        with suppress(Exception):
+            CHANGES[what](path, *rest)
 
 
 def _set(path: Path, pointer: list[Any], value: Any) -> None:
