@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 import embedkit
-from embedkit import jobs
+from embedkit import jobs, limits
+from embedkit.corpus import Fields
 from embedkit.engine import embed_to_file, run
 from embedkit.errors import DataError, UsageError
 from embedkit.types import Document, Picture
@@ -51,6 +53,31 @@ def test_a_corrupt_image_costs_its_row_and_no_other(clip: Any, photos: Path, tmp
     assert [row["id"] for row in aside] == ["p03.png", "p20.png"] and "empty (0 bytes)" in aside[1]["reason"]
     ids = (tmp_path / "x.ids.txt").read_text().split()
     np.testing.assert_allclose(np.load(tmp_path / "x.npy"), clip.encode([photos / name for name in ids]), atol=1e-6)
+
+
+def test_an_image_that_is_no_file_of_a_limited_length_is_set_aside(
+    clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a device a read never ends, a pipe is waited for, and no name holds a null byte."""
+    (fine,) = write_pictures(tmp_path, 1)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "long.png").write_bytes(encoded(picture(0)) + bytes(10_000))
+    monkeypatch.setattr(limits, "IMAGE", 10_000)
+    reasons = {
+        "/dev/zero": "is a device; expected a regular file",
+        "pipe.png": "is a pipe; expected a regular file",
+        "a\0b": "embedded null byte",
+        "long.png": "has more than 10,000 bytes",
+    }
+    rows = [{"id": str(number), "image": name} for number, name in enumerate([fine.name, *reasons])]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    manifest = jobs.embed_corpus(tmp_path / "rows.jsonl", tmp_path / "x.npy", clip, fields=Fields(image="image"))
+    assert (manifest["count"], manifest["set_aside"]) == (1, 4)
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy"), clip.encode([fine]), atol=1e-6)
+    aside = [json.loads(line) for line in (tmp_path / "x.quarantine.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in aside] == ["1", "2", "3", "4"]
+    for row, reason in zip(aside, reasons.values(), strict=True):
+        assert reason in row["reason"]
 
 
 @pytest.mark.parametrize("ended_at", [17, 28])

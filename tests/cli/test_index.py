@@ -48,6 +48,15 @@ def test_an_index_of_a_corpus_holds_its_documents_and_rows(
     np.testing.assert_allclose(fine, reference(TEXTS), atol=1e-3)
 
 
+def test_fields_that_are_left_out_are_not_stored(run: Run, tiny_model: Path, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "c.jsonl", [{"id": "a", "text": "cat", "one": 1, "two": 2, "three": [[3]]}])
+    done = run(
+        "index", "build", tmp_path / "c.jsonl", "-o", tmp_path / "x", "--model", tiny_model, "--leave-out", "one,three"
+    )
+    assert done.code == 0
+    assert stored(tmp_path / "x") == [("a", "", "cat", {"two": 2})]
+
+
 def test_an_index_of_vectors_holds_their_ids_and_with_documents_their_texts(
     run: Run, corpus: Path, vectors: Path, tmp_path: Path
 ) -> None:

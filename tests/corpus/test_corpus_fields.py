@@ -133,6 +133,23 @@ def test_title_space_text_is_what_is_embedded(title: str, text: str, full: str) 
     assert one({"id": 1, "text": text, "title": title}).full_text == full
 
 
+@pytest.mark.parametrize(
+    ("names", "title", "full"),
+    [
+        (("title", "abstract"), None, "Sea birds They fly"),
+        (("title",), None, "Sea birds"),
+        (("abstract", "title"), None, "They fly Sea birds"),
+        (("headline", "abstract"), "headline", "Gulls They fly"),
+        (("title", "abstract"), "headline", "Gulls Sea birds They fly"),
+    ],
+)
+def test_a_title_that_is_one_of_the_texts_is_embedded_once(
+    names: tuple[str, ...], title: str | None, full: str
+) -> None:
+    row = {"id": "a", "title": "Sea birds", "abstract": "They fly", "headline": "Gulls"}
+    assert one(row, text=names, title=title).full_text == full
+
+
 @pytest.mark.parametrize("text", ["", " ", "\n"])
 def test_an_empty_text_is_a_document(text: str) -> None:
     assert list(read_corpus([{"id": "a", "text": text}, {"id": "b", "text": text}])) == [

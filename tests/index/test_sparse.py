@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embedkit.corpus import Fields
 from embedkit.errors import DataError, ModelError, ModelMismatch, UsageError
 from embedkit.index import Index, postings
 from embedkit.index.faiss_import import faiss_threads
@@ -51,6 +52,14 @@ def by_id(hits: Any, number: int) -> dict[str, float]:
 def assert_scores(found: dict[str, float], expected: dict[str, float]) -> None:
     assert found.keys() == expected.keys()
     assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_title_that_is_one_of_the_texts_counts_once(tmp_path: Path) -> None:
+    rows = [{"id": f"d{n}", "title": VOCABULARY[n], "body": DOCUMENTS[n].text} for n in range(9)]
+    fields = Fields(text=("title", "body"))
+    with build_index(rows, tmp_path / "x", model=Windowed(), sparse="bm25", fields=fields) as index:
+        found = by_id(index.search(QUERIES[1], 9, mode="sparse"), 0)
+    assert_scores(found, bm25({row["id"]: f"{row['title']} {row['body']}" for row in rows}, QUERIES[1]))
 
 
 @pytest.mark.parametrize("settings", [{}, {"k1": 1.5, "b": 0.75}, {"k1": 0.0, "b": 0.0}, {"k1": 2.0, "b": 1.0}])
