@@ -256,13 +256,13 @@ def test_documents_are_deleted_by_id(run: Run, folder: Path) -> None:
     assert run("index", "delete", folder, "d1", "--json").facts == {"deleted": 0, "documents": 5, "version": 2}
 
 
-@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+@pytest.mark.parametrize(("mark", "ends"), [("", "\n"), ("\ufeff", "\r\n")])
 def test_ids_to_delete_are_read_from_a_file_or_from_standard_input(
-    run: Run, folder: Path, tmp_path: Path, ends: str, monkeypatch: pytest.MonkeyPatch
+    run: Run, folder: Path, tmp_path: Path, mark: str, ends: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "gone.txt").write_bytes(ends.join(["d1", "d5", "", "é"]).encode())
+    (tmp_path / "gone.txt").write_bytes((mark + ends.join(["d1", "d5", "", "é"])).encode())
     assert run("index", "delete", folder, "--ids", tmp_path / "gone.txt", "--json").facts["deleted"] == 2
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"d0{ends}d2{ends}".encode())))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{mark}d0{ends}d2{ends}".encode())))
     assert run("index", "delete", folder, "--ids", "-", "--json").facts["deleted"] == 2
     assert ids_of(run, folder) == ["d3", "d4", "d6"]
     (tmp_path / "bad.txt").write_bytes(b"d3\n\xff\n")
@@ -281,6 +281,8 @@ def test_documents_are_deleted_by_a_filter(run: Run, folder: Path) -> None:
     assert run("index", "delete", folder, "--where", '{"year": {"lt": 2004}}', "--json").facts["deleted"] == 3
     assert ids_of(run, folder) == ["d3", "d4", "d5", "d6"]
     assert "about" in run("index", "delete", folder, "--where", '{"year": {"about": 2004}}').sentence(2)
+    for nothing in ("{}", '{"and": []}'):
+        assert "filter of a deletion is empty" in run("index", "delete", folder, "--where", nothing).sentence(2)
     deep = "[" * 100_000
     assert "'yaer', which no document has; near it are 'year'" in run(
         "index", "delete", folder, "--where", '{"yaer": {"ne": 2004}}'

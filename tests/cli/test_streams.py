@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import embedkit
+from embedkit.storage import read_json, write_json
 from embedkit.types import Document
 
 from .conftest import Run
@@ -35,6 +36,15 @@ def test_a_search_shows_what_steers_and_its_json_means_the_same(run: Run, hostil
         assert not set(done.out) & set("\x1b\x07\x9b\u202e\r")
     (hit,) = json.loads(done.out)["hits"]
     assert (hit["id"], hit["title"], hit["text"]) == ("evil\x1b[31m1", STEERING, f"cat {STEERING}")
+
+
+def test_what_an_index_says_of_itself_is_shown_too(run: Run, hostile_index: Path) -> None:
+    path = hostile_index / "manifest-000001.json"
+    write_json(path, {**read_json(path), "created": STEERING})
+    for arguments in ([], ["--json"]):
+        done = run("index", "info", hostile_index, *arguments)
+        assert done.code == 0 and r"\u009b31m\u202egnp.exe" in done.out
+        assert not set(done.out) & set("\x1b\x07\x9b\u202e\r")
 
 
 def test_names_of_files_and_the_log_are_shown_too(run: Run, tmp_path: Path) -> None:

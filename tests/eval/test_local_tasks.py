@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -241,6 +242,14 @@ def test_sts_by_scipy(tmp_path: Path, encoder: Any) -> None:
     assert low < expected < high
     assert (report.unit, report.units, report.predictions["3"][0]) == ("pair", 10, rows[3]["score"])
     assert report.texts["3"] == f"{rows[3]['sentence1']} | {rows[3]['sentence2']}"
+
+
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+def test_a_score_that_is_no_number_is_told(tmp_path: Path, encoder: Any, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"sentence1": f"cat {n}", "sentence2": f"cat {n}", "score": n} for n in range(4)]
+    (report,) = embedkit.evaluate(encoder, table(tmp_path / "alike.jsonl", rows)).values()
+    assert math.isnan(report.scores["spearman"])
+    assert "alike: spearman, pearson is no number; texts or scores that are all alike have none." in caplog.messages
 
 
 def test_pairs_by_sklearn(tmp_path: Path, encoder: Any) -> None:
