@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 MOST_MEMORY, MOST_SECONDS = 3 << 30, 60
 RENEWED = 300  # seconds after which a process is followed by a fresh one
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # a file system in memory, where there is one
 ALLOWED = {0, 2, 3, 4, 5, 6, 75}
 RAW = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -44,7 +45,7 @@ Case = dict[str, Any]  # {"format": name, "edits": [...], "seed": of the reader}
 def bases() -> Path:
     """A folder with a sound example of each format, made once a run in a process of its own: whoever forks must not have
     used a library that keeps threads."""
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-bases-"))
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-bases-", dir=MEMORY))
     subprocess.run(
         [sys.executable, __file__, "--make", str(folder)],
         check=True,
@@ -267,7 +268,7 @@ def work_off(kind: str, base: Path, seed: int, first: int, seconds: float) -> No
     faulthandler.disable()
     os.environ.update(HF_HUB_OFFLINE="1")
     whole = kind == "commands"
-    work = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    work = Path(tempfile.mkdtemp(prefix="fuzz-", dir=MEMORY))
     os.environ["TMPDIR"] = tempfile.tempdir = str(work / "tmp")
     import_what_is_needed()
     if name := os.environ.get("FUZZ_FAULT"):
@@ -400,7 +401,7 @@ def replay(cases: list[Case]) -> list[tuple[Case, str]]:
     from tests.fuzzing.watch import Watch
 
     base, watch = bases(), Watch()
-    work = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    work = Path(tempfile.mkdtemp(prefix="fuzz-", dir=MEMORY))
     os.environ["TMPDIR"] = tempfile.tempdir = str(work / "tmp")
     wrong = [
         (case, reason)

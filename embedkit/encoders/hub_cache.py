@@ -82,8 +82,8 @@ def _found(repository: str, revision: str | None, name: str) -> Any:
 
     try:
         return try_to_load_from_cache(repository, name, revision=revision)
-    except HFValidationError:
-        return None  # no name that the hub can have: whoever opens it says so
+    except (HFValidationError, UnicodeDecodeError):
+        return None  # no name that the hub can have, or a damaged note of a commit: whoever opens it says so
 
 
 def read_modules(path: Path) -> list[Module]:

@@ -78,9 +78,12 @@ def as_json(report: Report) -> dict[str, Any]:
     return {"units": report.units, **{name: facts[name] for name in order}}
 
 
-class JudgedFacts(TypedDict, total=False):
+class JudgedNames(TypedDict):
     id: str
     text: str
+
+
+class JudgedFacts(JudgedNames, total=False):
     grade: float | None
     rank: int | None
     score: float | None
@@ -147,7 +150,7 @@ def read_reports(folder: Path) -> dict[str, Report]:
 
 def from_json(facts: ReportFacts) -> Report:
     """The report that `as_json` gave; null was a score that is no number."""
-    known: dict[str, Any] = {one.name: facts[one.name] for one in fields(Report) if one.name in facts}  # type: ignore[literal-required]
+    known = _known(Report, facts)
     known["scores"] = {name: math.nan if score is None else score for name, score in known["scores"].items()}
     known["intervals"] = {name: tuple(bounds) for name, bounds in known["intervals"].items()}
     known["predictions"] = {unit: tuple(pair) for unit, pair in known.get("predictions", {}).items()}
@@ -156,8 +159,14 @@ def from_json(facts: ReportFacts) -> Report:
 
 
 def _failure(facts: FailureFacts) -> Failure:
-    expected, found = (tuple(Judged(**one) for one in side) for side in (facts["expected"], facts["found"]))
+    sides = facts["expected"], facts["found"]
+    expected, found = (tuple(Judged(**_known(Judged, one)) for one in side) for side in sides)
     return Failure(facts["unit"], facts["text"], facts["value"], expected, found)
+
+
+def _known(kind: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts that this version has a field for."""
+    return {one.name: facts[one.name] for one in fields(kind) if one.name in facts}
 
 
 def markdown(reports: Mapping[str, Report]) -> str:

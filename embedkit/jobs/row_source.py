@@ -87,6 +87,8 @@ class RowSource:
     def _of_folder(cls, folder: Path, fields: Fields) -> RowSource:
         """All files of a folder as one. Raises DataError where they do not fit each other."""
         parts = parts_of(folder)
+        if not parts.vectors:
+            raise UsageError(f"{folder} holds no vectors; expected .npy files, or parquet files that embedkit wrote.")
         made = [cls._of_file(path) for path in parts.vectors]
         parts.check_lengths([len(part.rows) for part in made])
         kinds = [f"width {part.dim} by {str(part.source.fingerprint)[:12]} ({part.source.on_long})" for part in made]

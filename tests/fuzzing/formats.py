@@ -463,7 +463,8 @@ def read_filter(folder: Path, _: random.Random) -> None:
     import embedkit
     from embedkit.cli.index import parsed_where
 
-    where = parsed_where((folder / "w.json").read_bytes().decode("utf-8", "surrogateescape"))
+    text = (folder / "w.json").read_bytes() if (folder / "w.json").is_file() else b""
+    where = parsed_where(text.decode("utf-8", "surrogateescape"))
     with embedkit.open_index(folder / "flat") as index:
         index.search(vectors()[:1], 5, where=where)
 
@@ -587,5 +588,5 @@ FORMATS: dict[str, Format] = {
     "ids, weights, queries, costs": Format(make_small, read_small),
     "caches": Format(make_caches, read_caches, ("results/*", "rows/*")),
     "model": Format(make_model, read_model, ("m/*.json", "m/*.json", "m/*/*", "m/*"), 20),
-    "hub cache": Format(make_hub, read_hub, ("hub/*/refs/*", "hub/*/*/*/*.json"), 1),
+    "hub cache": Format(make_hub, read_hub, ("hub/*/*/*/*.json",), 1),
 }

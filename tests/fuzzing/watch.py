@@ -28,7 +28,7 @@ class Watch:
         sys.addaudithook(self._hear)
 
     def wake(self, *allowed: Path) -> None:
-        self.allowed = (*(os.path.realpath(folder) for folder in allowed), "/dev/null", "/dev/shm", "/proc/self")
+        self.allowed = (*(os.path.realpath(folder) for folder in allowed), "/dev/null", "/proc/self")
         self.seen, self._awake = [], True
 
     def sleep(self) -> list[str]:
