@@ -23,6 +23,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -33,6 +34,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+CLEARING = "clearing away"  # the thread that the watch does not listen to
 MOST_MEMORY, MOST_SECONDS = 3 << 30, 60
 RENEWED = 300  # seconds after which a process is followed by a fresh one
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # a file system in memory, where there is one
@@ -105,7 +107,13 @@ def laid_out(case: Case, base: Path, work: Path) -> Path:
     """The case's files, changed, in a fresh folder with a victim above it that nothing may touch."""
     from tests.fuzzing import edits
 
-    shutil.rmtree(work, ignore_errors=True)
+    if work.exists():
+        away = work.with_name(f"{work.name}-{time.monotonic_ns()}")
+        work.rename(away)
+        if "command" in case:  # whoever forks has one thread
+            shutil.rmtree(away, ignore_errors=True)
+        else:  # beside the next cases: it waits for the system much longer than it computes
+            threading.Thread(target=shutil.rmtree, args=(away, True), name=CLEARING).start()
     folder = work / "up" / "w"
     folder.parent.mkdir(parents=True)
     (work / "tmp").mkdir()
@@ -276,7 +284,7 @@ def work_off(kind: str, base: Path, seed: int, first: int, seconds: float) -> No
 
         PUT_BACK[name]()
     once: Callable[..., str | None] = run_once if whole else read_once
-    watch, ends = Watch(), time.monotonic() + seconds
+    watch, ends = Watch(CLEARING), time.monotonic() + seconds
     number = first
     while time.monotonic() < ends:
         case = drawn(base, random.Random(f"{seed}/{kind}/{number}"), whole)
@@ -349,8 +357,6 @@ def _facts(worker: subprocess.Popen[bytes], watched: bool) -> Iterator[dict[str,
 
 
 def fuzz(seconds: float, seed: int, rows: Path | None) -> int:
-    import threading
-
     from tests.fuzzing.commands import command_of
 
     base = bases()
@@ -400,7 +406,7 @@ def replay(cases: list[Case]) -> list[tuple[Case, str]]:
     """The cases whose ending is wrong."""
     from tests.fuzzing.watch import Watch
 
-    base, watch = bases(), Watch()
+    base, watch = bases(), Watch(CLEARING)
     work = Path(tempfile.mkdtemp(prefix="fuzz-", dir=MEMORY))
     os.environ["TMPDIR"] = tempfile.tempdir = str(work / "tmp")
     wrong = [

@@ -20,7 +20,7 @@ from tests.fuzzing.watch import Watch
 SEEDS: list[fuzz.Case] = [
     json.loads(line) for line in Path(__file__).with_name("fuzz_seeds.jsonl").read_text().splitlines()
 ]
-WATCH = Watch()
+WATCH = Watch(fuzz.CLEARING)
 
 
 @pytest.mark.parametrize("name", sorted({case["format"] for case in SEEDS if "command" not in case}))

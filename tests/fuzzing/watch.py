@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ PROCESSES = ("os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.fork", "s
 
 
 class Watch:
-    """Notes what happens while it is awake. allowed: the folders below which all may be written."""
+    """Notes what happens while it is awake. allowed: the folders below which all may be written.
+    deaf_to: the name of a thread that it does not listen to."""
 
-    def __init__(self) -> None:
+    def __init__(self, deaf_to: str = "") -> None:
+        self._deaf_to = deaf_to
         self.seen: list[str] = []
         self.allowed: tuple[str, ...] = ()
         self._awake = False
@@ -36,7 +39,7 @@ class Watch:
         return self.seen
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self._awake:
+        if not self._awake or threading.current_thread().name == self._deaf_to:
             return
         if event == "socket.__new__" and arguments[1] in (socket.AF_INET, socket.AF_INET6):
             self.seen.append(f"opens a socket at {' '.join(_places())}")
