@@ -225,7 +225,8 @@ class DocumentReader:
             _check_descriptors(error)
             raise self._damaged(error) from None
         if sys.version_info >= (3, 11):
-            self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(path.stat().st_size, LEAST_LENGTH))
+            longest = min(max(path.stat().st_size, LEAST_LENGTH), 2**31 - 1)  # the most that SQLite can be told
+            self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, longest)
         self._connection.set_progress_handler(self._is_endless, STEPS // 2)
         try:
             self._check_schema()

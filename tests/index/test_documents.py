@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import sqlite3
 from collections.abc import Callable, Iterable
@@ -93,6 +94,13 @@ def test_a_file_without_documents_is_one(tmp_path: Path) -> None:
     reader = DocumentReader(write(tmp_path / "a.sqlite"), 0)
     assert (reader.fields(), list(reader.stream()), reader.numbers(["x"]), reader.ids([])) == ([], [], {}, {})
     assert reader.posting("a", 1).tolist() == []
+
+
+def test_a_file_of_more_than_two_gigabytes_opens(tmp_path: Path) -> None:
+    """Beyond what SQLite can be told of the longest value."""
+    path = write(tmp_path / "d.sqlite", DOCUMENTS[:3])
+    os.truncate(path, 3 << 30)  # sparse
+    assert DocumentReader(path, 3).documents([2]) == {2: DOCUMENTS[2]}
 
 
 @pytest.mark.parametrize("held", [1, 5000, module.HELD])
