@@ -21,7 +21,7 @@ from embedkit.errors import DataError, UsageError
 from embedkit.eval.local_tasks import read_local
 from embedkit.eval.mteb_model import MtebModel
 from embedkit.eval.mteb_tasks import evaluate_mteb
-from embedkit.eval.run import evaluate_cuts, metric_names
+from embedkit.eval.run import Plan, evaluate_cuts, metric_names, run
 
 pytestmark = pytest.mark.filterwarnings("ignore:To copy construct")  # mteb's, of what torch models give it
 WORDS = ["cat", "dog", "fish", "bird", "red", "blue", "run", "swim", "one", "two"]
@@ -245,9 +245,10 @@ def test_sts_by_scipy(tmp_path: Path, encoder: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:An input array is constant")
-def test_a_score_that_is_no_number_is_told(tmp_path: Path, encoder: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_score_that_is_no_number_is_told(tmp_path: Path, tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [{"sentence1": f"cat {n}", "sentence2": f"cat {n}", "score": n} for n in range(4)]
-    (report,) = embedkit.evaluate(encoder, table(tmp_path / "alike.jsonl", rows)).values()
+    tasks = read_local(table(tmp_path / "alike.jsonl", rows))
+    (report,) = run(Plan(tasks, tmp_path / "out", {"model": tiny_model, "dtype": "float32"})).reports.values()
     assert math.isnan(report.scores["spearman"])
     assert "alike: spearman, pearson is no number; texts or scores that are all alike have none." in caplog.messages
 
