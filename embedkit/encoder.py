@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from embedkit.errors import UsageError
 from embedkit.types import Content, Kind, Picture, Rows, Vectors, is_image, is_unicode
 
+Input = TypeVar("Input")
 OnLong = Literal["truncate", "chunk", "error"]
+IMAGE_BYTES = 64 << 20  # that come with the inputs of a window, before it ends early
+CHARACTERS = 8 << 20  # of its texts, likewise: 4,096 an input in the mean. Chunks take up to 40 bytes for each
+CONTENT = operator.attrgetter("content")  # of a Document
 EXPECTED = "expected texts (strings), images (pathlib.Path or PIL) or dicts of both ('text', 'image')"
 
 
@@ -127,6 +133,24 @@ def contents(inputs: Any) -> list[Content]:
     if isinstance(inputs, bytes) or not isinstance(inputs, Iterable):
         raise UsageError(f"A {type(inputs).__name__} came; {EXPECTED}.")
     return [_content(item, position) for position, item in enumerate(inputs)]
+
+
+def window_of(stream: Iterator[Input], most: int, content: Callable[[Input], Content]) -> list[Input]:
+    """The next inputs that are held and encoded together: `most`; fewer where the stream ends, the images that came with them
+    fill IMAGE_BYTES, or their texts CHARACTERS."""
+    window: list[Input] = []
+    images = texts = 0
+    for item in itertools.islice(stream, most):
+        window.append(item)
+        given = content(item)
+        if isinstance(given, str):
+            texts += len(given)
+        else:
+            texts += len(given.text or "")
+            images += len(given.image) if isinstance(given.image, bytes) else 0
+        if images >= IMAGE_BYTES or texts >= CHARACTERS:
+            break
+    return window
 
 
 def _content(item: Any, position: int) -> Content:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import embedkit
-from embedkit import jobs, limits
+from embedkit import encoder, jobs, limits
 from embedkit.corpus import Fields
 from embedkit.engine import embed_to_file, run
 from embedkit.errors import DataError, UsageError
@@ -146,7 +146,7 @@ def test_a_model_that_reads_no_images_ends_the_job_at_the_first(tiny_model: Path
 
 
 def test_a_window_ends_where_the_bytes_of_its_images_fill_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "IMAGE_BYTES", 100)
+    monkeypatch.setattr(encoder, "IMAGE_BYTES", 100)
     documents = [Document(str(i), "", image=Picture(bytes(size))) for i, size in enumerate((40, 70, 10, 10, 200, 1))]
     windows = list(run.windows_of([*documents, *(Document(f"t{i}", "text") for i in range(8))]))
     assert [(window.number, window.row, len(window.documents)) for window in windows] == [
@@ -158,9 +158,31 @@ def test_a_window_ends_where_the_bytes_of_its_images_fill_it(monkeypatch: pytest
 
 
 def test_a_window_ends_where_its_texts_fill_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "CHARACTERS", 100)
+    monkeypatch.setattr(encoder, "CHARACTERS", 100)
     documents = [Document(str(i), "x" * size) for i, size in enumerate((40, 70, 10, 200, 1, 1))]
     assert [(window.row, len(window.documents)) for window in run.windows_of(documents)] == [(0, 2), (2, 2), (4, 2)]
+
+
+def test_inputs_of_one_call_are_taken_in_windows_as_well(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of `encode` and of an index that adds: the same rows, and no more than a window tokenized at once."""
+    model, taken = embedkit.load(tiny_model, dtype="float32"), []
+    texts = ["cat " * count for count in (10, 20, 1, 40, 2)]
+    wanted = model.encode(texts)
+    pieces = type(model._opened.tokenization).pieces
+    monkeypatch.setattr(
+        type(model._opened.tokenization),
+        "pieces",
+        lambda own, some, *rest: taken.append(len(some)) or pieces(own, some, *rest),
+    )
+    monkeypatch.setattr(encoder, "CHARACTERS", 100)
+    np.testing.assert_allclose(model.encode(texts), wanted, atol=1e-6)
+    assert taken == [2, 2, 1]
+    index = jobs.build_index(texts[:1], tmp_path / "x.index", model=model)
+    taken.clear()
+    index.add([{"id": f"d{i}", "text": text.strip()} for i, text in enumerate(texts)])
+    assert taken == [2, 2, 1]
 
 
 def test_no_more_batches_are_decoded_than_are_due(clip: Any, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def arrow_rows(batches: Iterable[Any], names: list[str], source: str) -> PlacedR
 
 
 def _converted(batch: Any, source: str, before: int) -> Iterator[dict[str, Any]]:
-    if batch.nbytes <= BATCH_BYTES and not any(map(_is_finer_than_python, batch.schema.types)):
+    if batch.nbytes <= BATCH_BYTES and all(_kept(kind) == kind for kind in batch.schema.types):
         try:
             rows: list[dict[str, Any]] = batch.to_pylist()
         except UNREADABLE:  # those before the one that cannot be read come first
@@ -96,8 +96,8 @@ def _row(batch: Any, where: str) -> dict[str, Any]:
     row = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
-            if _is_finer_than_python(column.type):
-                column = column.cast("string")
+            if (kind := _kept(column.type)) != column.type:
+                column = column.cast(kind)
             row[name] = column[0].as_py()
         except UNREADABLE as error:
             raise DataError(
@@ -107,9 +107,22 @@ def _row(batch: Any, where: str) -> dict[str, Any]:
     return row
 
 
-def _is_finer_than_python(kind: Any) -> bool:
-    """Times of day in nanoseconds, of which Python would drop the last three digits."""
-    return str(kind) == "time64[ns]"
+def _kept(kind: Any) -> Any:
+    """The type that a column is read as: times of day in nanoseconds, of which Python would drop the last three digits, as
+    text, also inside lists and structs."""
+    import pyarrow
+    from pyarrow import types
+
+    if types.is_time64(kind) and kind.unit == "ns":
+        return pyarrow.string()
+    if types.is_struct(kind):
+        return pyarrow.struct([field.with_type(_kept(field.type)) for field in kind])
+    if types.is_map(kind):
+        return pyarrow.map_(_kept(kind.key_type), _kept(kind.item_type))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        inner = _kept(kind.value_type)
+        return kind if inner == kind.value_type else pyarrow.large_list(inner)
+    return kind
 
 
 def _reason(kind: Any, error: Exception) -> str:
@@ -144,6 +157,8 @@ def saved_dataset_rows(folder: Path, leave_out: Collection[str] = ()) -> PlacedR
         for name in ["dataset_info.json", *(file["filename"] for file in state["_data_files"])]:
             if Path(name).name != name or not (folder / name).is_file():
                 raise DataError(f"{name} is no file in it")
+        for file in state["_data_files"]:
+            _check_names(folder / file["filename"], leave_out)
         table = datasets.load_from_disk(str(folder)).with_format("arrow")
         names = kept_names(table.column_names, leave_out, str(folder))
         if table._indices is not None:  # rows are gathered by it at once
@@ -155,6 +170,22 @@ def saved_dataset_rows(folder: Path, leave_out: Collection[str] = ()) -> PlacedR
             raise
         raise DataError(f"{folder} is not a whole datasets folder ({error}); save it again.") from None
     return arrow_rows(_whole(table, folder), names, str(folder))
+
+
+def _check_names(path: Path, leave_out: Collection[str]) -> None:
+    """Raises DataError for a struct with two fields of one name, of which `datasets` keeps the last one."""
+    import pyarrow
+
+    def named_twice(kind: Any) -> str | None:
+        fields = [kind.field(place) for place in range(kind.num_fields)]
+        names = [field.name for field in fields]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        return twice or next(filter(None, (named_twice(field.type) for field in fields)), None)
+
+    with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as stream:
+        for column in stream.schema:
+            if column.name not in leave_out and (twice := named_twice(column.type)) is not None:
+                raise DataError(f"the field {column.name!r} has two fields named {twice!r}")
 
 
 def _whole(table: Any, folder: Path) -> Iterator[Any]:

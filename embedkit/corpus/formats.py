@@ -111,24 +111,34 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def delimited_rows(stream: IO[bytes], name: str, delimiter: str) -> PlacedRows:
-    """csv or tsv as Python's csv module and spreadsheets write it, with a header."""
-    csv.field_size_limit(sys.maxsize)  # the default refuses texts over 128 KiB; a record is bounded below
-    number = 1  # of the line where a record begins
-    held = 0  # bytes of the record so far
+class RecordLines:
+    """The lines of csv or tsv, for a reader that says where each record begins. Raises DataError for a record longer than LINE:
+    a quotation mark that is left open would join all lines."""
 
-    def lines() -> Iterator[str]:
-        nonlocal held
-        for _, text in decoded_lines(stream, name):
-            held += len(text)
-            if held > LINE:
+    def __init__(self, lines: Iterable[tuple[int, str]], name: str) -> None:
+        csv.field_size_limit(sys.maxsize)  # the default refuses texts over 128 KiB; a record is bounded here
+        self._lines, self._name = lines, name
+        self.begins(1)
+
+    def begins(self, number: int) -> None:
+        """A record begins with the line of this number."""
+        self.number, self._held = number, 0
+
+    def __iter__(self) -> Iterator[str]:
+        for _, text in self._lines:
+            self._held += len(text)
+            if self._held > LINE:
                 raise DataError(
-                    f"{name}, line {number}: a record has more than {LINE:,} characters, the most that are read; is a quotation mark "
-                    f"left open?"
+                    f"{self._name}, line {self.number}: a record has more than {LINE:,} characters, the most that are read; is a "
+                    f"quotation mark left open?"
                 )
             yield text
 
-    table = csv.reader(lines(), delimiter=delimiter, strict=True)
+
+def delimited_rows(stream: IO[bytes], name: str, delimiter: str) -> PlacedRows:
+    """csv or tsv as Python's csv module and spreadsheets write it, with a header."""
+    lines = RecordLines(decoded_lines(stream, name), name)
+    table = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         header = next(table, None)
         if header is None:
@@ -137,26 +147,26 @@ def delimited_rows(stream: IO[bytes], name: str, delimiter: str) -> PlacedRows:
             raise DataError(
                 f"{name}, line 1: the header {shown(header)} names a column twice; give each a name of its own."
             )
-        number, held = table.line_num + 1, 0
+        lines.begins(table.line_num + 1)
         for values in table:
             if delimiter == "\t" and any(holds_a_row(value, len(header)) for value in values):
                 raise DataError(
-                    f"{name}, lines {number} to {table.line_num}: a quotation mark joins several rows into one; write it twice "
+                    f"{name}, lines {lines.number} to {table.line_num}: a quotation mark joins several rows into one; write it twice "
                     f'inside quotes (""), as spreadsheets do.'
                 )
             if values:
                 if len(values) != len(header):
                     raise DataError(
-                        f"{name}, line {number}: {len(values)} columns came, the header has {len(header)}; "
+                        f"{name}, line {lines.number}: {len(values)} columns came, the header has {len(header)}; "
                         f"quote a text that holds the delimiter or a line break."
                     )
-                yield f"{name}, line {number}", dict(zip(header, values, strict=True))
-            number, held = table.line_num + 1, 0
+                yield f"{name}, line {lines.number}", dict(zip(header, values, strict=True))
+            lines.begins(table.line_num + 1)
     except csv.Error as error:
         step = 'write a quotation mark inside quotes twice (""), as spreadsheets do'
         if "new-line character" in str(error):  # Python's word for a carriage return without a line feed
             error, step = csv.Error("a carriage return stands alone"), LINE_FEED
-        raise DataError(f"{name}, line {number}: {error}; {step}.") from None
+        raise DataError(f"{name}, line {lines.number}: {error}; {step}.") from None
 
 
 def holds_a_row(value: str, columns: int) -> bool:

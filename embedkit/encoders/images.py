@@ -3,7 +3,7 @@
 Every image becomes RGB with 8 bits a channel, as viewers show it: turned by its EXIF orientation, the first frame of an
 animation, transparency on white (as the processors of transformers put it), 16 bits a channel cut to the upper 8, CMYK and
 palettes by Pillow's own conversion. Resizing and normalising are left to the model's processor, which needs Pillow and no
-torchvision. What Pillow cannot read whole, or is larger than its limit against decompression bombs, is refused.
+torchvision. What is of no format in FORMATS, cannot be read whole, or is larger than its limit against decompression bombs, is refused.
 """
 
 from __future__ import annotations
@@ -19,6 +19,14 @@ from embedkit.errors import DataError, UsageError
 from embedkit.types import Content, Picture
 
 TOKENS = 256  # of an image, where the config does not say: for the token budget of a batch alone
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "TIFF",
+)  # others' readers are never asked: that of EPS starts Ghostscript
 DEEP = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of 16 bits
 
 
@@ -89,12 +97,12 @@ def _opened(image: Any) -> Any:
         return image
     if not content:
         raise DataError("it is empty (0 bytes)")
-    return Image.open(io.BytesIO(content))
+    return Image.open(io.BytesIO(content), formats=FORMATS)
 
 
 def _without_memory_address(error: OSError) -> str:
     """Pillow names the stream that it read from, which is another one at every run."""
-    return "it is no image that Pillow knows" if "cannot identify" in str(error) else str(error)
+    return f"it is none of {', '.join(FORMATS)}" if "cannot identify" in str(error) else str(error)
 
 
 def _upright(image: Any) -> Any:

@@ -119,14 +119,17 @@ class Tokenization:
                 f"The prompt and the special tokens fill the {self._max_tokens} tokens that the model takes; give a shorter prompt."
             )
         overlap = min(max(room // OVERLAP, 1), room - 1)
-        starts = range(body, trail - overlap, room - overlap)
+        starts, offsets = (
+            range(body, trail - overlap, room - overlap),
+            encoding.offsets,
+        )  # each look makes the list anew
         return [
             Piece(
                 position,
                 text,
                 [*ids[:body], *ids[start : min(start + room, trail)], *ids[trail:]],
                 first=first,
-                span=_span(encoding.offsets[start : min(start + room, trail)], prompt),
+                span=_span(offsets[start : min(start + room, trail)], prompt),
             )
             for start in starts
         ]
@@ -141,10 +144,10 @@ def _parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     """Texts that are tokenized at once: their encodings hold all that is cut off, some hundred bytes a character."""
     start = held = 0
     for place, text in enumerate(texts):
+        if held and held + len(text) > TEXT:
+            yield texts[start:place]
+            start, held = place, 0
         held += len(text)
-        if held >= TEXT:
-            yield texts[start : place + 1]
-            start, held = place + 1, 0
     yield texts[start:]
 
 

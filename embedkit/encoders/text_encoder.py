@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from embedkit.encoder import Encoded, OnLong, contents
+from embedkit.encoder import Encoded, OnLong, contents, window_of
 from embedkit.encoders.backend import Backend
 from embedkit.encoders.fingerprint import fingerprint
 from embedkit.encoders.opened import Opened
@@ -22,7 +22,7 @@ from embedkit.errors import DataError, EmbedkitError, ModelError, UsageError
 from embedkit.types import Content, Kind, Picture, Vectors
 from embedkit.vectors import check_dim
 
-WINDOW = 2048  # texts that are tokenized and sorted at once
+WINDOW = 2048  # texts that are tokenized and sorted at once, at most
 logger = logging.getLogger(__name__)
 
 
@@ -134,7 +134,8 @@ class TextEncoder:
         literal = self._literal_prompt(kind, prompt, prompt_name)
         run = self._run(kind, literal, batch_size=batch_size, dim=dim, unit=unit, hurried=True)
         rows = np.zeros((len(texts), dim), dtype=np.float32)
-        windows = [texts[start : start + WINDOW] for start in range(0, len(texts), WINDOW)]
+        stream = iter(texts)
+        windows = list(iter(lambda: window_of(stream, WINDOW, lambda text: text), []))
         start = truncated = 0
         with tqdm(total=len(texts), unit="text", disable=not show_progress_bar) as bar:
             try:

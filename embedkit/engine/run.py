@@ -18,14 +18,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from embedkit.encoder import Encoded, Encoder, OnLong, WindowEncoder
+from embedkit.encoder import CONTENT, Encoded, Encoder, OnLong, WindowEncoder, window_of
 from embedkit.errors import EmbedkitError, ModelError, UsageError
 from embedkit.types import Content, Document, Kind, Vectors
 
 logger = logging.getLogger(__name__)
 WINDOW = 2048  # documents held at once; the encoder sorts them by length, so padding stays small
-IMAGE_BYTES = 64 * 2**20  # that come with the rows of a window, before it ends early
-CHARACTERS = 128 * 2**20  # of its texts, likewise: 65,536 a document in the mean
 
 
 class Window(NamedTuple):
@@ -81,27 +79,13 @@ def embed_documents(
 
 
 def windows_of(documents: Iterable[Document]) -> Iterator[Window]:
-    """WINDOW documents each; fewer in the last one, and where the images that came with them fill IMAGE_BYTES before, or their
-    texts CHARACTERS."""
+    """WINDOW documents each, or fewer, as `window_of` has them."""
     stream, row = iter(documents), 0
     for number in itertools.count():
-        window: list[Document] = []
-        images = texts = 0
-        while len(window) < WINDOW and images < IMAGE_BYTES and texts < CHARACTERS:
-            if (document := next(stream, None)) is None:
-                break
-            window.append(document)
-            images += _bytes_held(document)
-            texts += len(document.text)
-        if not window:
+        if not (window := window_of(stream, WINDOW, CONTENT)):
             return
         yield Window(number, row, window)
         row += len(window)
-
-
-def _bytes_held(document: Document) -> int:
-    image = None if document.image is None else document.image.image
-    return len(image) if isinstance(image, bytes) else 0
 
 
 def encode_windows(

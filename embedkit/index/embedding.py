@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from embedkit.encoder import Encoded, Encoder, OnLong, WindowEncoder
+from embedkit.encoder import CONTENT, Encoded, Encoder, OnLong, WindowEncoder, window_of
 from embedkit.errors import DataError
 from embedkit.index.update import Change
 from embedkit.index.writer import Content
 from embedkit.storage import new_file, remove
 from embedkit.types import Array, Document
 
-WINDOW = 2048  # documents embedded at once
+WINDOW = 2048  # documents embedded at once, at most
 SPOOL = "add.rows"
 
 
@@ -30,7 +29,7 @@ def embedded(
     spool, writer = change.folder / SPOOL, change.document_writer()
     counts, spans, empty, rows = [], [], 0, 0
     with new_file(spool) as file:
-        while window := list(itertools.islice(documents, WINDOW)):
+        while window := window_of(documents, WINDOW, CONTENT):
             found = _encoded(encoder, window, on_long)
             file.write(rows * change.old.dim * 4, np.ascontiguousarray(found.rows, np.float32).data)
             writer.append(window, texts=change.old.texts)

@@ -31,7 +31,7 @@ def test_a_folder_is_embedded_and_what_is_no_image_is_set_aside(
     assert (done.code, done.out) == (3, f"6 vectors of 16 dimensions in {tmp_path / 'x.npy'}\n")
     assert "1 rows were set aside" in done.remarks[-1]
     (aside,) = (json.loads(line) for line in (tmp_path / "x.quarantine.jsonl").read_text().splitlines())
-    assert aside["id"] == "torn.jpg" and aside["reason"].endswith("it is no image that Pillow knows")
+    assert aside["id"] == "torn.jpg" and aside["reason"].endswith("it is none of JPEG, PNG, WEBP, GIF, BMP, TIFF")
     assert run("embed", photos, *options, "--resume").code == 3
 
 
@@ -67,7 +67,7 @@ def test_an_index_of_images_is_searched_by_words_by_an_image_and_by_a_file_of_im
     ("arguments", "sentence"),
     [
         (("--image", "gone.jpg"), "gone.jpg is not there; expected the file of an image."),
-        (("--image", "{photos}/torn.jpg"), "it is no image that Pillow knows; mend it or leave it out."),
+        (("--image", "{photos}/torn.jpg"), "it is none of JPEG, PNG, WEBP, GIF, BMP, TIFF; mend it or leave it out."),
         (("a cat", "--image", "{photos}/p00.png"), "does not read texts together with images"),
     ],
 )

@@ -57,6 +57,11 @@ READ = [
     (pa.array([100], pa.duration("s")), "PT100S"),
     (pa.array([1_000_000_001], pa.timestamp("ns")), "1970-01-01T00:00:01.000000001"),
     (pa.array([1_000_000_001], pa.time64("ns")), "00:00:01.000000001"),
+    (pa.array([[1]], pa.list_(pa.time64("ns"))), ["00:00:00.000000001"]),
+    (pa.array([[1]], pa.list_(pa.time64("ns"), 1)), ["00:00:00.000000001"]),
+    (pa.array([[("k", 1)]], pa.map_(pa.string(), pa.time64("ns"))), [["k", "00:00:00.000000001"]]),
+    (pa.array([{"at": [1]}], pa.struct([("at", pa.list_(pa.time64("ns")))])), {"at": ["00:00:00.000000001"]}),
+    (pa.array([[1]], pa.list_(pa.timestamp("ns"))), ["1970-01-01T00:00:00.000000001"]),
     (pa.array([61], pa.time32("s")), "00:01:01"),
     (pa.array([0], pa.timestamp("us", "+02:00")), "1970-01-01T02:00:00+02:00"),
     (pa.array([[Decimal("1.10")]], pa.list_(pa.decimal128(5, 2))), ["1.10"]),
@@ -152,8 +157,13 @@ def test_two_columns_of_one_name_are_refused(kind: str, tmp_path: Path) -> None:
 
 def test_a_struct_with_two_fields_of_one_name_is_refused(tmp_path: Path) -> None:
     both = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["x", "x"])
-    path = saved(tmp_path / "c.parquet", {"id": ["a"], "text": ["one"], "both": both})
-    assert refusal(path).startswith(f"{path}, row 1: the field 'both' cannot be read: ")
+    for column in (both, pa.ListArray.from_arrays([0, 1], both)):
+        table = pa.table({"id": ["a"], "text": ["one"], "both": column})
+        path = saved(tmp_path / "c.parquet", table)
+        assert refusal(path).startswith(f"{path}, row 1: the field 'both' cannot be read: ")
+        folder = save_dataset(tmp_path / str(column.type)[:4], table)
+        assert "the field 'both' has two fields named 'x'" in refusal(folder)
+        assert len(list(read_corpus(folder, Fields(leave_out=("both",))))) == 1
 
 
 def test_columns_left_out_are_not_even_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 import embedkit
-from embedkit.encoders.images import rgb
+from embedkit.corpus.images import IMAGE_SUFFIXES
+from embedkit.encoders.images import FORMATS, rgb
 from embedkit.errors import DataError, MissingDependency, ModelError, UsageError
 from embedkit.types import Picture
 from tests.image_models import encoded, make_clip, picture, write_pictures
@@ -125,7 +126,7 @@ def test_one_bad_image_costs_its_own_row(clip: Any) -> None:
     (found,) = clip.encode_windows([window])
     assert found.failed == {
         4: "empty cannot be read: it is empty (0 bytes)",
-        17: "noise cannot be read: it is no image that Pillow knows",
+        17: "noise cannot be read: it is none of JPEG, PNG, WEBP, GIF, BMP, TIFF",
     }
     assert found.inputs.tolist() == [i for i in range(30) if i not in (4, 17)]
     np.testing.assert_allclose(found.rows, clip.encode(PICTURES[:30])[found.inputs], atol=1e-6)
@@ -228,8 +229,8 @@ def bomb() -> bytes:
     ("content", "reason"),
     [
         (b"", "it is empty"),
-        (b"\x89PNG\r\n\x1a\n", "no image that Pillow knows"),
-        (b"a text", "no image that Pillow knows"),
+        (b"\x89PNG\r\n\x1a\n", "none of JPEG, PNG, WEBP, GIF, BMP, TIFF"),
+        (b"a text", "none of JPEG, PNG, WEBP, GIF, BMP, TIFF"),
         (encoded(picture(0), "JPEG")[:-200], "truncated"),
         (encoded(picture(0))[:-200], "truncated"),
         (bomb(), "exceeds limit"),
@@ -240,6 +241,21 @@ def bomb() -> bytes:
 def test_what_is_no_whole_image_says_why(content: bytes, reason: str) -> None:
     with pytest.raises(DataError, match=f"^x cannot be read: .*{reason}"):
         rgb(Picture(content, name="x"))
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PPM", "TGA", "ICO", "PCX", "SGI", "PDF"])
+def test_an_image_of_another_format_is_refused_whatever_its_name(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No program is started, as Pillow's reader of EPS starts Ghostscript."""
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was asked for"))
+    with pytest.raises(DataError, match=r"^a\.png cannot be read: it is none of JPEG, PNG, WEBP, GIF, BMP, TIFF$"):
+        rgb(Picture(encoded(picture(0), kind), name="a.png"))
+
+
+def test_every_suffix_that_is_read_has_its_format() -> None:
+    assert {Image.registered_extensions()[suffix] for suffix in IMAGE_SUFFIXES} == set(FORMATS)
+    for kind in FORMATS:
+        assert rgb(Picture(encoded(picture(0), kind))).size == picture(0).size
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from embedkit.errors import UsageError
+from embedkit.corpus import formats
+from embedkit.errors import DataError, UsageError
 from embedkit.eval.data_check.check import check_data
 from embedkit.eval.data_check.findings import KINDS
 
@@ -311,6 +312,12 @@ def test_a_row_that_a_quotation_mark_swallowed_is_found(tmp_path: Path) -> None:
     assert found.name == "unreadable-row" and "line 2" in found.evidence
 
 
+def test_a_carriage_return_within_a_line_is_found(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_bytes(b"text,label\nfine,a\nb\rb,a\nfine too,b\n")
+    (found,) = check_data(tmp_path / "data.csv")
+    assert (found.name, found.count) == ("unreadable-row", 1) and "data.csv, line 3: new-line" in found.evidence
+
+
 def test_counts_go_on_where_examples_end(tmp_path: Path) -> None:
     beir = Beir()
     beir.corpus += [{"_id": f"d{n}", "text": f"more {n}"} for n in range(12)]
@@ -342,3 +349,20 @@ def test_memory_is_a_constant_a_row(tmp_path: Path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1_500_000  # of texts of 6,000,000 bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("data.jsonl", b'{"text": "' + b"a" * 3000),
+        ("data.csv", b'text,label\n"open,a\n' + b"b,c\n" * 600),  # a record of many lines, none of them long
+        ("data.tsv", b"text\tlabel\n" + b"a" * 3000),
+    ],
+)
+def test_a_line_or_a_record_without_an_end_is_refused(
+    name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "LINE", 2000)
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content))
+    with pytest.raises(DataError, match=rf"{name}.gz, line \d: .* has more than 2,000 .* the most that are read"):
+        check_data(tmp_path / f"{name}.gz")

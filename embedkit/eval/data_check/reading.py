@@ -6,12 +6,11 @@ import csv
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from embedkit.corpus.formats import file_rows, holds_a_row, open_bytes
+from embedkit.corpus.formats import RecordLines, file_rows, holds_a_row, open_bytes, raw_lines
 from embedkit.eval.data_check.findings import Findings
 from embedkit.types import is_unicode
 
@@ -49,7 +48,8 @@ class Source(NamedTuple):
         return f"{self.name}, {self.unit} {line}"
 
     def rows(self, findings: Findings) -> Iterator[Placed]:
-        """Every row that can be read; what cannot is a finding. A file that is none at all raises DataError."""
+        """Every row that can be read; what cannot is a finding. Raises DataError for a file that is none at all, and for
+        a line or a record longer than limits.LINE."""
         kind = "".join(self.path.suffixes[-2:] if self.path.suffix == ".gz" else self.path.suffixes[-1:])
         if kind.startswith((".jsonl", ".ndjson")):
             yield from self._json_rows(findings)
@@ -61,7 +61,7 @@ class Source(NamedTuple):
 
     def lines(self, findings: Findings) -> Iterator[tuple[int, str]]:
         with open_bytes(self.path) as stream:
-            for number, raw in enumerate(stream, 1):
+            for number, raw in raw_lines(stream, str(self.path)):
                 try:
                     text = raw.decode("utf-8")
                 except UnicodeDecodeError:
@@ -85,17 +85,24 @@ class Source(NamedTuple):
                 findings.add("unreadable-row", self.at(number), line)
 
     def _table_rows(self, delimiter: str, findings: Findings) -> Iterator[Placed]:
-        csv.field_size_limit(sys.maxsize)
-        table = csv.reader((line for _, line in self.lines(findings)), delimiter=delimiter)
-        header: list[str] = next(table, [])
-        number = table.line_num + 1
-        for values in table:
-            joined = any(holds_a_row(value, len(header)) for value in values)  # by a quotation mark
-            if len(values) == len(header) and not joined:
-                yield Placed(number, dict(zip(header, values, strict=True)))
-            elif values:  # not a blank line
-                findings.add("unreadable-row", self.at(number), delimiter.join(values))
-            number = table.line_num + 1
+        lines = RecordLines(self.lines(findings), str(self.path))
+        table = csv.reader(lines, delimiter=delimiter)
+        header: list[str] | None = None
+        while True:
+            try:
+                values = next(table)
+            except StopIteration:
+                return
+            except csv.Error as error:  # a carriage return within a line
+                findings.add("unreadable-row", self.at(lines.number), str(error))
+                values = []
+            if header is None:
+                header = values
+            elif len(values) == len(header) and not any(holds_a_row(value, len(header)) for value in values):
+                yield Placed(lines.number, dict(zip(header, values, strict=True)))
+            elif values:  # not a blank line, and not several rows that a quotation mark joins
+                findings.add("unreadable-row", self.at(lines.number), delimiter.join(values))
+            lines.begins(table.line_num + 1)
 
     def rows_at(self, lines: Collection[int]) -> dict[int, dict[str, Any]]:
         """The rows of these lines, read once more."""
