@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
 import pytest
 
+from embedkit import limits
 from embedkit.errors import DataError, UsageError
 from embedkit.limits import SHOWN, open_regular, read_at_most, shown
 
@@ -41,3 +43,16 @@ def test_a_value_in_a_message_is_short_and_made_in_no_time() -> None:
     assert max(len(shown(value)) for value in (laughs, "x" * 10**6, 10**5000, {"a": laughs})) <= SHOWN + 3
     assert time.process_time() - start < 5  # it would not end
     assert shown("short") == "'short'"
+
+
+def test_the_page_lists_every_limit() -> None:
+    page = Path(__file__).parents[1].joinpath("docs", "security.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\| [^|]+ \| ([^|]+) \| `([A-Z_]+)` \|$", page, re.MULTILINE)
+    listed = {name: _number(text) for text, name in found}
+    assert listed == {name: value for name, value in vars(limits).items() if name.isupper() and isinstance(value, int)}
+
+
+def _number(text: str) -> int:
+    """ "16 MiB" -> 16 << 20."""
+    number, unit = re.match(r"([\d,]+) ?([KMG]iB)?", text).groups()  # type: ignore[union-attr]
+    return int(number.replace(",", "")) << {None: 0, "KiB": 10, "MiB": 20, "GiB": 30}[unit]

@@ -129,7 +129,7 @@ def noted(backend: Any, shapes: set[tuple[int, int]]) -> Any:
 
 @pytest.mark.parametrize(("gated", "streams"), [(True, 1), (False, 2)])
 def test_a_gated_mlp_in_bfloat16_has_two_threads_a_stream(gated: bool, streams: int) -> None:
-    """With one, OpenVINO divides by zero on a CPU with AMX, which ends the process: every Llama did."""
+    """With one, OpenVINO ended the process when it compiled a Llama on a CPU with AMX."""
     openvino = import_openvino()
     op = openvino.opset13
     rows = op.parameter([-1, 64], np.float32, name="rows")
