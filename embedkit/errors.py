@@ -71,18 +71,29 @@ class Stopped(EmbedkitError, RuntimeError):
     exit_code = 75
 
 
-OUT_OF_MEMORY = ("out of memory", "bad_alloc", "failed to allocate", "can't alloc", "cannot allocate memory")
+OUT_OF_MEMORY = (
+    "out of memory",
+    "bad_alloc",
+    "failed to allocate",
+    "can't alloc",
+    "cannot allocate memory",
+    "broken promise",  # what OpenVINO says to the requests that waited for the one that failed
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """MemoryError, and what C++ libraries and the system say in its place."""
-    return isinstance(error, MemoryError) or any(phrase in str(error).lower() for phrase in OUT_OF_MEMORY)
+    """MemoryError, torch's own, and the errors in which the system and the allocators of C++ libraries say so."""
+    if isinstance(error, MemoryError):
+        return True
+    told = str(error).lower() if isinstance(error, (RuntimeError, OSError)) else ""
+    return any(phrase in told for phrase in OUT_OF_MEMORY)
 
 
 def is_out_of_descriptors(error: BaseException) -> bool:
     """Whether the process may open no more files; a library that cannot be loaded says so in its text."""
-    few = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
-    return few or "too many open files" in str(error).lower()
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return True
+    return isinstance(error, (OSError, RuntimeError, ImportError)) and "too many open files" in str(error).lower()
 
 
 def is_full_disk(error: BaseException) -> bool:

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from embedkit.encoders.default_model import DEFAULT_MODEL
-from embedkit.errors import EmbedkitError, ModelError, is_full_disk
+from embedkit.errors import EmbedkitError, ModelError, is_full_disk, is_out_of_descriptors, is_out_of_memory
 
-OUT_OF_MEMORY = (
-    "out of memory",
-    "bad_alloc",
-    "failed to allocate",
-    "can't alloc",
-    "cannot allocate memory",
-    "broken promise",  # what OpenVINO says to the requests that waited for the one that failed
-)
 FAILED = "The model fails on a batch of texts"
 STEP = (
     "Its config, weights and tokenizer may not belong together, or it does not compute in this dtype; try float32, fetch it again, "
     "or see what `embedkit doctor` says."
 )
 PASSED = (EmbedkitError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit)
-FEW_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 def opening(name: str) -> AbstractContextManager[None]:
@@ -48,8 +38,7 @@ def as_model_error(what: str, step: str) -> Iterator[None]:
     except PASSED:
         raise
     except BaseException as error:
-        scarce = isinstance(error, OSError) and error.errno in FEW_DESCRIPTORS
-        if scarce or is_full_disk(error) or is_out_of_memory(error):
+        if is_out_of_descriptors(error) or is_full_disk(error) or is_out_of_memory(error):
             raise
         raise ModelError(f"{what}: {said(error).rstrip('.')}. {step}") from error
 
@@ -58,11 +47,3 @@ def said(error: BaseException) -> str:
     """The first line of an error that says something; where in OpenVINO's source it arose does not."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line and not line.startswith("Exception from ")), type(error).__name__)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """MemoryError, torch's own, and the RuntimeErrors in which allocators of C++ libraries say so."""
-    if isinstance(error, MemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(phrase in text for phrase in OUT_OF_MEMORY)

@@ -20,11 +20,12 @@ import numpy as np
 
 from embedkit.encoders.backend import Backend, Batch, compute_settings
 from embedkit.encoders.batches import stepped
-from embedkit.encoders.foreign import FAILED, STEP, as_model_error, is_out_of_memory
+from embedkit.encoders.foreign import FAILED, STEP, as_model_error
 from embedkit.encoders.model_files import Dense, ModelFiles, position_limit
 from embedkit.encoders.openvino_import import import_openvino
 from embedkit.encoders.pooling import POOLINGS
 from embedkit.encoders.timing import bfloat16_wins
+from embedkit.errors import is_out_of_memory
 from embedkit.types import Array, Vectors
 from embedkit.vectors import unit_rows
 

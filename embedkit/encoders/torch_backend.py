@@ -19,13 +19,13 @@ import numpy as np
 import torch
 
 from embedkit.encoders.backend import Batch, SetAside, compute_settings
-from embedkit.encoders.foreign import FAILED, STEP, as_model_error, is_out_of_memory
+from embedkit.encoders.foreign import FAILED, STEP, as_model_error
 from embedkit.encoders.images import Reading, rgb
 from embedkit.encoders.model_files import NO_LIMIT
 from embedkit.encoders.pieces import Piece
 from embedkit.encoders.routes import readers, ways
 from embedkit.encoders.timing import bfloat16_wins
-from embedkit.errors import DataError
+from embedkit.errors import DataError, is_out_of_memory
 from embedkit.types import Vectors
 
 T = TypeVar("T")

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from embedkit.encoders.backend import Batch
-from embedkit.encoders.foreign import is_out_of_memory
 from embedkit.encoders.pieces import Tokenization
 from embedkit.encoders.windows import Run
-from embedkit.errors import DataError, ModelError
+from embedkit.errors import DataError, ModelError, is_out_of_memory
 from tests.encoders.test_pieces import WORDS, word_tokenizer
 
 
