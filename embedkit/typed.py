@@ -27,7 +27,8 @@ def parsed(content: str | bytes) -> Any:
     """What JSON says. Raises ValueError for anything else: not UTF-8, nested more than NESTED levels, a number of
     thousands of digits."""
     try:
-        value = json.loads(content)
+        # not by json, which takes halves of characters in bytes for characters
+        value = json.loads(content.decode() if isinstance(content, bytes) else content)
     except RecursionError:
         raise ValueError(f"nested more than {NESTED} levels") from None
     if deeper_than(value, NESTED):

@@ -63,7 +63,8 @@ def test_checked_says_what_came_where_and_what_to_do() -> None:
 
 
 @pytest.mark.parametrize(
-    "nested", ["[" * 200_000, "[" * 900 + "]" * 900, '{"a":' * 60 + "1" + "}" * 60, "9" * 5000, b"\xff"]
+    "nested",
+    ["[" * 200_000, "[" * 900 + "]" * 900, '{"a":' * 60 + "1" + "}" * 60, "9" * 5000, b"\xff", b'"\xed\xa0\x80"'],
 )
 def test_what_cannot_be_taken_is_a_value_error(nested: str | bytes) -> None:
     with pytest.raises(ValueError):

@@ -19,8 +19,8 @@ CACHE = "MTEB_CACHE"
 
 def import_mteb() -> Any:
     """Raises MissingDependency where it is not installed."""
-    if "mteb" in sys.modules:
-        return sys.modules["mteb"]
+    if (known := sys.modules.get("mteb")) is not None:
+        return known
     asked = os.environ.get(CACHE)
     with tempfile.TemporaryDirectory() as folder:
         os.environ[CACHE] = folder
