@@ -113,6 +113,9 @@ def laid_out(case: Case, base: Path, work: Path) -> Path:
         if "command" in case:  # whoever forks has one thread
             shutil.rmtree(away, ignore_errors=True)
         else:  # beside the next cases: it waits for the system much longer than it computes
+            for thread in threading.enumerate():
+                if thread.name == CLEARING:
+                    thread.join()
             threading.Thread(target=shutil.rmtree, args=(away, True), name=CLEARING).start()
     folder = work / "up" / "w"
     folder.parent.mkdir(parents=True)
@@ -276,7 +279,8 @@ def work_off(kind: str, base: Path, seed: int, first: int, seconds: float) -> No
     faulthandler.disable()
     os.environ.update(HF_HUB_OFFLINE="1")
     whole = kind == "commands"
-    work = Path(tempfile.mkdtemp(prefix="fuzz-", dir=MEMORY))
+    work = base / f"work-{os.getpid()}" / "case"
+    work.parent.mkdir()
     os.environ["TMPDIR"] = tempfile.tempdir = str(work / "tmp")
     import_what_is_needed()
     if name := os.environ.get("FUZZ_FAULT"):
@@ -293,7 +297,6 @@ def work_off(kind: str, base: Path, seed: int, first: int, seconds: float) -> No
         if wrong is not None:
             print(json.dumps({"number": number, "case": case, "wrong": wrong}), file=out, flush=True)
         number += 1
-    shutil.rmtree(work, ignore_errors=True)
 
 
 def import_what_is_needed() -> None:
@@ -333,6 +336,7 @@ def followed(kind: str, base: Path, seed: int, seconds: float) -> Iterator[tuple
         finally:
             worker.kill()
             worker.wait()
+            shutil.rmtree(base / f"work-{worker.pid}", ignore_errors=True)
 
 
 def _facts(worker: subprocess.Popen[bytes], watched: bool) -> Iterator[dict[str, Any] | str]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from embedkit.encoders.batches import token_batches
+from embedkit.encoders.foreign import FAILED, STEP, as_model_error
 from embedkit.encoders.layers import keep_layers
 from embedkit.encoders.opened import limited
 from embedkit.encoders.pieces import Piece, Tokenization
@@ -86,6 +87,7 @@ class RowMaker:
         features = {name: tensor.to(device) for name, tensor in padded(list(pieces)).items()}
         layout = Layout(pieces, device) if self._packs else None
         with ExitStack() as modes:
+            modes.enter_context(as_model_error(FAILED, STEP))
             modes.enter_context(attention_without_plans(device))
             if early:
                 modes.enter_context(_hidden_states(config))
