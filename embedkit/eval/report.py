@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypedDict
@@ -14,7 +15,7 @@ from embedkit.escapes import as_markdown, escaped
 from embedkit.eval.grid_page import grid_markdown, grid_page
 from embedkit.eval.pages import main_metric, report_page
 from embedkit.eval.variants import Variant
-from embedkit.limits import MANIFEST, read_at_most
+from embedkit.limits import MANIFEST, SCORE, read_at_most
 from embedkit.storage import atomic_file
 from embedkit.typed import checked, parsed
 from embedkit.types import Failure, Judged, Report
@@ -145,7 +146,18 @@ def read_reports(folder: Path) -> dict[str, Report]:
         raise UsageError(f"{folder} holds several variants of a model; give the folder of one, below it: {names}.")
     if not content.get("tasks"):
         raise IntegrityError(f"{path} holds no task; {again}.")
+    for name, facts in content["tasks"].items():
+        if any(abs(value) > SCORE for value in _values(facts)):
+            raise IntegrityError(f"{path} holds a score of {name!r} beyond {SCORE:,}; {again}.")
     return {name: from_json(facts) for name, facts in content["tasks"].items()}
+
+
+def _values(facts: ReportFacts) -> Iterator[float]:
+    """Scores, the ends of their intervals, and those of each query."""
+    yield from (value for value in facts["scores"].values() if value is not None)
+    yield from itertools.chain.from_iterable(facts["intervals"].values())
+    for its in facts["per_query"].values():
+        yield from its.values()
 
 
 def from_json(facts: ReportFacts) -> Report:
