@@ -16,7 +16,7 @@ from typing import IO
 from embedkit.errors import EmbedkitError, UsageError
 
 LINE = 16 << 20  # bytes of one line of a corpus, of ids, of judgements or of training data, unpacked
-TEXT = 2 << 20  # bytes of one text in UTF-8: a tokenizer takes up to 900 bytes for each
+TEXT = 4 << 20  # bytes of one text in UTF-8, a long book; the worst text for a tokenizer, "!" alone, takes 3.7 GB then
 NESTED = 50  # levels of lists and mappings within one another, in JSON and in YAML
 SETTINGS = 1 << 20  # bytes of a recipe or of a task.yaml
 FACTORY = 200  # characters of a faiss factory string, whose parser overflows the stack over long ones

@@ -242,10 +242,21 @@ def compiled(graph: Any, dtype: str, threads: int, hint: str) -> Any:
 
 
 def _has_gated_mlp(graph: Any) -> bool:
-    """Whether an activation is multiplied with something, as in most decoders."""
-    gates = (op for op in graph.get_ops() if op.get_type_name() in ("Swish", "Gelu"))
-    after = (to.get_node().get_type_name() for op in gates for to in op.output(0).get_target_inputs())
-    return "Multiply" in after
+    """Whether an activation is multiplied with something that is computed too, as in most decoders; the scales of int8 are constants."""
+    gates = {op.get_friendly_name() for op in graph.get_ops() if op.get_type_name() in ("Swish", "Gelu")}
+    for op in graph.get_ops():
+        if op.get_type_name() == "Multiply":
+            sources = [value.get_source_output().get_node() for value in op.inputs()]
+            others = [one for one in sources if one.get_friendly_name() not in gates]
+            if len(others) == 1 and not _is_constant(others[0]):
+                return True
+    return False
+
+
+def _is_constant(node: Any) -> bool:
+    if node.get_type_name() in ("Convert", "Reshape", "Unsqueeze"):  # of a constant, as a conversion leaves it
+        return _is_constant(node.input(0).get_source_output().get_node())
+    return bool(node.get_type_name() == "Constant")
 
 
 def padded(batch: Batch[Any], pooling: str) -> tuple[Array, Array, Array]:

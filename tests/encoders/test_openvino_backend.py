@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -127,8 +128,8 @@ def noted(backend: Any, shapes: set[tuple[int, int]]) -> Any:
     return known
 
 
-@pytest.mark.parametrize(("gated", "streams"), [(True, 1), (False, 2)])
-def test_a_gated_mlp_in_bfloat16_has_two_threads_a_stream(gated: bool, streams: int) -> None:
+@pytest.mark.parametrize("product", ["none", "of a constant", "of a gate"])
+def test_a_gated_mlp_in_bfloat16_has_two_threads_a_stream(product: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With one, OpenVINO ended the process when it compiled a Llama on a CPU with AMX."""
     openvino = import_openvino()
     op = openvino.opset13
@@ -137,10 +138,18 @@ def test_a_gated_mlp_in_bfloat16_has_two_threads_a_stream(gated: bool, streams: 
     def linear(states: Any, wide: int, width: int) -> Any:
         return op.matmul(states, op.constant(np.ones((width, wide), dtype=np.float32)), False, True)
 
-    gate = op.swish(linear(rows, 64, 128))
-    inner = op.multiply(gate, linear(rows, 64, 128)) if gated else gate
+    inner = op.swish(linear(rows, 64, 128))
+    if product != "none":  # by a constant are the scales of int8
+        other = linear(rows, 64, 128) if product == "of a gate" else op.constant(np.ones((1, 128), dtype=np.float32))
+        inner = op.multiply(inner, other)
     graph = openvino.Model([linear(inner, 128, 64)], [rows], "mlp")
-    assert compiled(graph, "bfloat16", 2, "THROUGHPUT").get_property("NUM_STREAMS") == streams
-    if gated:
+    core = SimpleNamespace(compile_model=lambda _, device, settings: settings)
+    monkeypatch.setattr(
+        "embedkit.encoders.openvino_backend.import_openvino", lambda: SimpleNamespace(Core=lambda: core)
+    )
+    assert compiled(graph, "bfloat16", 4, "THROUGHPUT").get("NUM_STREAMS") == (2 if product == "of a gate" else None)
+    if product == "of a gate":
         with pytest.raises(RuntimeError, match="two threads or more"):
             compiled(graph, "bfloat16", 1, "LATENCY")
+    else:
+        assert compiled(graph, "bfloat16", 1, "LATENCY")["INFERENCE_NUM_THREADS"] == 1

@@ -14,7 +14,7 @@ import pytest
 from embedkit.errors import IntegrityError
 from embedkit.index import coarse, fine
 from embedkit.index.fine import FineRows, FineWriter, Mask
-from embedkit.storage import positional_file
+from embedkit.storage import new_file
 from embedkit.vectors import Ranges
 
 from ..conftest import bent_rows
@@ -27,7 +27,7 @@ every_width = pytest.mark.parametrize("dim", [5, 16, 100])  # faiss has a kernel
 def opened(path: Path, rows: np.ndarray, kind: str, blocks: int = 1) -> FineRows:
     """The rows written, in several blocks, and opened again."""
     ranges = Ranges.of(rows) if kind == "int8" else None
-    with positional_file(path) as file:
+    with new_file(path) as file:
         writer = FineWriter(file, rows.shape[1], kind, ranges)
         for block in np.array_split(rows, blocks):
             writer.append(block)
@@ -189,7 +189,7 @@ def test_nearest_rows_of_many_queries_are_those_of_a_search(tmp_path: Path, monk
 
 def test_rows_are_copied_as_they_are_stored(tmp_path: Path) -> None:
     held = opened(tmp_path / "a.npy", bent_rows(50), "int8")
-    with positional_file(tmp_path / "b.npy") as file:
+    with new_file(tmp_path / "b.npy") as file:
         writer = FineWriter(file, 32, "int8", held.ranges)
         writer.append_stored(held.stored[:20])
         writer.append_stored(held.stored[20:])
