@@ -83,7 +83,7 @@ def read_corpus(source: Any, fields: Fields = Fields(), *, limit: int | None = N
         earlier = enumerate(itertools.islice(_open(source, fields)[0], position))
         return any(to_document(row, where, fields, number).id == identifier for number, (where, row) in earlier)
 
-    return _documents(itertools.islice(rows, limit), name, fields, base, came_before)
+    return _documents(itertools.islice(rows, limit and min(limit, sys.maxsize)), name, fields, base, came_before)
 
 
 def check_source(source: str) -> None:

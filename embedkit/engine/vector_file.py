@@ -22,7 +22,7 @@ from embedkit.engine.ledger import head_of
 from embedkit.engine.outputs import FORMAT, VERSION, Names
 from embedkit.engine.vector_folder import is_vector_folder
 from embedkit.errors import DataError, IntegrityError, UsageError
-from embedkit.limits import shown
+from embedkit.limits import open_regular, shown
 from embedkit.storage import check_file, check_is_text, read_json
 from embedkit.typed import checked
 from embedkit.types import Array
@@ -272,7 +272,8 @@ def remark_vectors(source: Any) -> None:
 
 
 def _read_ids(path: Path) -> list[str]:
-    ids = read_ids(path.read_bytes(), str(path))
+    with open_regular(path, DataError) as stream:
+        ids = read_ids(stream.read(), str(path))
     if "" in ids:
         raise DataError(f"{path}, line {ids.index('') + 1}: the line is empty; give each row an id of its own.")
     return ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -79,7 +80,7 @@ class RowSource:
             made = replace(made, ids=named, spans=None)
         if limit is None:
             return made
-        end = sum(rows for _, rows in itertools.islice(made.groups(), limit))  # of so many documents
+        end = sum(rows for _, rows in itertools.islice(made.groups(), min(limit, sys.maxsize)))  # of so many documents
         spans = None if made.spans is None else made.spans[:end]
         return replace(made, rows=made.rows[:end], ids=made.ids[:end], spans=spans)
 
