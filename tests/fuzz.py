@@ -34,6 +34,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+sys.modules["trio"] = None  # type: ignore[assignment]  # of selenium (extra dev): the hub's client imports it, and it asks ldconfig
 CLEARING = "clearing away"  # the thread that the watch does not listen to
 MOST_MEMORY, MOST_SECONDS = 3 << 30, 60
 RENEWED = 300  # seconds after which a process is followed by a fresh one
@@ -410,6 +411,7 @@ def replay(cases: list[Case]) -> list[tuple[Case, str]]:
     """The cases whose ending is wrong."""
     from tests.fuzzing.watch import Watch
 
+    import_what_is_needed()
     base, watch = bases(), Watch(CLEARING)
     work = Path(tempfile.mkdtemp(prefix="fuzz-", dir=MEMORY))
     os.environ["TMPDIR"] = tempfile.tempdir = str(work / "tmp")
