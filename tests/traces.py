@@ -113,7 +113,9 @@ def traced(words: list[str], folder: Path, home: Path) -> tuple[int, str]:
 def seen(trace: str, home: Path) -> dict[str, list[str]]:
     """Sockets, programs and writes below HOME in what strace wrote."""
     sockets = re.findall(r"(?:socket|connect)\(.*?AF_INET6?.*", trace)
-    programs = [name for name, result in re.findall(r'execve\("([^"]+)".*?= (-?\d+)', trace) if result == "0"][1:]
+    programs = [
+        Path(name).name for name, result in re.findall(r'execve\("([^"]+)".*?= (-?\d+)', trace) if result == "0"
+    ][1:]
     changes = []
     for line in trace.splitlines():
         if (
@@ -145,7 +147,7 @@ def main() -> int:
         code, trace = traced(words.split(), folder, home)
         found = seen(trace, home)
         found["below HOME"] += [str(path) for path in home.rglob("*")]
-        told = [f"{len(facts)}: {facts[0][:90]}" if facts else "none" for facts in found.values()]
+        told = [f"{len(facts)}: {facts[0][:90].replace('|', ',')}" if facts else "none" for facts in found.values()]
         print(f"| `{name}` | {code} | {' | '.join(told)} |", flush=True)
         allowed = EXPECTED.get(name)
         unexpected = [fact for facts in found.values() for fact in facts if allowed is None or allowed not in fact]
