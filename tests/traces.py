@@ -46,6 +46,7 @@ COMMANDS = {
     "eval, a run": "eval --run r.trec --qrels q.tsv -o r5",
     "compare": "compare r1 r2",
     "data check": "data check sts.jsonl",
+    "demo": "demo",
     "doctor": "doctor m",
     "train --plan": "train contrastive model=m data.0.path=anchors.jsonl batch.size=4 steps=1 --plan",
     "train": "train contrastive model=m data.0.path=anchors.jsonl batch.size=4 steps=2 --device cpu -o t",
