@@ -6,7 +6,6 @@ A document, an id, a file name or a model's name may hold them. Everything that 
 
 from __future__ import annotations
 
-import html
 import re
 from typing import Any
 
@@ -30,6 +29,8 @@ _MARKUP = re.compile(r"[\\`*\[\]|!#~$]|(?<![^\W_])_|_(?![^\W_])")  # an undersco
 
 def as_markdown(text: str) -> str:
     """The text as itself in a heading, a table's cell or a line of Markdown: on one line, and no HTML, link, emphasis or code."""
+    import html  # which reports alone need: a dictionary of 2,000 names
+
     marked = _MARKUP.sub(r"\\\g<0>", escaped(" ".join(text.split())))
     return html.escape(marked, quote=False)  # not every Markdown knows \<
 

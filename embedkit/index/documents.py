@@ -44,7 +44,7 @@ from numpy.typing import NDArray
 
 from embedkit.errors import DataError, IntegrityError
 from embedkit.index.instants import instant
-from embedkit.typed import deeper_than
+from embedkit.typed import deeper_than, may_nest
 from embedkit.types import Document
 
 Scalar = str | int | float  # a metadata value as it is compared; numbers come before texts
@@ -367,7 +367,7 @@ class DocumentReader:
             known = json.loads(metadata)
         except (ValueError, RecursionError) as error:
             raise self._damaged(error) from None
-        if not isinstance(known, dict) or deeper_than(known, DEEPEST + 1):
+        if not isinstance(known, dict) or (may_nest(metadata, DEEPEST + 1) and deeper_than(known, DEEPEST + 1)):
             raise self._damaged(f"the metadata of document {number} are none")
         return Document(id=name, text=text, title=title, metadata=known)
 
