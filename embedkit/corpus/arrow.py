@@ -53,9 +53,14 @@ def _batch_size(metadata: Any, path: Path, leave_out: Collection[str]) -> int:
     any image may be: one of them alone would fill the memory."""
     largest = 0
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        chunks = map(group.column, range(group.num_columns))
-        held = sum(one.total_uncompressed_size for one in chunks if one.path_in_schema.split(".")[0] not in leave_out)
-        largest = max(largest, held // max(1, group.num_rows))
+        rows, held = max(1, group.num_rows), group.total_byte_size
+        if (
+            leave_out and held // rows > BATCH_BYTES // BATCH
+        ):  # pyarrow ends the process where the facts of a column are damaged
+            chunks = map(group.column, range(group.num_columns))
+            kept = (one for one in chunks if one.path_in_schema.split(".")[0] not in leave_out)
+            held = sum(one.total_uncompressed_size for one in kept)
+        largest = max(largest, held // rows)
     if largest > IMAGE:
         raise DataError(f"{path} holds rows of {largest:,} bytes; at most {IMAGE:,} are read: split or shorten them.")
     return max(1, min(BATCH, BATCH_BYTES // max(1, largest)))

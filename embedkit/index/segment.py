@@ -38,7 +38,9 @@ from embedkit.storage import check_blocks
 from embedkit.types import Array, Rows, Vectors
 from embedkit.vectors import Ranges
 
-EXACT_WHERE_FEW_PASS = 32_768  # rows: they are gathered and searched exactly
+GATHER_COST = (
+    1.0  # what a byte of the rows that pass costs, gathered and compared, against a byte of codes that are scanned
+)
 COLD_SECONDS = 0.002  # a query that takes longer has waited for the disk
 FILTERS_KEPT = 16  # masks of the last filters, a byte a document each
 
@@ -113,11 +115,14 @@ class Segment:
         """Scores and rows (q, <= k), best first; -1 for none. shortlist and probes: instead of those stored."""
         mask = self._alive_mask if where is None else self.mask(where)
         codes = self.codes()
-        if codes is None or (mask is not None and mask.count <= EXACT_WHERE_FEW_PASS):
+        if codes is None:
             return self.fine.search(queries, k, mask)
         size = self.shortlist_size(k, shortlist)
+        probes = probes or self.probes(mask)
+        if self._is_cheap(mask, codes, probes, size):
+            return self.fine.search(queries, k, mask)
         if self._cold:
-            self._cold = self.fine.ask_for(codes.coarse_scores(queries, size, probes)[1])
+            self._cold = self.fine.ask_for(codes.coarse_scores(queries, size, probes, mask)[1])
         started = time.perf_counter()
         scores, rows = codes.search(queries, k, size, mask, probes)
         self._cold = self._cold or time.perf_counter() - started > COLD_SECONDS * len(queries)
@@ -127,11 +132,32 @@ class Segment:
             scores[short, : some_rows.shape[1]], rows[short, : some_rows.shape[1]] = some_scores, some_rows
         return scores, rows
 
+    def probes(self, mask: Mask | None) -> int | None:
+        """How many lists a query visits, None where there are none: as many as are stored over the share of rows that count. The k
+        nearest of these are spread as k over that share of all rows are."""
+        stored, codes = self.record.probes, self._codes
+        if mask is None or stored is None or codes is None:
+            return stored
+        return min(codes.inverted_lists, -(-stored * self.record.rows // max(1, mask.count)))
+
+    def _is_cheap(self, mask: Mask | None, codes: Codes, probes: int | None, size: int) -> bool:
+        """Whether all rows that count are compared in the time that the codes would take."""
+        if mask is None:
+            return False
+        width = self.fine.stored.strides[0]
+        return GATHER_COST * mask.count * width <= codes.bytes_scanned(probes) + size * width
+
+    @property
+    def usual_probes(self) -> int | None:
+        """How many lists a query without a filter visits."""
+        self.codes()
+        return self.probes(self._alive_mask)
+
     @property
     def compares_all(self) -> bool:
         """Whether a query without a filter is compared with every row."""
-        mask = self._alive_mask
-        return self.record.coarse is None or (mask is not None and mask.count <= EXACT_WHERE_FEW_PASS)
+        codes, mask = self.codes(), self._alive_mask
+        return codes is None or self._is_cheap(mask, codes, self.usual_probes, self.record.shortlist)
 
     @property
     def rows_alive(self) -> int:

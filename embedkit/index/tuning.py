@@ -64,7 +64,7 @@ def stored_ways(snapshot: Snapshot, k: int) -> tuple[Way, ...]:
     return tuple(
         Way(None, None)
         if segment.compares_all
-        else Way(segment.record.probes, segment.shortlist_size(k + 1, segment.record.shortlist))
+        else Way(segment.usual_probes, segment.shortlist_size(k + 1, segment.record.shortlist))
         for segment in snapshot.segments
     )
 

@@ -202,12 +202,17 @@ class Change:
         self.sparse = replace(self.old.sparse, fusion=method, weight=weight)
 
     def set_settings(self, settings: Mapping[int, Settings]) -> None:
-        """How segments, by number, are searched from the next version on. Raises Stopped where one is not there any more."""
+        """How segments, by number, are searched from the next version on, as they stand. Raises Stopped where one is not there any
+        more."""
         known = {segment.record.number: segment for segment in self.segments}
         if not settings.keys() <= known.keys():
             raise Stopped(f"{self.folder} has been changed since its settings were measured; run this again.")
         for number, chosen in settings.items():
-            known[number].record = replace(known[number].record, **chosen._asdict())
+            segment = known[number]
+            if chosen.probes is not None:  # as of a segment without deletions; `Segment.probes` has these again
+                alive = int(segment.rows_of(self._alive(segment)).sum())
+                chosen = chosen._replace(probes=(chosen.probes - 1) * alive // segment.record.rows + 1)
+            segment.record = replace(segment.record, **chosen._asdict())
 
     def merge(self, count: int) -> None:
         """The last `count` segments become one, without what is deleted."""

@@ -96,9 +96,10 @@ class RowMaker:
             if layout:
                 modes.enter_context(packed_attention(config, layout))
             found = transformer(dict(features) if layout is None else packed_features(pieces, layout, config))
+            last = found["token_embeddings"]
         if "pooling_mask" in features:
             features["attention_mask"] = features.pop("pooling_mask")
-        last, states = found["token_embeddings"], found.get("all_layer_embeddings", ())
+        states = found.get("all_layer_embeddings", ())
         wanted = [last if layer == self.depth else self._normed(states[layer]) for layer in layers or [self.depth]]
         return [self._pooled(features, layout.padded(state[0]) if layout else state) for state in wanted]
 

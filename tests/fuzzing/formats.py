@@ -90,7 +90,9 @@ def make_parquet(folder: Path) -> None:
 def make_hive(folder: Path) -> None:
     import pandas as pd
 
-    pd.DataFrame(DOCUMENTS).to_parquet(folder, partition_cols=["lang"])
+    pd.DataFrame(DOCUMENTS).to_parquet(
+        folder, partition_cols=["lang"], basename_template="part-{i}.parquet"
+    )  # names that a replay finds again
 
 
 def make_dataset(folder: Path) -> None:

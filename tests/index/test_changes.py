@@ -288,7 +288,7 @@ def test_auto_gives_codes_once_there_are_many(tmp_path: Path, monkeypatch: pytes
 def test_the_last_lists_that_are_visited_may_hold_deleted_rows_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("embedkit.index.segment.EXACT_WHERE_FEW_PASS", -1)
+    monkeypatch.setattr("embedkit.index.segment.GATHER_COST", math.inf)
     rows = bent_rows(2000, DIM)
     index = made(tmp_path / "x", 2000, coarse="IVF16,SQ8", fine="float32")
     near = np.argsort(-(rows @ rows[0]))[:1988]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
 from collections.abc import Callable
@@ -233,8 +234,8 @@ def test_where_leaves_what_python_leaves(
     index = embedkit.build_index(rows, tmp_path / "x", documents=texts, coarse=coarse, fine="float32")
     passing = [i for i, m in enumerate(METADATA) if passes(m)]
     truth = [best({str(i): float(rows[q] @ rows[i]) for i in passing}, 10) for q in range(5)]
-    for few in (32_768, -1):
-        monkeypatch.setattr("embedkit.index.segment.EXACT_WHERE_FEW_PASS", few)
+    for few in (0.0, math.inf):  # all that passes is compared; never
+        monkeypatch.setattr("embedkit.index.segment.GATHER_COST", few)
         for _ in range(2):  # the second time the filter is known
             hits = index.search(rows[:5], k=10, where=where)
             for q in range(5):
@@ -245,7 +246,7 @@ def test_where_leaves_what_python_leaves(
 
 @pytest.mark.parametrize("coarse", ["none", "IVF8,SQ8"])
 def test_where_may_ask_for_more_than_passes(tmp_path: Path, coarse: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedkit.index.segment.EXACT_WHERE_FEW_PASS", -1)
+    monkeypatch.setattr("embedkit.index.segment.GATHER_COST", math.inf)
     texts = [Document(str(i), "", metadata={"n": i % 3}) for i in range(300)]
     index = embedkit.build_index(bent_rows(300), tmp_path / "x", documents=texts, coarse=coarse)
     hits = index.search(bent_rows(4), k=250, where={"n": 1}, probes=2)

@@ -441,7 +441,7 @@ class Judge:
 @contextmanager
 def selectors_used() -> Iterator[None]:
     """Filters go through the codes, not through an exact search of the few rows that pass."""
-    with patch.object(segment, "EXACT_WHERE_FEW_PASS", 4), faiss_threads(1):
+    with patch.object(segment, "GATHER_COST", 100.0), faiss_threads(1):
         yield
 
 

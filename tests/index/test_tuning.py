@@ -44,7 +44,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
         pytest.MonkeyPatch.context() as patch,
         build_index(ROWS[:FIRST], path, coarse=coarse, fine="float32", recall=0.3) as index,
     ):
-        patch.setattr(segment, "EXACT_WHERE_FEW_PASS", 0)
+        patch.setattr(segment, "GATHER_COST", math.inf)
         index.add(ROWS[FIRST:], ids=[f"second{n}" for n in range(SECOND)])
         index.delete([*map(str, range(0, FIRST, 7)), *(f"second{n}" for n in range(0, SECOND, 5))])
         assert [held.coarse for held in index.manifest.segments] == [coarse] * 2
