@@ -80,7 +80,7 @@ def probes_of(codes: Codes) -> Sequence[int | None]:
 
 def cost(codes: Codes, probes: int | None, shortlist: int) -> float:
     """Of a query, in nanoseconds of one thread."""
-    scanned = codes.bytes_scanned(probes) if probes else 0.0
+    scanned = codes.index.ntotal * codes.code_size * probes / codes.inverted_lists if probes else 0.0
     return SCAN_NS_PER_BYTE * scanned + VERIFY_NS * shortlist
 
 

@@ -119,6 +119,11 @@ class Recipe:
     settings: Mapping[str, Any]  # with every default written out
 
 
+def segment_file(number: int, part: str) -> str:
+    """The name of a part of a segment."""
+    return f"segment-{number:04}.{part}"
+
+
 @dataclass(frozen=True)
 class SegmentRecord:
     """What a manifest says of one segment."""
@@ -139,7 +144,7 @@ class SegmentRecord:
     deletion_file: BlockRecord | None = None
 
     def name(self, part: str) -> str:
-        return f"segment-{self.number:04}.{part}"
+        return segment_file(self.number, part)
 
     @property
     def deletion_name(self) -> str:

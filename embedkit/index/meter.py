@@ -28,13 +28,13 @@ def anonymous_bytes() -> int | None:
 
 
 class Meter:
-    """Of one build."""
+    """Of one build. watches_memory: a thread costs a small commit more than its rows do."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, watches_memory: bool = True) -> None:
         self.seconds: dict[str, float] = {}  # by phase, in order
         self.core_seconds: dict[str, float] = {}  # of the processor, by all threads together
         self.peaks: dict[str, int] = {}  # bytes above what there was before, by phase; none where nobody can say
-        self._before = anonymous_bytes()
+        self._before = anonymous_bytes() if watches_memory else None
 
     @property
     def peak(self) -> int | None:
@@ -45,17 +45,20 @@ class Meter:
         """What the block takes is counted under this name."""
         started, used, ended = time.perf_counter(), time.process_time(), threading.Event()
         watcher = threading.Thread(target=self._watch, args=(name, ended), daemon=True)
-        watcher.start()
+        if self._before is not None:
+            watcher.start()
         try:
             yield
         finally:
             ended.set()
-            watcher.join()
+            if self._before is not None:
+                watcher.join()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
             self.core_seconds[name] = self.core_seconds.get(name, 0.0) + time.process_time() - used
 
     def _watch(self, name: str, ended: threading.Event) -> None:
-        while self._before is not None:
+        assert self._before is not None
+        while True:
             last = ended.wait(EVERY_SECONDS)
             self.peaks[name] = max(self.peaks.get(name, 0), (anonymous_bytes() or 0) - self._before)
             if last:

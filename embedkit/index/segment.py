@@ -144,8 +144,8 @@ class Segment:
         """Whether all rows that count are compared in the time that the codes would take."""
         if mask is None:
             return False
-        width = self.fine.stored.strides[0]
-        return GATHER_COST * mask.count * width <= codes.bytes_scanned(probes) + size * width
+        width, scanned = self.fine.stored.strides[0], self.record.files[CODES]["bytes"] * codes.share_scanned(probes)
+        return GATHER_COST * mask.count * width <= scanned + size * width
 
     @property
     def usual_probes(self) -> int | None:

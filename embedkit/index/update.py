@@ -33,13 +33,14 @@ from embedkit.index.manifest import (
     Sparse,
     check_sizes,
     read_manifest,
+    segment_file,
 )
 from embedkit.index.postings import Block
 from embedkit.index.segment import Segment
 from embedkit.index.sparse_input import text_entries
 from embedkit.index.versions import commit, writing
 from embedkit.index.where import check_deletion, matching, read_where
-from embedkit.index.writer import Content, Entries, SegmentFiles, drawn_ranges
+from embedkit.index.writer import Content, Entries, SegmentFiles, drawn_ranges, factory_of
 from embedkit.storage import block_record, check_blocks, npy_header, sealed_partial, sync_file, sync_folder
 from embedkit.types import Array
 from embedkit.vectors import Ranges, is_drift
@@ -131,12 +132,12 @@ class Change:
 
     def document_writer(self) -> DocumentWriter:
         """Of the segment that `add` writes next."""
-        self._writer = DocumentWriter(self._files().path(DOCUMENTS))
+        self._writer = DocumentWriter(self.new_path(DOCUMENTS))
         return self._writer
 
     def new_path(self, part: str) -> Path:
         """Where a part of that segment lies."""
-        return self._files().path(part)
+        return self.folder / segment_file(self.next_segment, part)
 
     def sync_documents(self) -> None:
         """Makes the closed file of that segment's documents durable."""
@@ -155,7 +156,7 @@ class Change:
                 f"{self.folder} has a sparse leg; say what makes the weights of these documents (--sparse)."
             )
         merged = self._to_merge(len(rows))
-        files = self._files(without_codes=bool(merged))
+        files = self._files(len(rows), without_codes=bool(merged))
         reader = DocumentReader(files.path(DOCUMENTS), content.documents)
         name = _row_names(reader, content)
         if self.layout.fine == "int8" and self.ranges is None:
@@ -220,7 +221,7 @@ class Change:
         alive = [self._alive(segment) for segment in merged]
         masks = [segment.rows_of(kept) for segment, kept in zip(merged, alive, strict=True)]
         if any(kept.any() for kept in alive):
-            files = self._files()
+            files = self._files(sum(int(mask.sum()) for mask in masks))
             writer = self.document_writer()
             empty = 0
             for segment, kept in zip(merged, alive, strict=True):
@@ -261,9 +262,12 @@ class Change:
         records = tuple(segment.record for segment in self.segments)
         return bool(self.deleted) or records != self.old.segments or self.sparse != self.old.sparse
 
-    def _files(self, *, without_codes: bool = False) -> SegmentFiles:
-        layout = replace(self.layout, coarse="none", bytes_per_vector=None) if without_codes else self.layout
-        return SegmentFiles(self.folder, self.next_segment, self.old.dim, layout, self.ram, first=self.old.number == 0)
+    def _files(self, rows: int, *, without_codes: bool = False) -> SegmentFiles:
+        """Of a segment of so many rows."""
+        layout, first = self.layout, self.old.number == 0
+        if without_codes or (not first and factory_of(layout, rows, self.old.dim, first=False) is None):
+            layout = replace(layout, coarse="none", bytes_per_vector=None)
+        return SegmentFiles(self.folder, self.next_segment, self.old.dim, layout, self.ram, first=first)
 
     def _take(self, files: SegmentFiles, content: Content, entries: Entries | None) -> None:
         record = files.finish(content, self.ranges, self.old.sparse, entries, self._writer)

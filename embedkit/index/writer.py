@@ -27,7 +27,18 @@ from embedkit.index.faiss_import import thread_count
 from embedkit.index.fine import BLOCK, RANGE_SAMPLE, FineRows, FineWriter
 from embedkit.index.ids import write_ids, write_numbers
 from embedkit.index.layout import Layout
-from embedkit.index.manifest import BUILT, CODES, DOCUMENTS, FINE, ID_TEXTS, SPANS, STARTS, SegmentRecord, Sparse
+from embedkit.index.manifest import (
+    BUILT,
+    CODES,
+    DOCUMENTS,
+    FINE,
+    ID_TEXTS,
+    SPANS,
+    STARTS,
+    SegmentRecord,
+    Sparse,
+    segment_file,
+)
 from embedkit.index.meter import Meter
 from embedkit.index.postings import Block, write_postings
 from embedkit.storage import block_record, new_file, npy_header, sealed_partial, sync_file
@@ -73,10 +84,12 @@ class SegmentFiles:
     ) -> None:
         self.folder, self.number, self.dim, self.layout, self.ram = folder, number, dim, layout, ram
         self.first = first
-        self.meter, self._query_seconds = Meter(), None  # type: Meter, float | None
+        # a later segment without codes leaves no record of what it took
+        self.meter = Meter(watches_memory=first or layout.coarse != "none")
+        self._query_seconds: float | None = None
 
     def path(self, part: str) -> Path:
-        return self.folder / f"segment-{self.number:04}.{part}"
+        return self.folder / segment_file(self.number, part)
 
     def write_rows(self, rows: Array, ranges: Ranges | None, name: Callable[[int], str]) -> Written:
         """The fine rows of an array (n, dim). name: of a row, for errors.
@@ -123,13 +136,13 @@ class SegmentFiles:
         dense = self._write_dense(content)
         leg = [] if sparse is None or entries is None else self._write_sparse(content, sparse, entries)
         count = content.documents if content.counts is None else int(content.counts.sum())
-        factory, settings = self.layout.factory(count, self.dim), Settings(None, SHORTLISTS[0], (1.0, 1.0))
+        factory = factory_of(self.layout, count, self.dim, first=self.first)
+        settings = Settings(None, SHORTLISTS[0], (1.0, 1.0))
         fine = FineRows(self.path(FINE), count, self.dim, self.layout.fine, ranges)
-        if factory is not None and (self.first or count >= least_rows(factory, self.dim)):
+        if factory is not None:
             settings = self._write_codes(factory, fine)
             dense.append(CODES)
-        else:
-            factory = None
+        elif self.first:
             self._time(functools.partial(fine.search, k=NEIGHBOURS), fine, EXACT_TIMED)
         fine.close()
         with self.meter.phase("seal"):
@@ -217,6 +230,12 @@ class SegmentFiles:
         search = functools.partial(codes.search, k=NEIGHBOURS, shortlist=found.shortlist, probes=found.probes)
         self._time(search, fine, TIMED)
         return found
+
+
+def factory_of(layout: Layout, rows: int, dim: int, *, first: bool) -> str | None:
+    """The faiss factory string of a segment of so many rows, None where it is searched exactly. first: of the whole index."""
+    factory = layout.factory(rows, dim)
+    return factory if factory is not None and (first or rows >= least_rows(factory, dim)) else None
 
 
 def _sample(count: int, size: int) -> tuple[Rows, Rows]:

@@ -582,6 +582,57 @@ def test_the_settings_keep_the_recall_that_they_were_held_to(tmp_path: Path) -> 
     assert np.mean(kept) > 0.94
 
 
+@pytest.mark.parametrize("share", [0.1, 0.4])
+@pytest.mark.parametrize("drawn", ["at random", "far from the queries"])
+def test_filters_and_deletions_keep_the_recall(tmp_path: Path, share: float, drawn: str) -> None:
+    """Against brute force, whichever of the rows that pass or the codes is read."""
+    rows = bent_rows(6000)
+    axis = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)[2][0]
+    along = np.random.default_rng(1).random(6000) if drawn == "at random" else rows @ axis
+    passes = along > np.quantile(along, 1 - share)
+    queries = bent_rows(400, seed=9)
+    queries = queries[queries @ axis < np.median(rows @ axis)][:150]
+    texts = [Document(str(i), "", metadata={"in": int(one)}) for i, one in enumerate(passes)]
+    index = embedkit.build_index(
+        rows, tmp_path / "x", documents=texts, coarse="IVF64,PQ32x4fs", recall=0.95, fine="float32"
+    )
+    truth = np.argsort(-np.where(passes, queries @ rows.T, -np.inf), axis=1)[:, :10]
+    filtered = index.search(queries, k=10, where={"in": 1}, documents=False).ids
+    index.delete(where={"in": 0})
+    for ids in (filtered, index.search(queries, k=10, documents=False).ids):
+        kept = [len(set(map(str, a)) & set(b)) / 10 for a, b in zip(truth.tolist(), ids, strict=True)]
+        assert np.mean(kept) > 0.94
+
+
+def test_what_is_read_for_a_filter_grows_without_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that pass are compared where they are fewer bytes than the codes: from then on the codes are scanned."""
+    texts = [Document(str(i), "", metadata={"n": i}) for i in range(6000)]
+    index = embedkit.build_index(bent_rows(6000), tmp_path / "x", documents=texts, coarse="IVF64,PQ32x4fs")
+    segment = index.snapshot.segments[0]
+    compared: list[int] = []
+    exact = segment.fine.search
+
+    def counted(queries: Any, k: int, mask: Any = None) -> Any:
+        compared.append(mask.count)
+        return exact(queries, k, mask)
+
+    monkeypatch.setattr(segment.fine, "search", counted)
+    for count in range(200, 6001, 200):
+        index.search(bent_rows(1), k=10, where={"n": {"lt": count}})
+    width, codes = segment.fine.stored.strides[0], segment.record.files["codes.faiss"]["bytes"]
+    assert compared == list(range(200, compared[-1] + 1, 200))
+    assert 0 < compared[-1] * width <= codes + segment.record.shortlist * width
+
+
+def test_many_queries_at_once_are_searched_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = embedkit.build_index(bent_rows(2000), tmp_path / "x", coarse="IVF16,SQ8")
+    queries = bent_rows(100, seed=5)
+    whole = index.search(queries, k=5)
+    monkeypatch.setattr("embedkit.index.coarse.AT_ONCE", 7)
+    parts = index.search(queries, k=5)
+    assert parts.ids == whole.ids and np.array_equal(parts.scores, whole.scores)
+
+
 def test_the_same_rows_make_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = bent_rows(700)
     for name, block in (("a", 16_384), ("b", 100)):
