@@ -54,9 +54,8 @@ def _batch_size(metadata: Any, path: Path, leave_out: Collection[str]) -> int:
     largest = 0
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         rows, held = max(1, group.num_rows), group.total_byte_size
-        if (
-            leave_out and held // rows > BATCH_BYTES // BATCH
-        ):  # pyarrow ends the process where the facts of a column are damaged
+        # only where it matters: pyarrow ends the process where the facts of a column are damaged
+        if leave_out and held // rows > min(IMAGE, BATCH_BYTES // BATCH):
             chunks = map(group.column, range(group.num_columns))
             kept = (one for one in chunks if one.path_in_schema.split(".")[0] not in leave_out)
             held = sum(one.total_uncompressed_size for one in kept)
