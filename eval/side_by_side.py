@@ -10,8 +10,9 @@ other waits. A round is one pass of each measurement in each, after an untimed r
   one query     4,000 searches with a vector      queries       20,000 queries in one call
   command       `embedkit search` as a fresh process
 
-With --vectors, what an index over them costs in its less usual states: 50 queries whose filter passes 2 to 50 % of the rows, 50 of
-an index of which 75 % is deleted, 10 commits of 10 rows, these beside four searching threads, and 100,000 queries in one call.
+With --vectors, what an index over them costs: queries one by one and together; and in its less usual states: 50 queries whose filter
+passes 2 to 50 % of the rows, 50 of an index of which 75 % is deleted, 10 commits of 10 rows, these beside four searching threads,
+and 100,000 queries in one call.
 
 Printed is the time of this checkout over the other's, by the clock and by the processors: the median over the rounds with its
 bootstrap interval. Above 1 is slower. Then the medians themselves, and by how much a pass raised the resident memory at its peak
@@ -122,7 +123,8 @@ def measurements_of_index(vectors: Path, work: Path) -> dict[str, Callable[[], o
             thread.join()
 
     return {
-        "no filter": queries(index),
+        "2,000 queries one by one": lambda: [index.search(row, 10, documents=False) for row in rows[:2000]],
+        "20,000 queries": lambda: index.search(many[:20_000], 10, documents=False),
         **{
             f"filter, {share} %": queries(index, where={"place": {"lt": len(rows) * share // 100}})
             for share in (2, 5, 10, 20, 25, 35, 50)
