@@ -254,8 +254,10 @@ def _bitext(rows: Sequence[Row], _: Sequence[Row], split: str) -> Made:
 def _classification(rows: Sequence[Row], known: Sequence[Row], split: str) -> Made:
     from mteb.abstasks import AbsTaskClassification
 
-    numbers = {label: number for number, label in enumerate(sorted({row["label"] for row in known}))}
-    unknown = {row["label"] for row in rows} - set(numbers)
+    asked, taught = {row["label"] for row in rows}, {row["label"] for row in known}
+    # those of the split first: where there are two, mteb takes 1 for the positive one
+    numbers = {label: number for number, label in enumerate([*sorted(asked & taught), *sorted(taught - asked)])}
+    unknown = asked - taught
     if len(numbers) < 2:
         raise ValueError(f"all labels of the split {TRAIN!r} are the same, there is nothing to tell apart")
     if unknown:
