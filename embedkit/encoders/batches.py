@@ -8,6 +8,11 @@ so the same call computes the same batches.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Literal
+
+# texts of a batch: of any lengths, padded to the longest; of one length; or one
+Batching = Literal["padded", "equal", "alone"]
 
 
 def token_batches(lengths: Sequence[int], budget: int, max_rows: int | None = None) -> Iterator[list[int]]:
@@ -30,6 +35,19 @@ def token_batches(lengths: Sequence[int], budget: int, max_rows: int | None = No
         batch.append(position)
     if batch:
         yield batch
+
+
+def equal_batches(lengths: Sequence[int], budget: int, max_rows: int | None = None) -> Iterator[list[int]]:
+    """The same, each batch of rows of one length.
+
+    >>> list(equal_batches([3, 9, 3, 3], budget=9))
+    [[1], [0, 2, 3]]
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    for _, group in groupby(order, key=lengths.__getitem__):
+        places = list(group)
+        for batch in token_batches([lengths[i] for i in places], budget, max_rows):
+            yield [places[i] for i in batch]
 
 
 def stepped(length: int) -> int:

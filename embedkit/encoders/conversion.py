@@ -19,7 +19,7 @@ from embedkit.encoders.backend import Batch
 from embedkit.encoders.openvino_backend import Graph, OpenVinoBackend, available_threads, chosen_dtype
 from embedkit.encoders.openvino_import import import_openvino
 from embedkit.encoders.pieces import Piece, Tokenization
-from embedkit.encoders.torch_backend import padded, versions
+from embedkit.encoders.torch_backend import pad_id, padded, versions
 from embedkit.types import Array, Vectors
 from embedkit.vectors import unit_rows
 
@@ -85,17 +85,18 @@ class _States(torch.nn.Module):
 
 def _graph(model: Any) -> Graph:
     transformer, *tail = model.children()
-    example = padded([Piece(0, "", [1] * 7), Piece(1, "", [1] * 5), Piece(2, "", [1] * 2)])
+    pad = pad_id(model)
+    example = padded([Piece(0, "", [1] * 7), Piece(1, "", [1] * 5), Piece(2, "", [1] * 2)], pad)
     transformer.auto_model.config.use_cache = False
     converted = import_openvino().convert_model(_States(transformer.auto_model), example_input=example)
 
     def inputs(batch: Batch[Any]) -> dict[str, Array]:
-        features = padded(batch.pieces)
+        features = padded(batch.pieces, pad)
         return {name: features[name].numpy() for name in ("input_ids", "attention_mask")}
 
     @torch.inference_mode()
     def rows(batch: Batch[Any], states: Array) -> Vectors:
-        features = padded(batch.pieces)
+        features = padded(batch.pieces, pad)
         features["token_embeddings"] = torch.from_numpy(states[:, : features["input_ids"].shape[1]])
         features["attention_mask"] = features.pop("pooling_mask", features["attention_mask"])
         features |= {"task": batch.kind, "modality": "text"}  # what a Router goes by
@@ -104,14 +105,18 @@ def _graph(model: Any) -> Graph:
         pooled: Vectors = features["sentence_embedding"].float().numpy()
         return pooled
 
-    return Graph(converted, inputs, rows, getattr(model, "max_seq_length", None))
+    return Graph(converted, inputs, rows, getattr(model, "max_seq_length", None), pad)
 
 
 def _agreement(model: Any, backend: OpenVinoBackend, tokenization: Tokenization) -> Iterator[float]:
     """The cosine of each probe's row with torch's."""
     for texts in PROBES:
         pieces = [piece for piece in tokenization.pieces(texts, "") if piece.length]
-        expected = model({**padded(pieces), "modality": "text"}, task="document")["sentence_embedding"].float().numpy()
+        expected = (
+            model({**padded(pieces, pad_id(model)), "modality": "text"}, task="document")["sentence_embedding"]
+            .float()
+            .numpy()
+        )
         for _, rows in backend.run([Batch(pieces, "", "document", None)]):
             if isinstance(rows, Exception):
                 raise rows

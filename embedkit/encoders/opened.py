@@ -10,6 +10,7 @@ from typing import Any
 
 from embedkit.encoders.attention import Attention
 from embedkit.encoders.backend import Backend
+from embedkit.encoders.batches import Batching
 from embedkit.encoders.images import Reading
 from embedkit.encoders.pieces import Tokenization
 from embedkit.errors import UsageError
@@ -71,6 +72,7 @@ class Opened:
     pooling: str
     cut: bool  # layers of the transformer are left out
     reading: Reading | None = None  # what it reads beside texts; None: nothing
+    batching: Batching = "padded"
     attention: Attention | None = None  # as it was tried; None: embedkit's own graph, or no transformer
 
 

@@ -47,6 +47,7 @@ class Graph:
     inputs: Callable[[Batch[Any]], Mapping[str, Array]]  # a batch -> what the model reads
     rows: Callable[[Batch[Any], Array], Vectors]  # the model's output -> rows (len(pieces), width)
     longest: int | None  # tokens that have a position
+    pad: int = 0  # the id that "input_ids" are padded with
 
 
 class OpenVinoBackend:
@@ -102,13 +103,13 @@ class OpenVinoBackend:
         try:
             request = model.request()
             inputs = self._graph.inputs(batch)
-            known = {name: self._of_known_shape(array, hint) for name, array in inputs.items()}
+            known = {name: self._of_known_shape(name, array, hint) for name, array in inputs.items()}
             request.start_async(known, share_inputs=False)
         except Exception as error:
             return _Flight(model, None, _known(error))
         return _Flight(model, request, None)
 
-    def _of_known_shape(self, array: Array, hint: str) -> Array:
+    def _of_known_shape(self, name: str, array: Array, hint: str) -> Array:
         """Padded to one of few shapes: OpenVINO keeps up to 0.7 MB of each that it has met, which would be a sixth more memory at
         100,000 rows than at 10,000. At most half the rows of a small batch are padding, and one that somebody waits for keeps
         its rows."""
@@ -117,7 +118,8 @@ class OpenVinoBackend:
         full = self._batch_tokens // (width + wider)
         part = min(max(full // SIZES, 1), 1 << (rows - 1).bit_length())
         more = 0 if hint == "LATENCY" or rows >= full else -rows % part
-        return np.pad(array, ((0, more), (0, wider))) if more or wider else array
+        fill = self._graph.pad if name == "input_ids" else 0
+        return np.pad(array, ((0, more), (0, wider)), constant_values=fill) if more or wider else array
 
     def _land(self, flying: deque[tuple[Batch[T], _Flight]], hint: str) -> tuple[Batch[T], Vectors | Exception]:
         """The rows of the batch that started first, or the error that memory ran out. After such an error the model is

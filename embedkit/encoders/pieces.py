@@ -54,13 +54,14 @@ class Piece:
 
 
 class Tokenization:
-    """Cuts texts into pieces with a `tokenizers.Tokenizer`, whose truncation and padding it takes over."""
+    """Cuts texts into pieces with a `tokenizers.Tokenizer`, whose truncation and padding it takes over. side: where a long text loses
+    tokens, "left" or "right"."""
 
-    def __init__(self, tokenizer: Any, max_tokens: int | None, *, pool_prompt: bool) -> None:
+    def __init__(self, tokenizer: Any, max_tokens: int | None, *, pool_prompt: bool, side: str = "right") -> None:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         if max_tokens is not None:
-            tokenizer.enable_truncation(max_tokens)
+            tokenizer.enable_truncation(max_tokens, direction=side)
         self._cutting, self._max_tokens, self._pool_prompt = tokenizer, max_tokens, pool_prompt
 
     def pieces(self, texts: Sequence[str], prompt: str, on_long: OnLong = "truncate") -> list[Piece]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,16 @@ from embedkit.encoders.opened import Asked, Opened, limited
 from embedkit.encoders.openvino_import import openvino_installed
 from embedkit.encoders.pieces import Tokenization
 from embedkit.encoders.routes import is_routed, normalizes, readers, routed_width
-from embedkit.encoders.torch_backend import TorchBackend, default_dtype, fast_tokenizer
+from embedkit.encoders.torch_backend import TorchBackend, default_dtype, fast_tokenizer, truncation_side
+from embedkit.encoders.trial import Trial, failure, tried
 from embedkit.encoders.vocabulary import check_vocabularies
 from embedkit.errors import MissingDependency, ModelError, UsageError
 
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
+# tables of positions as families name them, some of which begin a few rows later
+POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "positions_embed", "pos_emb", "wpe")
+OFFSET = 8
+logger = logging.getLogger(__name__)
 UNUSED = r"(^|\.)(pooler\.|mask_token$|masked_spec_embed$)"  # weights that many folders lack and no row depends on
 
 
@@ -49,15 +54,20 @@ def open_sentence_transformer(asked: Asked, folder: Path | None) -> Opened:
 
     model, cut = opened()
     tokens = _limit_tokens(model, asked.max_tokens, asked.name)
-    width = routed_width(model, asked.name) if is_routed(model) else model.get_embedding_dimension()
+    if is_routed(model):
+        routed_width(model, asked.name)  # there is one
     pooling = next((module for module in model.children() if type(module).__name__ == "Pooling"), None)
     tokenizer = fast_tokenizer(model)
     check_vocabularies(model, asked.name)
     tokenization = (
-        Tokenization(tokenizer, tokens, pool_prompt=getattr(pooling, "include_prompt", True)) if tokenizer else None
+        Tokenization(
+            tokenizer, tokens, pool_prompt=getattr(pooling, "include_prompt", True), side=truncation_side(model)
+        )
+        if tokenizer
+        else None
     )
-    if not width:
-        raise ModelError(f"{asked.name} gives no rows of texts; choose a model that embeds them.")
+    reading = Reading.of(model)
+    trial = _trial(model, tokenization, reading, asked.name)
     description = {"modules": describe_modules(model)}  # before the weights are cast
     attention = attention_of(model[0].auto_model) if tokenizer else None
     budget = asked.batch_tokens or BATCH_TOKENS.get(place.type, BATCH_TOKENS["cpu"])
@@ -65,6 +75,7 @@ def open_sentence_transformer(asked: Asked, folder: Path | None) -> Opened:
     if (
         place.type == "cpu"
         and tokenization
+        and trial.batching == "padded"
         and asked.backend != "torch"
         and asked.dtype != "float16"
         and openvino_installed()
@@ -80,12 +91,11 @@ def open_sentence_transformer(asked: Asked, folder: Path | None) -> Opened:
         )
     if asked.backend == "openvino" and converted is None:
         raise UsageError(
-            f"backend='openvino' cannot run {asked.name} with device={asked.device!r} and dtype={asked.dtype!r}; leave it to "
-            f"'auto'."
+            f"backend='openvino' cannot run {asked.name} with device={asked.device!r} and dtype={asked.dtype!r}"
+            f"{'' if trial.batching == 'padded' else ', for its rows depend on padding'}; leave it to 'auto'."
         )
     return Opened(
-        backend=converted
-        or TorchBackend(model, dtype=_dtype(asked.dtype, model), batch_tokens=budget, reopen=lambda: opened()[0]),
+        backend=converted or _by_torch(model, asked, tokenization, budget, lambda: opened()[0]),
         tokenization=tokenization,
         description=description,
         max_tokens=tokens,
@@ -93,13 +103,37 @@ def open_sentence_transformer(asked: Asked, folder: Path | None) -> Opened:
         default_prompt_name=model.default_prompt_name,
         similarity=model.similarity_fn_name,
         normalize=normalizes(model),
-        width=width,
+        width=trial.width,
         batch_tokens=budget,
         pooling=str(getattr(pooling, "pooling_mode", "its own")),
         cut=cut,
-        reading=Reading.of(model),
+        reading=reading,
+        batching=trial.batching,
         attention=attention,
     )
+
+
+def _trial(model: Any, tokenization: Tokenization | None, reading: Reading | None, name: str) -> Trial:
+    if reading is None:
+        return tried(model, tokenization, name)
+    width = model.get_embedding_dimension()  # it may read no texts at all
+    if not width:
+        raise ModelError(f"{name} gives no rows of texts; choose a model that embeds them.")
+    return Trial(width, "padded")
+
+
+def _by_torch(
+    model: Any, asked: Asked, tokenization: Tokenization | None, budget: int, reopen: Callable[[], Any]
+) -> TorchBackend:
+    """In the dtype that is asked for, in float32 where the family does not compute in that."""
+    backend = TorchBackend(model, dtype=_dtype(asked.dtype, model), batch_tokens=budget, reopen=reopen)
+    if backend.compute["dtype"] == "float32" or Reading.of(model) is not None:
+        return backend
+    reason = failure(backend, tokenization)
+    if reason is None:
+        return backend
+    logger.warning("%s computes in float32: in %s it fails (%s).", asked.name, backend.compute["dtype"], reason)
+    return backend.in_float32()
 
 
 def open_in_float32(asked: Asked, folder: Path | None) -> Any:
@@ -233,11 +267,15 @@ def _limit_reader(reader: Any, max_tokens: int | None, name: str) -> int | None:
 
 def positions_of(model: Any) -> int | None:
     """How many tokens of an input have a position; None where the model, or its module that reads, sets no bound."""
+    most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    bound = None
     for place, module in model.named_modules():
         if place.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             return int(len(module.weight) - module.padding_idx - 1)  # RoBERTa counts from there: 514 hold 512
-    most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    return most if isinstance(most, int) and most > 0 else None  # XLNet has -1: no bound
+        rows = len(module.weight) if isinstance(module, torch.nn.Embedding) else 0
+        if isinstance(most, int) and place.rpartition(".")[2] in POSITIONS and most <= rows <= most + OFFSET:
+            bound = most
+    return bound  # rotations and distances go on for ever, whatever the config says of the training
 
 
 def _attention(place: torch.device, dtype: str) -> dict[str, str]:

@@ -186,6 +186,7 @@ class TextEncoder:
             reading=self._opened.reading,
             max_tokens=self.max_tokens,
             batch_tokens=self._opened.batch_tokens,
+            batching=self._opened.batching,
             kind=kind,
             prompt=prompt,
             **settings,

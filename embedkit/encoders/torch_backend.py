@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from embedkit.encoders.backend import Batch, SetAside, compute_settings
-from embedkit.encoders.foreign import FAILED, STEP, as_model_error
+from embedkit.encoders.foreign import FAILED, STEP, as_model_error, said
 from embedkit.encoders.images import Reading, rgb
 from embedkit.encoders.model_files import NO_LIMIT
 from embedkit.encoders.pieces import Piece
@@ -48,7 +48,7 @@ class TorchBackend:
         reopen: Callable[[], Any],  # the same model once more, weights as stored
     ) -> None:
         self._model, self._dtype, self._batch_tokens, self._reopen = model.eval(), dtype, batch_tokens, reopen
-        self.tokenizer = fast_tokenizer(model)
+        self.tokenizer, self._pad = fast_tokenizer(model), pad_id(model)
         self._reading = Reading.of(model)
         self._processing = threading.Lock()  # a tokenizer cannot be used by two threads at once
         cast(model, DTYPES[dtype])
@@ -82,10 +82,11 @@ class TorchBackend:
                     result = self._rows(batch, features())
                 except SetAside as error:
                     result = error
-                except (MemoryError, RuntimeError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    result = error.with_traceback(None)  # the frames would keep the batch's tensors alive
+                except Exception as error:
+                    if is_out_of_memory(error):
+                        result = error.with_traceback(None)  # the frames would keep the batch's tensors alive
+                    else:
+                        result = self._unread(batch, error)
             if isinstance(result, Exception) and self._model.device.type == "cuda":
                 torch.cuda.empty_cache()
             yield batch, result
@@ -112,7 +113,7 @@ class TorchBackend:
     def _features(self, batch: Batch[Any]) -> Features:
         """What the model's modules take, on the CPU. Raises SetAside where images cannot be read."""
         if self.tokenizer is not None:
-            return {**padded(batch.pieces), "modality": "text"}  # a Router may go by it
+            return {**padded(batch.pieces, self._pad), "modality": "text"}  # a Router may go by it
         pieces = batch.pieces
         texts: list[Any] = [piece.text.removeprefix(batch.prompt) for piece in pieces]
         if self._reading is None:
@@ -161,6 +162,22 @@ class TorchBackend:
         rows: Vectors = found.float().cpu().numpy()
         return rows
 
+    def _unread(self, batch: Batch[Any], error: Exception) -> SetAside:
+        """Which texts of a batch that failed are at fault: some families read none of one or two tokens. Raises the error where all
+        of several are, or none is, and where the device is what fails."""
+        if isinstance(error, torch.AcceleratorError) or batch.pieces[0].picture is not None:
+            raise error
+        reasons = {}
+        for place, piece in enumerate(batch.pieces):
+            one = Batch([piece], batch.prompt, batch.kind, None)
+            try:
+                self._rows(one, self._features(one))
+            except Exception as alone:
+                reasons[place] = f"the model does not read {piece} ({said(alone)})"
+        if not reasons or len(reasons) == len(batch.pieces) > 1:
+            raise error
+        return SetAside(reasons)
+
     def _moved(self, feature: torch.Tensor) -> torch.Tensor:
         """To the model's device, pixels in the dtype that it computes in."""
         dtype = DTYPES[self._dtype] if feature.is_floating_point() else feature.dtype
@@ -192,12 +209,26 @@ def flash_attention(transformer: Any) -> bool:
     return "flash" in str(getattr(transformer.config, "_attn_implementation", ""))
 
 
-def padded(pieces: list[Piece]) -> dict[str, Any]:
-    """Features of a SentenceTransformer: int64 (B, T), padding on the right, which every family reads alike."""
+def pad_id(model: Any) -> int:
+    """What the model is padded with: some families look for it."""
+    config = getattr(getattr(model[0], "auto_model", None), "config", None)
+    for place in (getattr(model, "tokenizer", None), config):
+        if isinstance(found := getattr(place, "pad_token_id", None), int) and found >= 0:
+            return found
+    return 0
+
+
+def truncation_side(model: Any) -> str:
+    """Where a text that is too long loses tokens: "left" or "right"."""
+    return str(getattr(model.tokenizer, "truncation_side", "right"))
+
+
+def padded(pieces: list[Piece], pad: int) -> dict[str, Any]:
+    """Features of a SentenceTransformer: int64 (B, T), padding on the right, which every family reads alike. pad: see `pad_id`."""
     lengths = torch.tensor([len(piece.ids or ()) for piece in pieces])
     positions = torch.arange(int(lengths.max()))
     present = positions < lengths[:, None]
-    ids = torch.zeros(present.shape, dtype=torch.int64)
+    ids = torch.full(present.shape, pad, dtype=torch.int64)
     ids[present] = torch.from_numpy(np.concatenate([np.asarray(piece.ids, dtype=np.int64) for piece in pieces]))
     firsts = torch.tensor([piece.first for piece in pieces])
     features = {"input_ids": ids, "attention_mask": present.long()}

@@ -19,7 +19,7 @@ import numpy as np
 from embedkit.encoder import Encoded, OnLong
 from embedkit.encoders.ahead import made_ahead
 from embedkit.encoders.backend import Backend, Batch, SetAside
-from embedkit.encoders.batches import stepped, token_batches
+from embedkit.encoders.batches import Batching, equal_batches, stepped, token_batches
 from embedkit.encoders.images import Reading, check_readable
 from embedkit.encoders.pieces import Piece, Tokenization
 from embedkit.errors import DataError, ModelError
@@ -86,6 +86,7 @@ class Run:
     reading: Reading | None = None  # None: texts alone
     on_long: OnLong = "truncate"
     batch_size: int | None = None
+    batching: Batching = "padded"
     hurried: bool = False  # see Backend; a job is not, whose rows must not depend on where it was resumed
 
     def encoded(self, windows: Iterable[Sequence[Content]], on_batch: OnBatch | None = None) -> Iterator[Encoded]:
@@ -142,14 +143,19 @@ class Run:
         filled = [i for i, piece in enumerate(pieces) if piece.length]  # a row without any token stays zero
         for kind in sorted({pieces[i].kind for i in filled}):
             alike = [i for i in filled if pieces[i].kind == kind]
-            lengths = [stepped(pieces[i].length) for i in alike]
+            lengths = [pieces[i].length for i in alike]
             most, budget = self.batch_size, self.batch_tokens
             if kind != "text":
                 most, budget = min(most or PICTURES, PICTURES), budget * PICTURE_BUDGETS
-            for batch in token_batches(lengths, budget, most):
+            for batch in self._cut(lengths, budget, most):
                 window.batches.append([alike[i] for i in batch])
         window.left = len(window.batches)
         return window
+
+    def _cut(self, lengths: Sequence[int], budget: int, most: int | None) -> Iterator[list[int]]:
+        if self.batching == "padded":
+            return token_batches(list(map(stepped, lengths)), budget, most)
+        return equal_batches(lengths, budget, 1 if self.batching == "alone" else most)
 
     def _whole(self, i: int, content: Content) -> Piece:
         """A piece that the backend tokenizes."""

@@ -26,7 +26,7 @@ from embedkit.encoders.layers import keep_layers
 from embedkit.encoders.opened import limited
 from embedkit.encoders.pieces import Piece, Tokenization
 from embedkit.encoders.sentence_transformer import positions_of
-from embedkit.encoders.torch_backend import attention_without_plans, fast_tokenizer, padded
+from embedkit.encoders.torch_backend import attention_without_plans, fast_tokenizer, pad_id, padded, truncation_side
 from embedkit.errors import ModelError
 from embedkit.train.packed import Layout, can_be_packed, packed_attention, packed_features
 
@@ -41,7 +41,7 @@ class RowMaker:
     def __init__(self, model: Any, *, budget: int, precision: str = "float32", max_tokens: int | None = None) -> None:
         self.model, self._budget = model, budget
         self._dtype = torch.bfloat16 if precision == "bfloat16" else None
-        tokenizer = fast_tokenizer(model)
+        tokenizer, self._pad = fast_tokenizer(model), pad_id(model)
         if tokenizer is None:
             raise ModelError(
                 "The model takes more than the ids of a fast tokenizer; training is for text models with one."
@@ -49,7 +49,8 @@ class RowMaker:
         pool_prompt = all(getattr(module, "include_prompt", True) for module in model.children())
         if max_tokens is not None:
             limited(max_tokens, None, positions_of(model), model[0].auto_model.name_or_path)  # or a UsageError
-        self._tokenization = Tokenization(tokenizer, max_tokens or model.max_seq_length, pool_prompt=pool_prompt)
+        limit, side = max_tokens or model.max_seq_length, truncation_side(model)
+        self._tokenization = Tokenization(tokenizer, limit, pool_prompt=pool_prompt, side=side)
         self._packs = False
         self._packs = can_be_packed(model[0].auto_model) and self._packed_agrees()
 
@@ -84,7 +85,7 @@ class RowMaker:
         transformer, device = self.model[0], self.model.device
         config = transformer.auto_model.config
         early = [layer for layer in layers if layer != self.depth]
-        features = {name: tensor.to(device) for name, tensor in padded(list(pieces)).items()}
+        features = {name: tensor.to(device) for name, tensor in padded(list(pieces), self._pad).items()}
         layout = Layout(pieces, device) if self._packs else None
         with ExitStack() as modes:
             modes.enter_context(as_model_error(FAILED, STEP))
