@@ -119,8 +119,8 @@ def noted(backend: Any, shapes: set[tuple[int, int]]) -> Any:
     """`_of_known_shape`, its results' shapes kept where nobody waits for them."""
     original = type(backend)._of_known_shape
 
-    def known(self: Any, array: np.ndarray, hint: str) -> np.ndarray:
-        padded: np.ndarray = original(self, array, hint)
+    def known(self: Any, name: str, array: np.ndarray, hint: str) -> np.ndarray:
+        padded: np.ndarray = original(self, name, array, hint)
         if hint == "THROUGHPUT":
             shapes.add(padded.shape)  # type: ignore[arg-type]
         return padded
