@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from embedkit.encoders.backend import Batch
+from embedkit.encoders.foreign import quiet
 from embedkit.encoders.openvino_backend import Graph, OpenVinoBackend, available_threads, chosen_dtype
 from embedkit.encoders.openvino_import import import_openvino
 from embedkit.encoders.pieces import Piece, Tokenization
@@ -57,7 +58,7 @@ def convert(
         )
 
     try:
-        with warnings.catch_warnings(), torch.inference_mode():
+        with warnings.catch_warnings(), quiet(), torch.inference_mode():
             warnings.simplefilter(
                 "ignore"
             )  # tracing warns of every choice that might depend on its input: hence the probes

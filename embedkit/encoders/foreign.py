@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -47,3 +48,24 @@ def said(error: BaseException) -> str:
     """The first line of an error that says something; where in OpenVINO's source it arose does not."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line and not line.startswith("Exception from ")), type(error).__name__)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bar of the weights, without sentence-transformers' own line on the pooling that we name, and without
+    transformers' remarks that our calls cause on healthy models: heads that are left out, losses of a config, texts beyond a limit. What
+    matters in them is checked here (see `whole_weights`)."""
+    from transformers.utils import logging as transformers_logging
+
+    libraries = [logging.getLogger(name) for name in ("sentence_transformers", "transformers")]
+    shown, levels = transformers_logging.is_progress_bar_enabled(), [library.level for library in libraries]
+    transformers_logging.disable_progress_bar()
+    for library in libraries:
+        library.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for library, level in zip(libraries, levels, strict=True):
+            library.setLevel(level)
+        if shown:
+            transformers_logging.enable_progress_bar()

@@ -16,7 +16,7 @@ from embedkit.encoders.attention import attention_of
 from embedkit.encoders.conversion import convert
 from embedkit.encoders.default_model import DEFAULT_MODEL, WEIGHTS, check_weights
 from embedkit.encoders.fingerprint import describe_modules
-from embedkit.encoders.foreign import opening
+from embedkit.encoders.foreign import opening, quiet
 from embedkit.encoders.hub_cache import cached_file, offline
 from embedkit.encoders.images import Reading
 from embedkit.encoders.layers import check_it_runs, keep_layers
@@ -212,23 +212,6 @@ def _missing(model: Any, absent: set[str], expected: list[str] | None) -> set[st
     given = {source for target, source in tied.items() if target not in absent}
     ignored = re.compile("|".join([UNUSED, *(model._keys_to_ignore_on_load_missing or ())]))
     return {name for name in absent & wanted if name not in tied and name not in given and not ignored.search(name)}
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the progress bar of the weights, and without sentence-transformers' own line on the pooling that we name."""
-    from transformers.utils import logging as transformers_logging
-
-    library = logging.getLogger("sentence_transformers")
-    shown, level = transformers_logging.is_progress_bar_enabled(), library.level
-    transformers_logging.disable_progress_bar()
-    library.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        library.setLevel(level)
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 def torch_device(device: str) -> torch.device:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from embedkit.encoders.backend import Batch, SetAside, compute_settings
-from embedkit.encoders.foreign import FAILED, STEP, as_model_error, said
+from embedkit.encoders.foreign import FAILED, STEP, as_model_error, quiet, said
 from embedkit.encoders.images import Reading, rgb
 from embedkit.encoders.model_files import NO_LIMIT
 from embedkit.encoders.pieces import Piece
@@ -255,7 +255,8 @@ def take_plain_attention(model: Any) -> None:
     transformer = getattr(model[0], "auto_model", None)
     fused = str(getattr(getattr(transformer, "config", None), "_attn_implementation", "")) == "sdpa"
     if fused and (model.max_seq_length or NO_LIMIT) <= SHORT:
-        transformer.set_attn_implementation("eager")  # type: ignore[union-attr]
+        with quiet():  # some families take no other, and say so
+            transformer.set_attn_implementation("eager")  # type: ignore[union-attr]
 
 
 def cast(model: Any, dtype: torch.dtype) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from embedkit.encoders.backend import Backend, Batch, SetAside
 from embedkit.encoders.batches import Batching
-from embedkit.encoders.foreign import as_model_error
+from embedkit.encoders.foreign import as_model_error, quiet
 from embedkit.encoders.pieces import Piece, Tokenization
 from embedkit.encoders.torch_backend import pad_id, padded
 from embedkit.errors import ModelError
@@ -38,12 +38,13 @@ def tried(model: Any, tokenization: Tokenization | None, name: str) -> Trial:
     """model: a SentenceTransformer, weights as stored; those of half precision become float32 where texts can be read so alone.
 
     Raises ModelError where it reads no text, or gives the same text another row each time."""
-    try:
-        return _tried(model, tokenization, name)
-    except ModelError:
-        if _dtype(model) not in HALF:
-            raise
-        return _tried(model.float(), tokenization, name)
+    with quiet():
+        try:
+            return _tried(model, tokenization, name)
+        except ModelError:
+            if _dtype(model) not in HALF:
+                raise
+            return _tried(model.float(), tokenization, name)
 
 
 def _tried(model: Any, tokenization: Tokenization | None, name: str) -> Trial:

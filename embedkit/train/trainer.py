@@ -27,9 +27,9 @@ import yaml
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from embedkit.encoders.foreign import quiet
 from embedkit.encoders.layers import GRID
 from embedkit.encoders.loading import open_for_training
-from embedkit.encoders.sentence_transformer import quiet
 from embedkit.encoders.torch_backend import default_dtype, versions
 from embedkit.errors import IntegrityError, UsageError
 from embedkit.storage import (

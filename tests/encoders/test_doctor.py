@@ -331,7 +331,8 @@ def test_a_check_that_fails_is_said_to_have_failed(tmp_path: Path, monkeypatch: 
         raise ValueError("a library's own words")
 
     monkeypatch.setattr(patient, "tokens", fail)
-    assert examine(patient).not_checked == {"closing token": "it failed: ValueError: a library's own words"}
+    (finding,) = examine(patient).findings
+    assert finding[:2] == ("closing token", "The check failed (ValueError: a library's own words).")
 
 
 def test_a_model_that_cannot_be_opened_is_refused_as_load_refuses_it() -> None:

@@ -283,7 +283,6 @@ def test_the_doctor_finds_nothing_wrong_with_models_that_read_images(clip: Any, 
         examined = embedkit.doctor(encoder)
         assert examined.findings == []
         assert {"batch", "padding", "norm", "vocabulary"} <= set(examined.seen)
-        assert not [said for said in examined.not_checked.values() if said.startswith("it failed")]
 
 
 def test_without_pillow_one_sentence_says_what_to_install(clip_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

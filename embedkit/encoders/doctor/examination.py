@@ -10,6 +10,7 @@ from embedkit.encoders.doctor.checks import CHECKS
 from embedkit.encoders.doctor.first_look import no_first_look
 from embedkit.encoders.doctor.patient import Finding, NotChecked, Patient
 from embedkit.encoders.doctor.tokens import without_row
+from embedkit.encoders.foreign import quiet
 from embedkit.encoders.loading import load, open_reference
 from embedkit.encoders.text_encoder import TextEncoder
 from embedkit.encoders.vocabulary import TokenWithoutRow
@@ -19,7 +20,7 @@ from embedkit.encoders.vocabulary import TokenWithoutRow
 class Examination:
     """What the doctor says of a model.
 
-    findings: what is wrong, in the order of the checks. seen: check -> what was measured where nothing is wrong.
+    findings: what is wrong, in the order of the checks, with the checks that failed. seen: check -> what was measured where nothing is wrong.
     not_checked: check -> why it says nothing.
     """
 
@@ -64,13 +65,17 @@ def examine(patient: Patient) -> Examination:
             examination.not_checked[check.name] = f"it would only show {cause} again"
             continue
         try:
-            result = check.run(patient)
+            with quiet():
+                result = check.run(patient)
         except NotChecked as reason:
             examination.not_checked[check.name] = str(reason)
             continue
         except Exception as error:  # what a library raises on a model that it does not know says little of the model
-            examination.not_checked[check.name] = f"it failed: {type(error).__name__}: {str(error).strip()[:200]}"
-            continue
+            result = Finding(
+                check.name,
+                f"The check failed ({type(error).__name__}: {str(error).strip()[:200]}).",
+                "Try it with dtype float32.",
+            )
         if isinstance(result, Finding):
             examination.findings.append(result)
         else:
