@@ -113,9 +113,10 @@ class RowMaker:
 
     def _pooled(self, features: dict[str, Any], state: Tensor) -> Tensor:
         features = {**features, "token_embeddings": state.float()}
-        for module in self._heads():
-            features = module(features)
-        rows: Tensor = features["sentence_embedding"]
+        with as_model_error(FAILED, STEP):
+            for module in self._heads():
+                features = module(features)
+            rows: Tensor = features["sentence_embedding"]
         return rows
 
     def _heads(self) -> list[nn.Module]:

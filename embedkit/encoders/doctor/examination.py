@@ -20,7 +20,8 @@ from embedkit.encoders.vocabulary import TokenWithoutRow
 class Examination:
     """What the doctor says of a model.
 
-    findings: what is wrong, in the order of the checks, with the checks that failed. seen: check -> what was measured where nothing is wrong.
+    findings: what is wrong, in the order of the checks, and each check that failed. seen: check -> what was measured where
+    nothing is wrong.
     not_checked: check -> why it says nothing.
     """
 

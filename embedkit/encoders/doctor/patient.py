@@ -132,7 +132,7 @@ class Patient:
         if is_routed(self.model):
             raise NotChecked("a Router's routes have tokenizers of their own")
         features = self.model.preprocess([text])
-        if "input_ids" not in features:
+        if "input_ids" not in features or not hasattr(self.model.tokenizer, "convert_ids_to_tokens"):
             raise NotChecked("the model does not read tokens")
         return [str(token) for token in self.model.tokenizer.convert_ids_to_tokens(features["input_ids"][0].tolist())]
 
