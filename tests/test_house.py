@@ -80,6 +80,7 @@ MOVERS = {"move", "copy", "copy2", "copyfile", "copytree", "rename", "renames", 
 KNOWN_WRITES = {
     ("cli/options.py", "FileHandler"),
     ("index/documents.py", "connect"),
+    ("index/document_writer.py", "connect"),
     ("cli/main.py", "os.open"),
     ("limits.py", "os.open"),  # to read without waiting for a pipe's writer
     ("export/lance_table.py", "lancedb.connect"),

@@ -11,30 +11,20 @@ SQLite only finds the rows. That they are the right ones is shown by a checksum 
 their keys, which have no gaps: of a damaged file, a reader gives the right answer or raises IntegrityError. A file that
 somebody made to harm may hold views without end, trees that lead back to themselves and values of a gigabyte: a reader takes
 these tables alone, no value longer than the file, no more rows than it asked for, and stops a statement after STEPS.
-
-The same documents make the same bytes, whatever the sizes of the batches. Cost: a metadata value stands in the file
-three times, in its document, in its posting and in the index over these. The writer holds a few megabytes of entries,
-the numbers of one value while it writes them, and two page caches of 32 MiB; SQLite sorts the rest in a side file and in
-its folder for temporary files. 200,000 documents with 4 small fields: 4 s to append, 0.6 s to close, 85 MB.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
 import sqlite3
-import struct
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import groupby, starmap
-from operator import itemgetter
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -42,7 +32,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from embedkit.errors import DataError, IntegrityError
+from embedkit.errors import IntegrityError
 from embedkit.index.instants import instant
 from embedkit.typed import deeper_than, may_nest
 from embedkit.types import Document
@@ -56,7 +46,6 @@ PRESENT = b""  # comes after all numbers and texts
 AT_ONCE = 500  # values in one statement; SQLite allows 999 in its oldest builds
 IDS_READ = 10_000  # ids in memory while all are read
 STREAMED = 64  # documents in memory while all are read
-HELD = 1 << 20  # characters of metadata whose entries wait in memory to be written together
 PER_BUCKET = 128  # entries of ids, at most, in the mean
 FIELDS_KEPT = 256  # whose kinds of values are remembered
 DEEPEST = 100  # levels of metadata; Python's own parser ends somewhere below 1000, depending on the caller's depth
@@ -74,135 +63,6 @@ SCHEMA = (
     "CREATE TABLE sizes (documents INTEGER NOT NULL, postings INTEGER NOT NULL, sizes_check INTEGER NOT NULL)",
 )
 BY_VALUE = "CREATE UNIQUE INDEX by_value ON postings (field, value)"
-SIDE_SCHEMA = (
-    "CREATE TABLE ids (hash INTEGER NOT NULL, number INTEGER NOT NULL)",
-    "CREATE TABLE runs (field TEXT NOT NULL, value NOT NULL, first INTEGER NOT NULL, numbers BLOB NOT NULL)",
-)
-_to_json = json.JSONEncoder(ensure_ascii=False).encode
-
-
-class DocumentWriter:
-    """Fills a new file at `path`, in place of what is there. Durability is the caller's.
-
-    count: documents so far; text_bytes, id_bytes: of their titles, texts and metadata, and of their ids; seconds: what all this took.
-    Used by one thread at a time, not always the same.
-    A full disk is an OSError (ENOSPC), which SQLite says in its own way.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._side_path = path, path.with_name(path.name + ".sorting")
-        self.count = self.text_bytes = self.id_bytes = 0
-        self.seconds = 0.0
-        self._runs: dict[tuple[str, Value], list[int]] = {}
-        self._hashes: list[tuple[int, int]] = []
-        self._held = 0
-        for leftover in (self._path, self._side_path):
-            for suffix in ("", "-journal", "-wal", "-shm"):
-                leftover.with_name(leftover.name + suffix).unlink(missing_ok=True)
-        with _full_disk(path):
-            self._connection = _new_file(path, SCHEMA)
-            self._side = _new_file(self._side_path, SIDE_SCHEMA)
-
-    def append(self, documents: Iterable[Document], *, texts: bool) -> None:
-        """The next documents. texts=False stores ids and metadata, no title and no text.
-
-        Raises DataError for what cannot be stored: half of a surrogate pair, metadata that JSON cannot hold.
-        """
-        rows = (self._row(document, texts) for document in documents)
-        with _full_disk(self._path), self._clock():
-            self._connection.executemany("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-
-    def close(self) -> None:
-        """Makes the table of ids and the postings; the file is complete then. Raises DataError for an id that came twice."""
-        try:
-            with _full_disk(self._path), self._clock():
-                self._flush()
-                self._connection.executemany("INSERT INTO ids VALUES (?, ?, ?)", self._buckets())
-                self._connection.executemany("INSERT INTO postings VALUES (?, ?, ?, ?, ?, ?)", self._postings())
-                self._connection.execute(BY_VALUE)
-                (postings,) = self._connection.execute("SELECT coalesce(max(rank) + 1, 0) FROM postings").fetchone()
-                sizes = (self.count, postings)
-                self._connection.execute("INSERT INTO sizes VALUES (?, ?, ?)", (*sizes, _key_check(*sizes)))
-                self._connection.execute("COMMIT")
-        finally:
-            self._connection.close()
-            self._side.close()
-            self._side_path.unlink(missing_ok=True)
-
-    @contextmanager
-    def _clock(self) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds += time.perf_counter() - started
-
-    def _row(self, document: Document, texts: bool) -> tuple[object, ...]:
-        number, title, text = self.count, *((document.title, document.text) if texts else ("", ""))
-        try:
-            metadata = _to_json(dict(document.metadata)) if document.metadata else "{}"
-            content_check = _content_check(number, document.id, title, text, metadata)
-            hashed = _hash(document.id)
-            # as a reader will see it: names are strings, tuples are lists
-            pairs = set(_pairs(json.loads(metadata))) if document.metadata else set()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise DataError(
-                f"Document {number} ({document.id!r}) cannot be stored ({error}); give it Unicode text "
-                f"and metadata as JSON has it, at most {DEEPEST} levels deep."
-            ) from None
-        for key in pairs | {(field, PRESENT) for field, _ in pairs}:
-            self._runs.setdefault(key, []).append(number)
-        self._hashes.append((hashed, number))
-        self._held += len(metadata) + 64  # for the entry of the id
-        self.text_bytes += sum(len(part.encode()) for part in (title, text, metadata))
-        self.id_bytes += len(document.id.encode())
-        self.count += 1
-        if self._held >= HELD:
-            self._flush()
-        return number, document.id, _key_check(number, document.id), content_check, title, text, metadata
-
-    def _flush(self) -> None:
-        """What waits in memory goes to the side file. When this happens does not show in the result."""
-        runs = ((*key, numbers[0], struct.pack(f"<{len(numbers)}I", *numbers)) for key, numbers in self._runs.items())
-        with _full_disk(self._path):
-            self._side.executemany("INSERT INTO runs VALUES (?, ?, ?, ?)", runs)
-            self._side.executemany("INSERT INTO ids VALUES (?, ?)", self._hashes)
-        self._runs, self._hashes, self._held = {}, [], 0
-
-    def _buckets(self) -> Iterator[tuple[int, int, bytes]]:
-        """A row for every bucket, empty ones too: a reader must be able to tell them from lost ones."""
-        shift = 63 - bucket_bits(self.count)
-        expected = 0
-        for bucket, entries in groupby(self._hashed(), lambda entry: entry[0] >> shift):
-            yield from ((empty, crc32(b"", empty), b"") for empty in range(expected, bucket))
-            blob = np.array(list(entries), ENTRY).tobytes()
-            yield bucket, crc32(blob, bucket), blob
-            expected = bucket + 1
-        yield from ((empty, crc32(b"", empty), b"") for empty in range(expected, 1 << bucket_bits(self.count)))
-
-    def _hashed(self) -> Iterator[tuple[int, int]]:
-        """(hash, number) in order; ids whose hashes are the same are compared."""
-        ordered = self._side.execute("SELECT hash, number FROM ids ORDER BY hash, number")
-        for _, same in groupby(ordered, itemgetter(0)):
-            entries = list(same)
-            if len(entries) > 1:
-                self._refuse_repeated([number for _, number in entries])
-            yield from entries
-
-    def _refuse_repeated(self, numbers: Iterable[int]) -> None:
-        before: dict[str, int] = {}
-        for number in numbers:
-            (name,) = self._connection.execute("SELECT id FROM documents WHERE number = ?", (number,)).fetchone()
-            if name in before:
-                raise DataError(
-                    f"Document {number}: the id {name!r} came before, at document {before[name]}; "
-                    "give each document an id of its own."
-                )
-            before[name] = number
-
-    def _postings(self) -> Iterator[tuple[object, ...]]:
-        runs = self._side.execute("SELECT field, value, numbers FROM runs ORDER BY field, value, first")
-        for rank, ((field, value), same) in enumerate(groupby(runs, itemgetter(0, 1))):
-            numbers = b"".join(run[2] for run in same)
-            yield rank, field, value, _key_check(rank, field, value), crc32(numbers, rank), numbers
 
 
 class DocumentReader:
@@ -222,7 +82,7 @@ class DocumentReader:
                 f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
             )
         except sqlite3.Error as error:
-            _check_descriptors(error)
+            check_descriptors(error)
             raise self._damaged(error) from None
         if sys.version_info >= (3, 11):
             longest = min(max(path.stat().st_size, LEAST_LENGTH), 2**31 - 1)  # the most that SQLite can be told
@@ -252,7 +112,7 @@ class DocumentReader:
         bits = bucket_bits(self.count)
         wanted: dict[int, list[tuple[int, str]]] = {}
         for name in dict.fromkeys(ids):
-            hashed = _hash(name)
+            hashed = hash_of(name)
             wanted.setdefault(hashed >> (63 - bits), []).append((hashed, name))
         candidates: list[tuple[str, int]] = []
         for bucket, check, blob in self._rows_by("ids", "bucket", "bucket, entries_check, entries", sorted(wanted)):
@@ -329,7 +189,7 @@ class DocumentReader:
         if len(found) != 1:
             raise self._damaged(f"{len(found)} rows of sizes")
         documents, postings, check = found[0]
-        self._agree(check, _key_check(documents, postings))
+        self._agree(check, key_check(documents, postings))
         if type(postings) is not int:
             raise self._damaged("the number of its postings is none")
         if documents != self.count:
@@ -362,7 +222,7 @@ class DocumentReader:
         self._id(number, name, id_check)
         if not all(isinstance(part, str) for part in (title, text, metadata)):
             raise self._damaged(f"document {number} is no text")
-        self._agree(content_check, _content_check(number, name, title, text, metadata))
+        self._agree(content_check, contents_check(number, name, title, text, metadata))
         try:
             known = json.loads(metadata)
         except (ValueError, RecursionError) as error:
@@ -372,7 +232,7 @@ class DocumentReader:
         return Document(id=name, text=text, title=title, metadata=known)
 
     def _id(self, number: int, name: str, check: int) -> str:
-        self._agree(check, _key_check(number, name))
+        self._agree(check, key_check(number, name))
         if not isinstance(name, str):
             raise self._damaged(f"the id of document {number} is no text")
         return name
@@ -401,7 +261,7 @@ class DocumentReader:
 
     def _checked_key(self, row: tuple[Any, ...]) -> tuple[int, tuple[str, Value]]:
         rank, field, value, check = row
-        self._agree(check, _key_check(rank, field, value))
+        self._agree(check, key_check(rank, field, value))
         if not (isinstance(field, str) and (isinstance(value, (str, int, float)) or value == PRESENT)):
             raise self._damaged("a posting is of no value")
         return rank, (field, value)
@@ -439,7 +299,7 @@ class DocumentReader:
         except sqlite3.ProgrammingError:
             raise  # a closed reader, not a damaged file
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            _check_descriptors(error)
+            check_descriptors(error)
             raise self._damaged(error) from None
 
     def _agree(self, stored: object, computed: int) -> None:
@@ -474,21 +334,6 @@ def _as_float(value: int) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def _pairs(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Scalar]]:
-    """(field, value) of all values in it. Lists have several, mappings have fields of their own: "author.name"."""
-    waiting: list[tuple[str, Any, int]] = [(name, value, 1) for name, value in metadata.items()]
-    while waiting:
-        name, value, depth = waiting.pop()
-        if depth > DEEPEST:
-            raise ValueError("its metadata is nested too deep")
-        if isinstance(value, dict):
-            waiting += [(f"{name}.{inner}", item, depth + 1) for inner, item in value.items()]
-        elif isinstance(value, list):
-            waiting += [(name, item, depth + 1) for item in value]
-        elif (scalar := comparable(value)) is not None:
-            yield name, scalar
-
-
 def _is_before(field: str, cut: Cut, key: tuple[str, Value]) -> bool:
     """Whether the cut lies before the key, in the order that SQLite has."""
     value, after = cut
@@ -500,12 +345,12 @@ def _order(field: str, value: Value) -> tuple[str, int, Any]:
     return field, 2 if isinstance(value, bytes) else 1 if isinstance(value, str) else 0, value
 
 
-def _key_check(*values: object) -> int:
+def key_check(*values: object) -> int:
     """Checksum of short values, their types with them."""
     return crc32(ascii(values).encode())
 
 
-def _content_check(number: int, *parts: str) -> int:
+def contents_check(number: int, *parts: str) -> int:
     check = number
     for part in parts:
         data = part.encode()
@@ -513,7 +358,7 @@ def _content_check(number: int, *parts: str) -> int:
     return check
 
 
-def _hash(name: str) -> int:
+def hash_of(name: str) -> int:
     """63 bits, so that SQLite's integers hold it."""
     return int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") >> 1
 
@@ -522,32 +367,7 @@ def bucket_bits(count: int) -> int:
     return (count // PER_BUCKET).bit_length()
 
 
-def _new_file(path: Path, schema: Sequence[str]) -> sqlite3.Connection:
-    """With a transaction open. Nothing in it depends on the time or on the defaults of this build of SQLite."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    for pragma in ("page_size=4096", "auto_vacuum=0", "encoding='UTF-8'", "journal_mode=OFF", "synchronous=OFF"):
-        connection.execute(f"PRAGMA {pragma}")
-    connection.execute("PRAGMA temp_store=FILE")
-    connection.execute("PRAGMA cache_size=-32768")  # KiB; also what a sort holds in memory
-    connection.execute("BEGIN")
-    for statement in schema:
-        connection.execute(statement)
-    return connection
-
-
-@contextmanager
-def _full_disk(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        _check_descriptors(error)
-        code = errno.ENOSPC if "full" in str(error) else errno.EIO if "I/O" in str(error) else None
-        if code is None:
-            raise
-        raise OSError(code, str(error), str(path)) from None
-
-
-def _check_descriptors(error: Exception) -> None:
+def check_descriptors(error: Exception) -> None:
     """Where SQLite could not open a file, and does not say why: raises the OSError of a process that may open no more."""
     if "unable to open" in str(error):
         os.close(os.open(os.devnull, os.O_RDONLY))

@@ -20,7 +20,8 @@ import numpy as np
 
 from embedkit.errors import DataError, Stopped, UsageError
 from embedkit.index.calibration import Settings
-from embedkit.index.documents import DocumentReader, DocumentWriter
+from embedkit.index.document_writer import DocumentWriter
+from embedkit.index.documents import DocumentReader
 from embedkit.index.fine import BLOCK
 from embedkit.index.ids import open_array
 from embedkit.index.layout import Layout

@@ -22,7 +22,8 @@ from embedkit.index.built import write_record
 from embedkit.index.calibration import HELD_OUT, NEIGHBOURS, SHORTLISTS, USUAL_RECALL, Settings, calibrated, widened
 from embedkit.index.coarse import Codes, fill, least_rows, sample_size, train, write_codes
 from embedkit.index.costs import Task
-from embedkit.index.documents import DocumentReader, DocumentWriter
+from embedkit.index.document_writer import DocumentWriter
+from embedkit.index.documents import DocumentReader
 from embedkit.index.faiss_import import thread_count
 from embedkit.index.fine import BLOCK, RANGE_SAMPLE, FineRows, FineWriter
 from embedkit.index.ids import write_ids, write_numbers

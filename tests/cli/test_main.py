@@ -494,7 +494,7 @@ def test_a_stop_in_the_middle_of_an_index_leaves_nothing(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("embedkit.index.documents.DocumentWriter.append", interrupted)
+    monkeypatch.setattr("embedkit.index.document_writer.DocumentWriter.append", interrupted)
     done = run("index", "build", corpus, "-o", tmp_path / "x", "--model", tiny_model)
     assert "Stopped; nothing half-written is left." in done.sentence(75)
     assert listing(tmp_path) == set()

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from embedkit.errors import DataError, IntegrityError
+from embedkit.index import document_writer as writing
 from embedkit.index import documents as module
-from embedkit.index.documents import AT_ONCE, PRESENT, DocumentReader, DocumentWriter
+from embedkit.index.document_writer import DocumentWriter
+from embedkit.index.documents import AT_ONCE, PRESENT, DocumentReader
 from embedkit.types import Document
 
 DOCUMENTS = [
@@ -103,12 +105,12 @@ def test_a_file_of_more_than_two_gigabytes_opens(tmp_path: Path) -> None:
     assert DocumentReader(path, 3).documents([2]) == {2: DOCUMENTS[2]}
 
 
-@pytest.mark.parametrize("held", [1, 5000, module.HELD])
+@pytest.mark.parametrize("held", [1, 5000, writing.HELD])
 def test_the_same_documents_make_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: DocumentReader, held: int
 ) -> None:
     """Whatever the batches were, whenever the entries went to the side file, and whatever lay there before."""
-    monkeypatch.setattr(module, "HELD", held)
+    monkeypatch.setattr(writing, "HELD", held)
     path = tmp_path / "a.sqlite"
     for leftover in ("a.sqlite", "a.sqlite-journal", "a.sqlite.sorting"):
         (tmp_path / leftover).write_bytes(b"left by a crash" * 1000)
@@ -118,7 +120,7 @@ def test_the_same_documents_make_the_same_bytes(
 
 
 def test_a_writer_holds_entries_of_few_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HELD", 2000)
+    monkeypatch.setattr(writing, "HELD", 2000)
     writer, most = DocumentWriter(tmp_path / "a.sqlite"), 0
     for document in DOCUMENTS:
         writer.append([document], texts=True)
@@ -137,7 +139,8 @@ def test_an_id_that_came_before_is_refused(tmp_path: Path, between: int) -> None
 
 
 def test_ids_of_one_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_hash", lambda name: len(name) << 40)
+    for place in (module, writing):
+        monkeypatch.setattr(place, "hash_of", lambda name: len(name) << 40)
     reader = DocumentReader(write(tmp_path / "a.sqlite", DOCUMENTS), 1200)
     assert reader.numbers(["d7", "d12", "d1199", "dd", "d"]) == {"d7": 7, "d12": 12, "d1199": 1199}
 
@@ -352,7 +355,7 @@ def test_an_unfinished_file_is_said_to_be_damaged(tmp_path: Path) -> None:
 def sealed(path: Path, statement: str, *values: object) -> Path:
     """A file that somebody changed who computes checksums as we do."""
     connection = sqlite3.connect(path)
-    for name, function in (("key_check", module._key_check), ("content_check", module._content_check)):
+    for name, function in (("key_check", module.key_check), ("content_check", module.contents_check)):
         connection.create_function(name, -1, function)
     connection.execute(statement, values)
     connection.commit()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from embedkit.index import Layout, coarse
-from embedkit.index.documents import DocumentReader, DocumentWriter
+from embedkit.index.document_writer import DocumentWriter
+from embedkit.index.documents import DocumentReader
 from embedkit.index.ids import write_ids
 from embedkit.index.sizes import anatomy, document_bytes, fine_bytes, id_bytes
 from embedkit.jobs import build_index

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from embedkit.errors import UsageError
-from embedkit.index.documents import DocumentReader, DocumentWriter
+from embedkit.index.document_writer import DocumentWriter
+from embedkit.index.documents import DocumentReader
 from embedkit.index.instants import instant
 from embedkit.index.where import Where, check_deletion, matching, parse_where, read_where
 from embedkit.types import Document
