@@ -225,7 +225,7 @@ def test_long_texts_become_passages(tmp_path: Path) -> None:
     """A row every 12 characters, which says which of them it covers."""
     documents = corpus(11)
     index = build_index(documents, tmp_path / "x", model=Windowed(), on_long="chunk", fine="float32", metric="dot")
-    (segment,) = index._snapshot.segments
+    (segment,) = index.snapshot.segments
     assert segment.starts is not None and segment.spans is not None
     for number, document in enumerate(documents):
         parts = [document.text[at : at + 12] for at in range(0, max(1, len(document.text)), 12)]
@@ -246,7 +246,7 @@ def test_on_long_is_for_models_that_can(tmp_path: Path) -> None:
 def test_a_limit_takes_the_first_documents(tmp_path: Path, limit: int) -> None:
     documents = corpus(20)
     index = build_index(documents, tmp_path / "x", model=Windowed(), limit=limit)
-    assert list(index._snapshot.segments[0].documents.stream()) == documents[:limit]
+    assert list(index.snapshot.segments[0].documents.stream()) == documents[:limit]
     with pytest.raises(UsageError, match="limit=0 was asked for; expected at least 1"):
         build_index(documents, tmp_path / "y", model=Windowed(), limit=0)
     with pytest.raises(UsageError, match="limit=-1"):
@@ -284,7 +284,7 @@ def test_a_limit_of_vectors_counts_documents(tmp_path: Path, limit: int, on_long
     embed_corpus(documents, tmp_path / "v.npy", Windowed(), on_long=on_long)
     index = build_index(tmp_path / "v.npy", tmp_path / "x", documents=documents, limit=limit)
     left = [document for document in documents if document.text != "bad"][:limit]
-    assert list(index._snapshot.segments[0].documents.stream()) == left
+    assert list(index.snapshot.segments[0].documents.stream()) == left
     whole = build_index(left, tmp_path / "whole", model=Windowed(), on_long=on_long)
     assert index.info()["rows"] == whole.info()["rows"]
 
@@ -333,7 +333,7 @@ def test_vectors_in_fewer_bits_make_an_index_of_what_they_stand_for(
     file = open_vectors(tmp_path / f"v.{form}")
     decoded = file.rows.astype(np.float32) if file.ranges is None else file.ranges.decode(file.rows)
     index = build_index(tmp_path / f"v.{form}", tmp_path / "x", documents=documents, fine="float32", metric="dot")
-    np.testing.assert_array_equal(np.concatenate(list(index._snapshot.segments[0].fine.blocks())), decoded)
+    np.testing.assert_array_equal(np.concatenate(list(index.snapshot.segments[0].fine.blocks())), decoded)
     some = build_index(tmp_path / f"v.{form}", tmp_path / "y", documents=documents, limit=3)
     assert some.info()["documents"] == 3
     add_to_index(tmp_path / "y", tmp_path / f"v.{form}", documents=documents)
@@ -363,7 +363,7 @@ def test_bits_are_no_rows_of_an_index(tmp_path: Path, form: str) -> None:
 def test_rows_may_be_given_names_of_their_own(tmp_path: Path) -> None:
     embed_corpus(corpus(5), tmp_path / "v.npy", Windowed())
     index = build_index(tmp_path / "v.npy", tmp_path / "x", ids=[10, 20, 30, 40, 50])
-    assert list(index._snapshot.segments[0].ids) == ["10", "20", "30", "40", "50"]
+    assert list(index.snapshot.segments[0].ids) == ["10", "20", "30", "40", "50"]
     for wrong in ([1], list(range(6))):
         with pytest.raises(UsageError, match=f"{len(wrong)} ids came with 5 vectors"):
             build_index(tmp_path / "v.npy", tmp_path / "y", ids=wrong)

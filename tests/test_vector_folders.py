@@ -25,11 +25,11 @@ ROWS = bent_rows(12)
 
 
 def stored(index: Index) -> list[Document]:
-    return [document for segment in index._snapshot.segments for document in segment.documents.stream()]
+    return [document for segment in index.snapshot.segments for document in segment.documents.stream()]
 
 
 def vectors_of(index: Index) -> np.ndarray:
-    return np.concatenate([block for segment in index._snapshot.segments for block in segment.fine.blocks()])
+    return np.concatenate([block for segment in index.snapshot.segments for block in segment.fine.blocks()])
 
 
 def autofaiss(folder: Path) -> Path:

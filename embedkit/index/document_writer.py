@@ -33,11 +33,11 @@ from embedkit.index.documents import (
     Scalar,
     Value,
     bucket_bits,
-    check_descriptors,
     comparable,
     contents_check,
     hash_of,
     key_check,
+    raise_system_error,
 )
 from embedkit.types import Document
 
@@ -206,8 +206,7 @@ def _full_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        check_descriptors(error)
-        code = errno.ENOSPC if "full" in str(error) else errno.EIO if "I/O" in str(error) else None
-        if code is None:
+        raise_system_error(error, path)
+        if not any(said in str(error) for said in ("I/O", "unable to open")):
             raise
-        raise OSError(code, str(error), str(path)) from None
+        raise OSError(errno.EIO, str(error), str(path)) from None

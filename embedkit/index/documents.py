@@ -15,14 +15,13 @@ these tables alone, no value longer than the file, no more rows than it asked fo
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import sqlite3
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import starmap
 from pathlib import Path
@@ -32,8 +31,9 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from embedkit.errors import IntegrityError
+from embedkit.errors import IntegrityError, UsageError
 from embedkit.index.instants import instant
+from embedkit.index.lifetimes import at_the_end, forkable_lock, remembered
 from embedkit.typed import deeper_than, may_nest
 from embedkit.types import Document
 
@@ -50,6 +50,7 @@ PER_BUCKET = 128  # entries of ids, at most, in the mean
 FIELDS_KEPT = 256  # whose kinds of values are remembered
 DEEPEST = 100  # levels of metadata; Python's own parser ends somewhere below 1000, depending on the caller's depth
 LEAST_LENGTH = 1 << 20  # bytes that a value may have at least, of those that are asked for
+ATTEMPTS = 3  # to open a file while other threads take and give back descriptors
 STEPS = 2_000_000  # of SQLite's machine for one statement; the longest of ours takes a tenth of them
 ENTRY = np.dtype([("hash", "<u8"), ("number", "<u4")])
 
@@ -74,20 +75,18 @@ class DocumentReader:
 
     def __init__(self, path: Path, count: int) -> None:
         self._path, self.count = path, count
-        self._lock = threading.Lock()
-        self.kinds: Callable[[str], frozenset[type]] = lru_cache(FIELDS_KEPT)(self._kinds)  # asked by every filter
-        self._passed = False  # whether the statement that runs was asked after before
+        self._lock = forkable_lock(statements=True)
+        self._known_kinds: dict[str, frozenset[type]] = {}
+        self._patience = _Patience()
         try:
-            self._connection = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
-            )
-        except sqlite3.Error as error:
-            check_descriptors(error)
-            raise self._damaged(error) from None
+            self._connection = _connected(path)
+        except FileNotFoundError as error:
+            raise self._damaged(error.strerror) from None
+        at_the_end(self, self._connection.close)  # it is in a cycle of its own: its statements
         if sys.version_info >= (3, 11):
             longest = min(max(path.stat().st_size, LEAST_LENGTH), 2**31 - 1)  # the most that SQLite can be told
             self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, longest)
-        self._connection.set_progress_handler(self._is_endless, STEPS // 2)
+        self._connection.set_progress_handler(self._patience.is_over, STEPS // 2)
         try:
             self._check_schema()
             self._ranks = self._read_sizes()
@@ -142,8 +141,11 @@ class DocumentReader:
             _, key = self._seek(key[0], (PRESENT, True))
         return names
 
-    def _kinds(self, field: str) -> frozenset[type]:
+    def kinds(self, field: str) -> frozenset[type]:
         """float where one of the field's values is a number, str where one is a text; empty where no document has it."""
+        return remembered(self._known_kinds, FIELDS_KEPT, field, self._kinds)  # asked by every filter
+
+    def _kinds(self, field: str) -> frozenset[type]:
         found = (self._seek(field, (first, False))[1] for first in (-math.inf, ""))
         values = (key[1] for key in found if key is not None and key[0] == field)
         return frozenset(str if isinstance(value, str) else float for value in values if value != PRESENT)
@@ -160,7 +162,8 @@ class DocumentReader:
         return self._numbers(first, end)
 
     def close(self) -> None:
-        self._connection.close()
+        with self._lock:  # SQLite does not survive it under a statement
+            self._connection.close()
 
     def _ids_between(self, start: int, stop: int) -> list[str]:
         found = self._select(
@@ -177,11 +180,6 @@ class DocumentReader:
         found = self._select("SELECT sql FROM sqlite_master", (), len(SCHEMA) + 1)
         if {statement for (statement,) in found} != {*SCHEMA, BY_VALUE}:
             raise self._damaged("it holds other tables than those of an index")
-
-    def _is_endless(self) -> bool:
-        """Asked by SQLite after every STEPS // 2 steps, counted over all runs of a statement: the second time in one run it is."""
-        self._passed, again = True, self._passed
-        return again
 
     def _read_sizes(self) -> int:
         """The number of postings."""
@@ -294,12 +292,12 @@ class DocumentReader:
         """The rows, of which there can be `most`, or one more than that."""
         try:
             with self._lock:
-                self._passed = False
+                self._patience.passed = False
                 return self._connection.execute(statement, values).fetchmany(most + 1)
-        except sqlite3.ProgrammingError:
-            raise  # a closed reader, not a damaged file
+        except sqlite3.ProgrammingError:  # not a damaged file
+            raise UsageError(f"{self._path} was closed meanwhile; open its index again.") from None
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            check_descriptors(error)
+            raise_system_error(error, self._path)
             raise self._damaged(error) from None
 
     def _agree(self, stored: object, computed: int) -> None:
@@ -367,7 +365,33 @@ def bucket_bits(count: int) -> int:
     return (count // PER_BUCKET).bit_length()
 
 
-def check_descriptors(error: Exception) -> None:
-    """Where SQLite could not open a file, and does not say why: raises the OSError of a process that may open no more."""
-    if "unable to open" in str(error):
+class _Patience:
+    """With one run of a statement. An object of its own: a connection that called a method of its reader would keep it alive."""
+
+    passed = False  # whether the statement that runs was asked after before
+
+    def is_over(self) -> bool:
+        """Asked by SQLite after every STEPS // 2 steps, counted over all runs of a statement: the second time in one run it is."""
+        self.passed, again = True, self.passed
+        return again
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    """Read only. That a file cannot be opened is no damage: raises the OSError."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+        except sqlite3.Error as error:
+            os.close(os.open(path, os.O_RDONLY))
+            if attempt == ATTEMPTS - 1:  # it can be opened, and every time it could not just before
+                raise OSError(errno.EIO, f"SQLite could not open it ({error})", str(path)) from None
+    raise AssertionError
+
+
+def raise_system_error(error: Exception, path: Path) -> None:
+    """The OSError behind what SQLite says of a system that has no descriptors or no space left; else nothing is raised."""
+    said = str(error)
+    if "unable to open" in said:  # a file for sorting, perhaps; it does not say which, nor why
         os.close(os.open(os.devnull, os.O_RDONLY))
+    if "is full" in said:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from None

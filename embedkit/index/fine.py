@@ -8,9 +8,7 @@ index). The same pair has the same score in whatever company it is computed, so 
 from __future__ import annotations
 
 import functools
-import mmap
 import os
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 
 from embedkit.errors import IntegrityError
 from embedkit.index.faiss_import import import_faiss
+from embedkit.index.lifetimes import Descriptor, expect_random, mapped
 from embedkit.storage import HEADER, PositionalFile, npy_header
 from embedkit.types import Array, Rows, Vectors
 from embedkit.vectors import DTYPES, STEPS, Ranges
@@ -94,22 +93,23 @@ class FineRows:
     def __init__(self, path: Path, count: int, dim: int, fine: str, ranges: Ranges | None = None) -> None:
         self.path, self.count, self.dim, self.fine, self.ranges = path, count, dim, fine, ranges
         expected = HEADER + count * dim * STORED[fine].itemsize
-        self._descriptor = os.open(path, os.O_RDONLY)
-        self._let_go = weakref.finalize(self, os.close, self._descriptor)  # also where nobody calls close
-        beginning = os.pread(self._descriptor, HEADER, 0)
-        if beginning != npy_header((count, dim), STORED[fine]) or os.fstat(self._descriptor).st_size != expected:
+        self._file: Descriptor | None = Descriptor(path)
+        number = self._file.number
+        beginning = os.pread(number, HEADER, 0)
+        if beginning != npy_header((count, dim), STORED[fine]) or os.fstat(number).st_size != expected:
             raise IntegrityError(f"{path} is no array of {count} rows any more; build the index again.")
-        self._map = mmap.mmap(self._descriptor, expected, prot=mmap.PROT_READ)
-        self.stored: Array = np.frombuffer(self._map, STORED[fine], count * dim, HEADER).reshape(count, dim)
+        self._whole = mapped(number, expected)
+        self.stored: Array = self._whole[HEADER:].view(STORED[fine]).reshape(count, dim)
         self.kernel = kernel_over(self.stored, fine, ranges)
 
     def close(self) -> None:
-        """The map goes with the last array over it."""
-        self._let_go()
+        """The file and its map go with the last who reads in them."""
+        self._file = self.kernel = None
+        self.stored, self._whole = self.stored[:0].copy(), self._whole[:0].copy()
 
     def expect_shortlists(self) -> None:
         """Their rows lie far apart: no reading ahead."""
-        self._map.madvise(mmap.MADV_RANDOM)
+        expect_random(self._whole)
 
     def blocks(self) -> Iterator[Vectors]:
         """All rows, decoded, BLOCK at a time."""
@@ -162,21 +162,24 @@ class FineRows:
     def ask_for(self, rows: Rows) -> bool:
         """Starts reading these rows, all at once and in their order on disk, where they are not in memory; whether that was
         so. Page faults would wait for one after the other."""
+        if (file := self._file) is None:
+            return False
         width = self.stored.strides[0]
         offsets = np.unique(rows[rows >= 0]) * width + HEADER
-        if all(self._is_cached(int(offset), width) for offset in offsets[:: max(1, len(offsets) // LOOKED_AT)]):
+        if all(_is_cached(file, int(offset), width) for offset in offsets[:: max(1, len(offsets) // LOOKED_AT)]):
             return False
         for offset in offsets.tolist():
-            os.posix_fadvise(self._descriptor, offset, width, os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(file.number, offset, width, os.POSIX_FADV_WILLNEED)
         return True
 
-    def _is_cached(self, offset: int, width: int) -> bool:
-        try:
-            return os.preadv(self._descriptor, [bytearray(width)], offset, os.RWF_NOWAIT) == width
-        except BlockingIOError:
-            return False
-        except (OSError, AttributeError):  # a file system or a system that cannot say
-            return True
+
+def _is_cached(file: Descriptor, offset: int, width: int) -> bool:
+    try:
+        return os.preadv(file.number, [bytearray(width)], offset, os.RWF_NOWAIT) == width
+    except BlockingIOError:
+        return False
+    except (OSError, AttributeError):  # a file system or a system that cannot say
+        return True
 
 
 def kernel_over(stored: Array, fine: str, ranges: Ranges | None) -> Any:

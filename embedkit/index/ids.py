@@ -7,19 +7,26 @@ each begins, 4 or 8 bytes.
 from __future__ import annotations
 
 import math
+import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from embedkit.errors import IntegrityError
+from embedkit.index.lifetimes import mapped, mapped_file
 from embedkit.index.manifest import ID_TEXTS, IDS
 from embedkit.storage import HEADER, npy_header, remove, sealed_partial
 from embedkit.types import Array, Rows
 
 LONGEST_NUMBER = 18  # digits that certainly fit in 64 bits
 BLOCK = 65_536  # ids taken at once
+
+
+def several(ids: Sequence[str] | str) -> Sequence[str]:
+    """The ids that a caller gave: a str is one, not its characters."""
+    return [ids] if isinstance(ids, str) else ids
 
 
 def write_ids(path: Callable[[str], Path], ids: Iterable[str]) -> list[str]:
@@ -62,13 +69,12 @@ def open_array(path: Path, shape: tuple[int, ...] | None, kinds: tuple[str, ...]
 
     The header is compared with the one that we write, not parsed: Python 3.11 cannot parse from several threads at once (its
     issue 106905)."""
-    size, header = path.stat().st_size, b""
-    with path.open("rb") as stream:
-        header = stream.read(HEADER)
-    for dtype in map(np.dtype, kinds):
-        found = (max(0, size - HEADER) // dtype.itemsize,) if shape is None else shape
-        if header == npy_header(found, dtype) and size == HEADER + math.prod(found) * dtype.itemsize:
-            return np.memmap(path, dtype, mode="r", offset=HEADER, shape=found)
+    with path.open("rb", buffering=0) as stream:
+        size, header = os.fstat(stream.fileno()).st_size, stream.read(HEADER)
+        for dtype in map(np.dtype, kinds):
+            found = (max(0, size - HEADER) // dtype.itemsize,) if shape is None else shape
+            if header == npy_header(found, dtype) and size == HEADER + math.prod(found) * dtype.itemsize:
+                return mapped(stream.fileno(), size)[HEADER:].view(dtype).reshape(found)
     expected = f"{' or '.join(kinds)} {shape or '(n,)'}"
     raise IntegrityError(f"{path} is no array of {expected}, as its manifest says; build the index again.")
 
@@ -79,15 +85,19 @@ class Ids:
     def __init__(self, path: Callable[[str], Path], count: int, *, texts: bool) -> None:
         self._path = path(ID_TEXTS if texts else IDS)
         self._numbers: Array = np.asarray(open_array(path(IDS), (count + 1 if texts else count,), ("<u4", "<u8")))
-        self._texts = np.memmap(self._path, np.uint8, mode="r") if texts and self._path.stat().st_size else None
+        self._texts = mapped_file(self._path).data if texts else memoryview(b"")
         self._is_text, self.count = texts, count
+
+    def close(self) -> None:
+        """The maps go with the last who reads in them."""
+        self._numbers, self._texts = self._numbers[:0].copy(), memoryview(b"")
 
     def of(self, numbers: Rows) -> list[str]:
         """The ids of document numbers (n,). Raises IntegrityError where the file is damaged."""
         if not self._is_text:
             return list(map(str, self._numbers[numbers].tolist()))
         starts, ends = self._numbers[numbers].tolist(), self._numbers[numbers + 1].tolist()
-        data = memoryview(b"") if self._texts is None else self._texts.data
+        data = self._texts
         try:
             return [str(data[start:end], "utf-8") for start, end in zip(starts, ends, strict=True)]
         except UnicodeDecodeError as error:

@@ -6,7 +6,6 @@ scores, and ties are ordered as trec_eval does: the larger id first. An index is
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,29 +15,30 @@ from typing import Any, cast
 import numpy as np
 
 from embedkit.corpus import Fields, read_corpus
-from embedkit.corpus.documents import checked_id
 from embedkit.encoder import Encoder, OnLong, SparseEncoder, contents
-from embedkit.errors import DataError, ModelMismatch, UsageError
+from embedkit.errors import ModelMismatch, Stopped, UsageError
 from embedkit.index.built import build_facts
 from embedkit.index.calibration import Settings
 from embedkit.index.embedding import embedded
 from embedkit.index.faiss_import import faiss_threads
 from embedkit.index.fusion import Fusion
 from embedkit.index.hits import as_hits
-from embedkit.index.manifest import DOCUMENTS, FINE, POSTED, WEIGHTS, Manifest, Method, Metric, check_files
+from embedkit.index.ids import several
+from embedkit.index.lifetimes import forkable_lock
+from embedkit.index.manifest import DOCUMENTS, FINE, POSTED, WEIGHTS, Manifest, Method, check_files
 from embedkit.index.modes import Candidates, Mode, Ready, check_mode, found, hybrid_candidates
+from embedkit.index.opened import Opened
+from embedkit.index.queries import compared, narrowed
 from embedkit.index.ranking import Group
 from embedkit.index.snapshot import Asked, Snapshot
 from embedkit.index.sparse import Weights
 from embedkit.index.sparse_input import asked_weights, encoded_entries, file_entries, query_weights, texts_of
-from embedkit.index.update import Change, changing
+from embedkit.index.update import Change, add_rows, changing
 from embedkit.index.versions import remove_old
 from embedkit.index.where import all_fields
-from embedkit.index.writer import Content, Entries
-from embedkit.types import Array, Document, Hits, Vectors
-from embedkit.vectors import unit_rows
+from embedkit.index.writer import Entries
+from embedkit.types import Document, Hits, Vectors
 
-UNIT_WITHIN = 1e-6  # of the squared length: the rounding of float32
 ON_DISK = (DOCUMENTS, POSTED, WEIGHTS)
 Filter = Mapping[str, Any]
 SparseQueries = str | Sequence[str | Weights]
@@ -67,24 +67,25 @@ class Index:
         self._make_encoder, self._encoder = encoder, None  # type: Callable[[], Encoder] | None, Encoder | None
         self._make_sparse, self._sparse = sparse_encoder, None  # type: Callable[[], SparseEncoder] | None, SparseEncoder | None
         self.query_options = dict(query_options or {})
-        self._loading = threading.Lock()
-        self._snapshot = Snapshot(self.path, check=check)
+        self._loading = forkable_lock()
+        self._opened = Opened(self.path, check=check)
 
     @property
     def manifest(self) -> Manifest:
         """Of the version that is open."""
-        return self._snapshot.manifest
+        return self._opened.manifest
 
     @property
     def snapshot(self) -> Snapshot:
-        """The version that is open, for what measures it."""
-        return self._snapshot
+        """The version that is open, for what measures it, and neither closes nor changes the index meanwhile."""
+        return self._opened.snapshot
 
     def close(self) -> None:
-        """Lets its version go; a writer may remove it then."""
-        self._snapshot.close()
+        """Lets its version go, with the last search that is running; a writer may remove it then. Nothing can be asked afterwards."""
+        self._opened.close()
 
     def __enter__(self) -> Index:
+        self._opened.snapshot  # noqa: B018  it is open
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -142,21 +143,21 @@ class Index:
                 raise UsageError(f"{name}={value} came; expected at least 1.")
         if group not in ("best", "mean", None):
             raise UsageError(f"group={group!r} came; expected 'best', 'mean' or None.")
-        snapshot = self._snapshot  # another thread may change the index meanwhile
-        k = min(k, snapshot.row_count)
-        asked = Asked(None if where is None else snapshot.where(where), group, shortlist, probes)
+        check_mode(mode, group, like)
         if mode == "dense" and (queries is None) == (like is None):
             raise UsageError("Give either queries or like=, the ids of stored documents.")
-        check_mode(mode, group, like)
-        ready = self._ready(snapshot, mode, queries, sparse_queries, like)
-        # for one query, several threads would wait for each other
-        with faiss_threads(self.threads if ready.queries > 1 else 1):
-            fused_by = self._fusion(snapshot.manifest, fusion, weight) if mode == "hybrid" else Fusion()
-            ranked, explained = found(snapshot, ready, k, asked, fused_by)
-            if min_score is not None:
-                ranked = ranked.where(ranked.scores >= min_score)
-            explanations = explained(ranked) if explain else None
-        return as_hits(snapshot, ranked, k, group, documents, explanations, passages=mode != "sparse")
+        with self._opened.taken() as snapshot:  # another thread may change the index meanwhile
+            k = min(k, snapshot.row_count)
+            asked = Asked(None if where is None else snapshot.where(where), group, shortlist, probes)
+            ready = self._ready(snapshot, mode, queries, sparse_queries, like)
+            # for one query, several threads would wait for each other
+            with faiss_threads(self.threads if ready.queries > 1 else 1):
+                fused_by = self._fusion(snapshot.manifest, fusion, weight) if mode == "hybrid" else Fusion()
+                ranked, explained = found(snapshot, ready, k, asked, fused_by)
+                if min_score is not None:
+                    ranked = ranked.where(ranked.scores >= min_score)
+                explanations = explained(ranked) if explain else None
+            return as_hits(snapshot, ranked, k, group, documents, explanations, passages=mode != "sparse")
 
     def _ready(
         self,
@@ -184,7 +185,7 @@ class Index:
         vectors = snapshot.stored_vectors(own) if queries is None else self._vectors(queries)
         if weights is not None and len(weights) != len(vectors):
             raise UsageError(f"{len(weights)} sparse queries came with {len(vectors)} queries; give one for each.")
-        return Ready(_compared(vectors, self.manifest.metric), weights, own)
+        return Ready(compared(vectors, self.manifest.metric), weights, own)
 
     def _fusion(self, manifest: Manifest, method: Method | None, weight: float | None) -> Fusion:
         stored = Fusion() if manifest.sparse is None else Fusion(manifest.sparse.fusion, manifest.sparse.weight)
@@ -202,26 +203,29 @@ class Index:
         self, queries: Any, k: int = 10, *, sparse_queries: SparseQueries | None = None
     ) -> list[tuple[list[str], Candidates]]:
         """What a hybrid search for k chooses from: of each query the ids, and their scores by both legs."""
-        snapshot = self._snapshot
-        ready = self._ready(snapshot, "hybrid", queries, sparse_queries, None)
-        assert ready.vectors is not None and ready.weights is not None
-        found = hybrid_candidates(snapshot, ready.vectors, ready.weights, min(k, snapshot.row_count), Asked())
-        return [(snapshot.document_ids(some.keys), some) for some in found]
+        with self._opened.taken() as snapshot:
+            ready = self._ready(snapshot, "hybrid", queries, sparse_queries, None)
+            assert ready.vectors is not None and ready.weights is not None
+            found = hybrid_candidates(snapshot, ready.vectors, ready.weights, min(k, snapshot.row_count), Asked())
+            return [(snapshot.document_ids(some.keys), some) for some in found]
 
-    def get(self, ids: Sequence[str]) -> list[Document]:
+    def get(self, ids: Sequence[str] | str) -> list[Document]:
         """The documents of these ids, in that order. Raises KeyError for an id that is not there."""
-        try:
-            keys = self._snapshot.keys(ids)
-        except UsageError as error:
-            raise KeyError(str(error)) from None
-        return self._snapshot.documents(np.array([keys[identifier] for identifier in ids], dtype=np.int64))
+        ids = several(ids)
+        with self._opened.taken() as snapshot:
+            try:
+                keys = snapshot.keys(ids)
+            except UsageError as error:
+                raise KeyError(str(error)) from None
+            return snapshot.documents(np.array([keys[identifier] for identifier in ids], dtype=np.int64))
 
     # --- facts --------------------------------------------------------------------------------------------------------
 
     def verify(self) -> None:
         """Reads every byte. Raises IntegrityError that names the first file, and its bytes, that are missing or changed, or a
         file that does not belong there."""
-        check_files(self.path, self.manifest)
+        with self._opened.taken() as snapshot:
+            check_files(self.path, snapshot.manifest)
 
     def bytes_on_disk(self) -> int:
         return sum(record["bytes"] for record in self.manifest.named_files().values())
@@ -237,7 +241,11 @@ class Index:
 
     def info(self) -> Mapping[str, Any]:
         """The facts of the manifest, and sizes in bytes."""
-        manifest = self.manifest
+        with self._opened.taken() as snapshot:
+            return self._facts(snapshot)
+
+    def _facts(self, snapshot: Snapshot) -> Mapping[str, Any]:
+        manifest = snapshot.manifest
         return {
             "path": str(self.path),
             "version": manifest.number,
@@ -264,7 +272,7 @@ class Index:
             "recipe": None if manifest.recipe is None else asdict(manifest.recipe),
             "texts": manifest.texts,
             "empty_texts": sum(segment.empty_texts for segment in manifest.segments),
-            "fields": all_fields(segment.documents for segment in self._snapshot.segments),
+            "fields": all_fields(segment.documents for segment in snapshot.segments),
             "model": manifest.source.model,
             "fingerprint": manifest.source.fingerprint,
             "bytes_in_ram": self.bytes_in_ram(),
@@ -278,7 +286,7 @@ class Index:
 
     def vectors(self, queries: Any) -> Vectors:
         """(n, dim) of texts, images or vectors, as they are compared. Raises what `search` raises."""
-        return _compared(self._vectors(queries), self.manifest.metric)
+        return compared(self._vectors(queries), self.manifest.metric)
 
     def _vectors(self, queries: Any) -> Vectors:
         if isinstance(queries, np.ndarray):
@@ -287,19 +295,7 @@ class Index:
             vectors = self.encoder().encode(contents(queries), kind="query", **self.query_options)
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
             raise UsageError(f"Queries of shape {vectors.shape} came; this index holds rows of width {self.dim}.")
-        return vectors if vectors.dtype == np.float32 else self._narrowed(vectors)
-
-    def _narrowed(self, vectors: Array) -> Vectors:
-        """float32 of queries in another dtype. Raises UsageError for what are no numbers, or too small for float32."""
-        if vectors.dtype.kind not in "fiub":
-            raise UsageError(f"Queries of {vectors.dtype} came; expected numbers.")
-        if self.manifest.metric == "cosine":
-            return unit_rows(vectors)
-        with np.errstate(over="ignore"):
-            narrow = vectors.astype(np.float32)
-        if (vectors.any(axis=1) & ~narrow.any(axis=1)).any():
-            raise UsageError("A query vector is so small that it is zero in float32; scale it.")
-        return narrow
+        return vectors if vectors.dtype == np.float32 else narrowed(vectors, self.manifest.metric)
 
     def encoder(self) -> Encoder:
         """The model that made the rows, opened at the first call.
@@ -308,7 +304,7 @@ class Index:
         """
         source = self.manifest.source
         with self._loading:
-            if self._encoder is None:
+            if self._encoder is None or self._encoder.fingerprint != source.fingerprint:
                 if source.fingerprint is None or self._make_encoder is None:
                     raise UsageError(f"{self.path} was built from vectors that name no model; search it with vectors.")
                 encoder = self._make_encoder()
@@ -327,7 +323,7 @@ class Index:
         """The model that made the weights of the sparse leg, opened at the first call; what is raised is as for `encoder`."""
         sparse = self.manifest.sparse
         with self._loading:
-            if self._sparse is None:
+            if self._sparse is None or sparse is None or self._sparse.fingerprint != sparse.fingerprint:
                 if sparse is None or sparse.fingerprint is None or self._make_sparse is None:
                     raise UsageError(
                         f"{self.path} has no sparse leg by a model that is known here; give weights (sparse_queries)."
@@ -347,27 +343,29 @@ class Index:
         self,
         source: Any,
         *,
-        ids: Sequence[str] | None = None,
+        ids: Sequence[str] | str | None = None,
         fields: Fields = Fields(),  # noqa: B008
         ram: int | None = None,
         sparse: str | Path | None = None,
     ) -> int:
         """Adds documents, or replaces those of the same id, in one commit; how many came. This index is the new version then.
 
-        source: a corpus (see `read_corpus`), which the index's model embeds; or vectors (n, dim) with their ids. `jobs.add_to_index`
-        does the same for more documents than one cares to embed twice after a crash. sparse: a file with their weights, where the
-        sparse leg was built from one. Raises what `build_index` raises, and
-        Stopped while another process writes to the index; the index is as it was then, unless a disk fails after the commit.
+        source: a corpus (see `read_corpus`), which the index's model embeds; or vectors (n, dim) with their ids (a str is one).
+        `jobs.add_to_index` does the same for more documents than one cares to embed twice after a crash. sparse: a file with their
+        weights, where the sparse leg was built from one. Raises what `build_index` raises, ModelMismatch where another model has
+        built the index again, and Stopped while somebody else writes to it; the index is as it was then, unless a disk fails after
+        the commit.
         """
-        if not isinstance(source, np.ndarray):
-            self.encoder()  # before anything is written
+        # before anything is written, and under the lock still so: another may build the index again meanwhile
+        known = self._opened.snapshot.manifest
+        encoder = None if isinstance(source, np.ndarray) else self.encoder()
         entries = self.sparse_entries(sparse)
-        with self._changed(ram) as change:
+        with self._changed(ram, known) as change:
             change.entries = entries or change.entries
-            if isinstance(source, np.ndarray):
-                return _add_vectors(change, source, ids)
-            on_long = cast(OnLong, self.manifest.source.on_long)
-            with embedded(change, read_corpus(source, fields), self.encoder(), on_long) as (rows, content):
+            if encoder is None:
+                return add_rows(change, source, ids)
+            on_long = cast(OnLong, change.old.source.on_long)
+            with embedded(change, read_corpus(source, fields), encoder, on_long) as (rows, content):
                 change.add(rows, content)
                 return content.documents
 
@@ -389,13 +387,18 @@ class Index:
     def set_fusion(self, method: Method, weight: float) -> None:
         """Stores how hybrid search fuses, as a new version. Raises UsageError where there is no sparse leg."""
         Fusion(method, weight).check()
-        self._snapshot.sparse()
+        with self._opened.taken() as snapshot:
+            snapshot.sparse()
         with self._changed(None) as change:
             change.set_fusion(method, weight)
 
     def set_settings(self, settings: Mapping[int, Settings]) -> None:
         """Stores how segments, by number, are searched, as a new version. Raises Stopped where they have changed meanwhile."""
+        measured = {record.number: record.files for record in self.manifest.segments}
         with self._changed(None) as change:
+            there = {record.number: record.files for record in change.old.segments}
+            if any(there.get(number) != measured.get(number) for number in settings):
+                raise Stopped(f"{self.path} has been changed since its settings were measured; run this again.")
             change.set_settings(settings)
 
     def delete(self, ids: Sequence[str] | str | None = None, *, where: Filter | None = None) -> int:
@@ -404,7 +407,7 @@ class Index:
             raise UsageError("Give either ids or where=, a filter.")
         with self._changed(None) as change:
             if ids is not None:
-                return change.delete([ids] if isinstance(ids, str) else ids)
+                return change.delete(several(ids))
             assert where is not None
             return change.delete_where(where)
 
@@ -415,39 +418,12 @@ class Index:
                 change.merge(len(change.segments))
 
     @contextmanager
-    def _changed(self, ram: int | None) -> Iterator[Change]:
-        with changing(self.path, ram) as change:
+    def _changed(self, ram: int | None, known: Manifest | None = None) -> Iterator[Change]:
+        self._opened.snapshot  # noqa: B018  it is not closed
+        with changing(self.path, ram, known) as change:
             yield change
             if not change.changed:
                 return
             manifest = change.commit()
-            self._snapshot = Snapshot(self.path, check=False)  # the old one goes with the last search that uses it
+            self._opened.follow(manifest)  # the old one goes with the last search that uses it
             remove_old(self.path, manifest)  # which it kept from being removed
-
-
-def _add_vectors(change: Change, rows: Array, ids: Sequence[str] | None) -> int:
-    if rows.ndim != 2 or rows.shape[1] != change.old.dim or rows.dtype.kind not in "fiu":
-        raise DataError(
-            f"An array of {rows.dtype} of shape {rows.shape} came; this index holds rows of width {change.old.dim}."
-        )
-    if ids is None or len(ids) != len(rows):
-        raise UsageError(f"{0 if ids is None else len(ids)} ids came with {len(rows)} vectors; give one id a vector.")
-    writer = change.document_writer()
-    named = (checked_id(str(identifier), f"ids, row {number}") for number, identifier in enumerate(ids, 1))
-    writer.append((Document(id=identifier, text="") for identifier in named), texts=False)
-    writer.close()
-    change.add(rows, Content(writer.count, 0))
-    return writer.count
-
-
-def _compared(vectors: Vectors, metric: Metric) -> Vectors:
-    """The rows as they are compared: for cosine of length 1. Raises UsageError for one that is not finite."""
-    if len(vectors) == 1:  # it has a hundred microseconds in all
-        deviation = abs(float(vectors[0] @ vectors[0]) - 1)
-    else:
-        deviation = np.abs(np.einsum("ij,ij->i", vectors, vectors) - 1).max(initial=0)
-    if deviation < UNIT_WITHIN:  # NaN is not less than anything
-        return vectors
-    if not np.isfinite(vectors).all():
-        raise UsageError("A query vector holds NaN or infinity; expected finite numbers.")
-    return unit_rows(vectors) if metric == "cosine" else vectors

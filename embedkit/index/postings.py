@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ import numpy as np
 
 from embedkit.errors import IntegrityError
 from embedkit.index.ids import open_array, write_numbers
+from embedkit.index.lifetimes import mapped_file, remembered
 from embedkit.index.manifest import (
     LENGTHS,
     POSTED,
@@ -156,7 +156,7 @@ class Postings:
         ends: Array = open_array(path(TERMS), None, OFFSETS)
         self._ends = np.asarray(ends)
         size = files[TERM_TEXTS]["bytes"]
-        self._texts = np.memmap(path(TERM_TEXTS), np.uint8, mode="r").data if size else memoryview(b"")
+        self._texts = mapped_file(path(TERM_TEXTS)).data
         self.terms = len(ends) - 1
         self._starts = np.asarray(open_array(path(POSTINGS), (self.terms + 1,), OFFSETS))
         entries = (int(self._starts[-1]),)
@@ -168,14 +168,17 @@ class Postings:
             self.lengths = np.asarray(open_array(path(LENGTHS), (documents,), OFFSETS))
         if not self._fit(size):
             raise IntegrityError(f"{self._path} and the files beside it do not fit together; build the index again.")
-        self.number: Callable[[str], int] = lru_cache(LOOKED_UP)(self._number)
+        self._numbers: dict[str, int] = {}
 
     def _fit(self, size: int) -> bool:
         ascend = all(np.all(part[1:] >= part[:-1]) and part[0] == 0 for part in (self._ends, self._starts))
         return bool(ascend and self._ends[-1] == size and self._posted.max(initial=0) < max(self.documents, 1))
 
-    def _number(self, term: str) -> int:
+    def number(self, term: str) -> int:
         """The number of a term, -1 where no document holds it."""
+        return remembered(self._numbers, LOOKED_UP, term, self._number)
+
+    def _number(self, term: str) -> int:
         wanted = term.encode("utf-8", "surrogatepass")
         place = bisect_left(range(self.terms), wanted, key=self._bytes)
         return place if place < self.terms and self._bytes(place) == wanted else -1

@@ -6,7 +6,6 @@ its documents are deleted is said by the version of the index.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from embedkit.index.coarse import Codes
 from embedkit.index.documents import DocumentReader
 from embedkit.index.fine import FineRows, Mask
 from embedkit.index.ids import Ids, open_array
+from embedkit.index.lifetimes import forkable_lock
 from embedkit.index.manifest import (
     CODES,
     DOCUMENTS,
@@ -71,14 +71,19 @@ class Segment:
         self._postings: Postings | None = None
         self._masks: OrderedDict[str, Mask] = OrderedDict()
         self._cold = True  # whether the rows of a shortlist are asked for before they are read
-        self._lock = threading.Lock()
+        self._lock = forkable_lock()
 
     def path(self, part: str) -> Path:
         return self._folder / self.record.name(part)
 
     def close(self) -> None:
+        """What is open here and in memory goes, once nobody searches any more: its holder knows."""
         self.documents.close()
         self.fine.close()
+        self._codes = self._postings = self._alive_mask = None
+        self._masks.clear()
+        self.ids.close()
+        self.starts = self.spans = None
 
     def _alive(self) -> Array | None:
         if self.record.deletion_file is None:

@@ -7,17 +7,17 @@ what the segments find and rank it.
 from __future__ import annotations
 
 import os
-import threading
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from embedkit.errors import UsageError
-from embedkit.index.manifest import Manifest, check_files, check_sizes
+from embedkit.errors import IntegrityError, UsageError
+from embedkit.index.lifetimes import at_the_end, forkable_lock
+from embedkit.index.manifest import Manifest, check_files, check_sizes, manifest_name
 from embedkit.index.ranking import Group, Ranked, best_of, cut, grouped
 from embedkit.index.segment import Segment
 from embedkit.index.sparse import SparseLeg
@@ -49,14 +49,17 @@ class Asked(NamedTuple):
 
 
 class Snapshot:
-    """Opened for reading, from several threads at once; its files stay until it is closed."""
+    """Opened for reading, from several threads at once; its files stay until it is closed, and all that is open of it until nobody
+    uses it then: `with snapshot.taken():` is a use, and so is the time of who alone knows it."""
 
     def __init__(self, folder: Path, *, check: bool) -> None:
         self.folder = folder
         self.manifest: Manifest
-        self.manifest, hold = open_version(folder)
-        self._let_go = weakref.finalize(self, os.close, hold)  # also where nobody calls close
+        self.manifest, self._hold = open_version(folder)
+        self._let_go = at_the_end(self, os.close, self._hold)  # also where nobody calls close
+        self._users, self._closed, self._counting = 0, False, forkable_lock(again=True)
         self.segments: list[Segment] = []
+        self._sparse: SparseLeg | None = None
         try:
             check_sizes(folder, self.manifest)
             if check:
@@ -72,14 +75,58 @@ class Snapshot:
         self.row_count = int(self.row_bases[-1])  # with those that are deleted
         self.has_passages = any(segment.starts is not None for segment in self.segments)
         self.is_exact = all(segment.record.coarse is None for segment in self.segments)
-        self._sparse: SparseLeg | None = None
-        self._opening = threading.Lock()
+        self._opening = forkable_lock()
 
     def close(self) -> None:
-        """Lets this version go; a writer may remove it then."""
+        """Lets this version go, with the last search that runs in it; a writer may remove it then."""
+        with self._counting:
+            self._closed = True
+            unused = not self._users
+        if unused:
+            self._dispose()
+
+    def taken(self) -> Snapshot | None:
+        """This version, to be used in a `with` block, until whose end it stays open; None where it is closed."""
+        with self._counting:
+            self._users += 1
+        if not self._closed:
+            return self
+        self.__exit__()
+        return None
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(
+        self, kind: object = None, error: BaseException | None = None, trace: TracebackType | None = None
+    ) -> None:
+        try:
+            if isinstance(error, (FileNotFoundError, IntegrityError)):
+                self._check_in_place()  # no damage, if it is not there any more
+        finally:
+            with self._counting:
+                self._users -= 1
+                unused = self._closed and not self._users
+            if unused:
+                self._dispose()
+
+    def _dispose(self) -> None:
         for segment in self.segments:
             segment.close()
+        self._sparse = None
         self._let_go()
+
+    def _check_in_place(self) -> None:
+        """Raises UsageError where other files, or none, lie under the names of this version."""
+        path = self.folder / manifest_name(self.manifest.number)
+        try:
+            there = os.path.samestat(path.stat(), os.fstat(self._hold))
+        except (FileNotFoundError, NotADirectoryError):
+            there = False
+        if not there:
+            raise UsageError(
+                f"{self.folder} was moved, removed or built again since it was opened; open it again where it is now."
+            ) from None
 
     # --- search -------------------------------------------------------------------------------------------------------
 

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from embedkit.errors import IntegrityError, UsageError
+from embedkit.index.lifetimes import remembered
 from embedkit.index.manifest import Sparse
 from embedkit.index.postings import LOOKED_UP, Postings
 from embedkit.index.segment import Segment
@@ -53,7 +53,7 @@ class SparseLeg:
             except UsageError as error:
                 raise IntegrityError(f"The index was built with settings of another version: {error}") from None
             self._norms = self._length_norms()
-        self._term: Callable[[str], Term] = lru_cache(LOOKED_UP)(self._looked_up)
+        self._terms: dict[str, Term] = {}
 
     def _length_norms(self) -> list[Array]:
         """Of each segment (documents,) k1 * (1 - b + b * length / mean length)."""
@@ -112,6 +112,9 @@ class SparseLeg:
                 worth = self._worth(place, documents[at : at + 1], weights[at : at + 1])
                 found[name] = float(worth[0]) * term.factor * weight
         return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+
+    def _term(self, name: str) -> Term:
+        return remembered(self._terms, LOOKED_UP, name, self._looked_up)
 
     def _looked_up(self, name: str) -> Term:
         numbers = tuple(postings.number(name) for postings in self._postings)

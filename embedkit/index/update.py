@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from embedkit.errors import DataError, Stopped, UsageError
+from embedkit.corpus.documents import checked_id
+from embedkit.errors import DataError, ModelMismatch, Stopped, UsageError
 from embedkit.index.calibration import Settings
 from embedkit.index.document_writer import DocumentWriter
 from embedkit.index.documents import DocumentReader
 from embedkit.index.fine import BLOCK
-from embedkit.index.ids import open_array
+from embedkit.index.ids import open_array, several
 from embedkit.index.layout import Layout
 from embedkit.index.manifest import (
     DOCUMENTS,
@@ -43,7 +44,7 @@ from embedkit.index.versions import commit, writing
 from embedkit.index.where import check_deletion, matching, read_where
 from embedkit.index.writer import Content, Entries, SegmentFiles, drawn_ranges, factory_of
 from embedkit.storage import block_record, check_blocks, npy_header, sealed_partial, sync_file, sync_folder
-from embedkit.types import Array
+from embedkit.types import Array, Document
 from embedkit.vectors import Ranges, is_drift
 from embedkit.version import __version__
 
@@ -53,13 +54,16 @@ KEPT_APART = 2  # times as many rows as what comes behind it: a segment that is 
 
 
 @contextmanager
-def changing(folder: Path, ram: int | None = None) -> Iterator[Change]:
+def changing(folder: Path, ram: int | None = None, known: Manifest | None = None) -> Iterator[Change]:
     """A block that changes an index and ends with a commit of its own; nobody else may change it meanwhile.
 
-    ram: bytes for training. Raises Stopped while another process writes, UsageError where there is no index."""
+    ram: bytes for training. known: the version that what will be added was made for. Raises Stopped while somebody else writes,
+    UsageError where there is no index, ModelMismatch where there is one of another model than the known one."""
     manifest = read_manifest(folder)
     with writing(folder):
         manifest = read_manifest(folder)  # another may have committed before we held the lock
+        if known is not None:
+            _check_same_models(folder, known, manifest)
         check_sizes(folder, manifest)
         change = Change(folder, manifest, ram)
         try:
@@ -74,6 +78,25 @@ def read_ranges(folder: Path, manifest: Manifest) -> Ranges | None:
         return None
     check_blocks(folder / manifest.ranges_name, manifest.ranges_file)
     return Ranges(*np.array(open_array(folder / manifest.ranges_name, (2, manifest.dim), ("<f4",))))
+
+
+def _check_same_models(folder: Path, known: Manifest, now: Manifest) -> None:
+    """That a folder holds an index does not say that it is the one that was opened."""
+    for what, old, new in (("", known.source, now.source), ("The sparse leg of ", known.sparse, now.sparse)):
+        if _made_by(old) != _made_by(new):
+            raise ModelMismatch(
+                f"{what}{folder} was built again since it was opened: by {_made_by(new)}, not by {_made_by(old)} as before; open it again."
+            )
+
+
+def _made_by(what: Source | Sparse | None) -> str:
+    if what is None or (isinstance(what, Sparse) and what.bm25 is not None):
+        return "no model"  # terms are made of the texts by the settings that are there now
+    return (
+        "vectors or weights that name no model"
+        if what.fingerprint is None
+        else f"{what.fingerprint[:12]} ({what.model})"
+    )
 
 
 class Change:
@@ -333,6 +356,23 @@ def rebuilt(folder: Path, manifest: Manifest, target: Path, bytes_per_vector: in
         change.commit()
     finally:
         change.close()
+
+
+def add_rows(change: Change, rows: Array, ids: Sequence[str] | str | None) -> int:
+    """Adds documents without texts; how many."""
+    ids = None if ids is None else several(ids)
+    if rows.ndim != 2 or rows.shape[1] != change.old.dim or rows.dtype.kind not in "fiu":
+        raise DataError(
+            f"An array of {rows.dtype} of shape {rows.shape} came; this index holds rows of width {change.old.dim}."
+        )
+    if ids is None or len(ids) != len(rows):
+        raise UsageError(f"{0 if ids is None else len(ids)} ids came with {len(rows)} vectors; give one id a vector.")
+    writer = change.document_writer()
+    named = (checked_id(str(identifier), f"ids, row {number}") for number, identifier in enumerate(ids, 1))
+    writer.append((Document(id=identifier, text="") for identifier in named), texts=False)
+    writer.close()
+    change.add(rows, Content(writer.count, 0))
+    return writer.count
 
 
 def _now() -> str:

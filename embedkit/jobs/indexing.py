@@ -55,7 +55,7 @@ def build_index(
     path: str | Path,
     *,
     model: str | Path | Encoder | None = None,
-    ids: Sequence[str] | None = None,
+    ids: Sequence[str] | str | None = None,
     documents: Any = None,
     metric: Metric | None = None,
     coarse: str = "auto",
@@ -235,7 +235,7 @@ def add_to_index(
     source: Any,
     *,
     model: str | Path | Encoder | None = None,
-    ids: Sequence[str] | None = None,
+    ids: Sequence[str] | str | None = None,
     documents: Any = None,
     fields: Fields = Fields(),  # noqa: B008
     limit: int | None = None,
@@ -265,7 +265,7 @@ def add_to_index(
         rows = RowSource.of(source, ids, limit, fields, vectors)
         _check_space(folder, manifest, rows)
         documents = rows.documents if documents is None else documents
-        with changing(folder, ram) as change:
+        with changing(folder, ram, manifest) as change:
             change.entries = entries or change.entries
             count = add_vectors(change, rows, documents, fields, whole=limit is None)
             change.commit()
@@ -273,7 +273,7 @@ def add_to_index(
     remark_vectors(source)
     with open_index(folder, model, **options) as index:
         encoder = index.encoder()
-    with changing(folder, ram) as change:
+    with changing(folder, ram, manifest) as change:
         change.entries = entries or change.entries
         added = _add_corpus(change, read_corpus(source, fields, limit=limit), encoder, "add.npy", resume, progress)
         change.commit()

@@ -20,6 +20,7 @@ from embedkit.engine.outputs import Names
 from embedkit.engine.vector_file import RowNumbers, read_column
 from embedkit.engine.vector_folder import JoinedRows, json_columns, parts_of
 from embedkit.errors import DataError, IntegrityError, UsageError
+from embedkit.index.ids import several
 from embedkit.index.manifest import Source
 from embedkit.index.update import Change
 from embedkit.index.writer import Content
@@ -52,7 +53,7 @@ class RowSource:
     def of(
         cls,
         source: Any,
-        ids: Sequence[str] | None = None,
+        ids: Sequence[str] | str | None = None,
         limit: int | None = None,
         fields: Fields = Fields(),  # noqa: B008
         vectors: str | None = None,
@@ -74,7 +75,9 @@ class RowSource:
         else:
             made = cls._of_file(Path(source))
         if ids is not None:
-            named = [checked_id(str(identifier), f"ids, row {number}") for number, identifier in enumerate(ids, 1)]
+            named = [
+                checked_id(str(identifier), f"ids, row {number}") for number, identifier in enumerate(several(ids), 1)
+            ]
             if len(named) != len(made.rows):
                 raise UsageError(f"{len(named)} ids came with {len(made.rows)} vectors; give one id a vector.")
             made = replace(made, ids=named, spans=None)

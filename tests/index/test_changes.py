@@ -185,11 +185,11 @@ def test_merging_keeps_rows_texts_and_metadata_bit_for_bit(tmp_path: Path, fine:
             documents=texts[start : start + 10],
         )
     index = Index(tmp_path / "x")
-    before = np.concatenate([segment.fine.stored for segment in index._snapshot.segments])
+    before = np.concatenate([segment.fine.stored for segment in index.snapshot.segments])
     found = {name: index.search(rows[:20], k=70, where=where) for name, where in (("a", None), ("b", {"tags": 1}))}
     index.delete(["d3", "d61"])
     index.compact()
-    (segment,) = index._snapshot.segments
+    (segment,) = index.snapshot.segments
     held = [document for document in texts[:70] + texts[80:] if document.id not in ("d3", "d61")]
     np.testing.assert_array_equal(segment.fine.stored, np.delete(before, [3, 61], axis=0))
     assert list(segment.documents.stream()) == held
@@ -209,7 +209,7 @@ def test_int8_rows_keep_the_ranges_of_the_first_ones(tmp_path: Path) -> None:
     np.testing.assert_allclose(ranges[0], bent_rows(50, DIM).min(axis=0))
     index.add(np.full((1, DIM), 100, np.float32), ids=["far out"])
     highest = bent_rows(50, DIM).max(axis=0)
-    np.testing.assert_allclose(index._snapshot.stored_vectors(["far out"])[0], highest, atol=0.01)  # the nearest inside
+    np.testing.assert_allclose(index.snapshot.stored_vectors(["far out"])[0], highest, atol=0.01)  # the nearest inside
     assert (tmp_path / "x" / "ranges-000001.npy").is_file()
     assert index.manifest.ranges == 1
 
@@ -374,7 +374,7 @@ def test_added_texts_beyond_the_limit_are_treated_as_when_it_was_built(
     built = embedkit.build_index(texts, tmp_path / "a", model=Windowed(), on_long="chunk", coarse="none")
     added = embedkit.build_index(texts[:3], tmp_path / "b", model=Windowed(), on_long="chunk", coarse="none")
     assert added.add(texts[3:]) == 5
-    (one,), segments = built._snapshot.segments, added._snapshot.segments
+    (one,), segments = built.snapshot.segments, added.snapshot.segments
     assert one.spans is not None
     np.testing.assert_array_equal(np.concatenate([s.spans for s in segments if s.spans is not None]), one.spans)
     np.testing.assert_array_equal(np.concatenate([s.fine.stored for s in segments]), one.fine.stored)

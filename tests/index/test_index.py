@@ -258,7 +258,7 @@ def test_no_more_filters_are_kept_than_there_is_room_for(index: Index, monkeypat
     monkeypatch.setattr("embedkit.index.segment.FILTERS_KEPT", 3)
     for number in (0, 1, 2, 3, 0, 4, 1):
         assert index.search("cat", k=9, where={"n": number}).ids == [[f"d{number}"]]
-    assert len(index._snapshot.segments[0]._masks) == 3
+    assert len(index.snapshot.segments[0]._masks) == 3
 
 
 def test_a_filter_that_cannot_be_read_is_refused(index: Index) -> None:
@@ -312,7 +312,7 @@ def test_shortlist_and_probes_can_be_given_with_the_question(tmp_path: Path) -> 
 
 def test_a_shortlist_holds_twice_as_many_as_are_asked_for(tmp_path: Path) -> None:
     index = embedkit.build_index(bent_rows(400, 16), tmp_path / "x", coarse="PQ4x4fs")
-    segment = index._snapshot.segments[0]
+    segment = index.snapshot.segments[0]
     stored = segment.record.shortlist
     for k, given, expected in ((1, None, stored), (1, 77, 77), (300, None, 600), (300, 77, 600)):
         assert segment.shortlist_size(k, given) == expected

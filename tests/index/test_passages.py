@@ -186,11 +186,11 @@ def test_merging_keeps_spans_and_rows_of_what_is_left(tmp_path: Path) -> None:
     """A row that covers its whole document has the span (0, 0)."""
     passages = Passages(bent_rows(300, 8), counts_of(60))
     index = index_vectors(passages.source, tmp_path / "x", Layout(fine="int8"))
-    stored = np.array(index._snapshot.segments[0].fine.stored)
+    stored = np.array(index.snapshot.segments[0].fine.stored)
     index.add(passages.rows[:2], ids=["x", "y"])
     index.delete(["d0", "d5"])
     index.compact()
-    (segment,) = index._snapshot.segments
+    (segment,) = index.snapshot.segments
     kept = [row for row, owner in enumerate(passages.owners) if owner not in ("d0", "d5")]
     assert segment.spans is not None and segment.starts is not None
     np.testing.assert_array_equal(segment.spans, np.vstack([passages.spans[kept], np.zeros((2, 2))]))
