@@ -156,16 +156,23 @@ def lock(path: Path, output: Path) -> Iterator[None]:
 @contextmanager
 def _lock(path: Path, output: Path, flags: int = 0) -> Iterator[int]:
     """A descriptor of `path`, made where it is not there, held for the length of the block; the kernel lets go when its owner
-    dies."""
+    dies. It is this process's alone: a forked child has no part in it (`_forget_locks`)."""
     with _opened(path, flags) as descriptor:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             still_there = path.stat().st_ino == os.fstat(descriptor).st_ino
         except (BlockingIOError, FileNotFoundError):
-            still_there = False  # held by another process, or published by it between the open and the lock
+            still_there = False  # held by another, or published by it between the open and the lock
         if not still_there:
-            raise _other_writer(output)
-        yield descriptor
+            raise _other_writer(output, _identity(descriptor))
+        _locked[descriptor] = _identity(descriptor)
+        try:
+            yield descriptor
+        finally:
+            if _locked.pop(descriptor, None):  # not in a child, where another file may have the number now
+                fcntl.flock(
+                    descriptor, fcntl.LOCK_UN
+                )  # of all copies, those in the arms of a child that is just being made too
 
 
 def refuse_held(path: Path, output: Path) -> None:
@@ -174,16 +181,36 @@ def refuse_held(path: Path, output: Path) -> None:
         try:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _other_writer(output) from None
+            raise _other_writer(output, _identity(stream.fileno())) from None
 
 
-def _other_writer(output: Path) -> Stopped:
-    return Stopped(f"Another process is writing {output}; wait for it to end, then run this again.")
+_locked: dict[int, tuple[int, int]] = {}  # descriptor -> file, of the locks that this process holds
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
+
+
+def _forget_locks() -> None:
+    """In a forked child: a lock would live as long as the last copy of its descriptor, longer than the write."""
+    for descriptor in list(_locked):
+        del _locked[descriptor]
+        os.close(descriptor)
+
+
+os.register_at_fork(after_in_child=_forget_locks)
+
+
+def _other_writer(output: Path, file: tuple[int, int] | None = None) -> Stopped:
+    who = "Another thread of this process" if file in list(_locked.values()) else "Another process"
+    return Stopped(f"{who} is writing {output}; wait for it to end, then run this again.")
 
 
 @contextmanager
 def _opened(path: Path, flags: int = 0) -> Iterator[int]:
     """A descriptor of a regular file, made where it is not there. Raises IntegrityError for a link, device or pipe."""
+    owner = os.getpid()
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | flags, 0o666)
     except OSError as error:
@@ -197,7 +224,8 @@ def _opened(path: Path, flags: int = 0) -> Iterator[int]:
             raise _foreign(path)
         yield descriptor
     finally:
-        os.close(descriptor)
+        if os.getpid() == owner:  # a child that was forked in the block has closed it, or has no use for it
+            os.close(descriptor)
 
 
 def _foreign(path: Path) -> IntegrityError:
@@ -374,6 +402,17 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def publish(source: Path, target: Path) -> None:
+    """Renames within a folder, durably. What is opened for that is opened before: an error before the rename is one of before, and
+    what the disk says afterwards is all that is left to go wrong."""
+    descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        rename(source, target)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def rename(source: Path, target: Path) -> None:

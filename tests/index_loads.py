@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import multiprocessing
-import os
 import random
 import tempfile
 import threading
@@ -25,8 +25,12 @@ Found = Counter[str]
 DIM = 64
 MARKERS = 20  # documents that each commit of `readers` replaces, all with one vector: of two versions they would differ
 MOST_DESCRIPTORS = 150
-LIBRARIES = 10  # descriptors that a process has anyway
 WORDS = [f"w{chr(97 + n % 26)}{chr(97 + n // 26 % 26)}" for n in range(400)]
+
+
+@functools.cache
+def row_of(word: str) -> Any:
+    return np.random.default_rng(sum(map(ord, word))).standard_normal(DIM, np.float32)
 
 
 class Hashed:
@@ -39,17 +43,17 @@ class Hashed:
         rows = np.full((len(inputs), DIM), 1e-3, np.float32)
         for number, text in enumerate(inputs):
             for word in str(text).split():
-                rows[number] += np.random.default_rng(sum(map(ord, word))).standard_normal(DIM, np.float32)
+                rows[number] += row_of(word)
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def megabytes() -> float:
     """Resident, of this process; pages of files that it maps are in it."""
-    with open("/proc/self/status") as stream:
+    with Path("/proc/self/status").open() as stream:
         return next(int(line.split()[1]) / 1024 for line in stream if line.startswith("VmRSS"))
 
 
@@ -95,7 +99,7 @@ def churn(commits: int, seed: int, sparse: bool) -> Found:
             found[f"commits, {kind}"] += commits
             found[f"descriptors at most, {kind}"] = most
             found["WRONG: too many descriptors"] += most > MOST_DESCRIPTORS
-            left = sum(base in line for line in open("/proc/self/maps"))
+            left = Path("/proc/self/maps").read_text().count(base)
             found["WRONG: maps after close"] += left
     finally:
         gc.enable()

@@ -6,8 +6,10 @@ trained on a bounded sample and filled block by block.
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from embedkit.errors import DataError, IntegrityError, UsageError
+from embedkit.errors import DataError, IntegrityError, UsageError, is_out_of_descriptors
 from embedkit.index.faiss_import import import_faiss
 from embedkit.index.fine import Mask
 from embedkit.limits import FACTORY, FACTORY_NUMBER, shown
@@ -238,6 +240,8 @@ class Codes:
         try:
             index = faiss.read_index(str(path))
         except (RuntimeError, MemoryError) as error:
+            if is_out_of_descriptors(error):
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path)) from None
             raise IntegrityError(f"{path} cannot be read by this faiss ({error}); build the index again.") from None
         if (index.ntotal, index.d) != (kernel.ntotal, kernel.d) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise IntegrityError(f"{path} holds codes of other rows than its manifest says; build the index again.")

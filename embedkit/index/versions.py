@@ -19,9 +19,9 @@ from embedkit.index.manifest import LOCK, OURS, Manifest, manifest_name, manifes
 from embedkit.storage import (
     SUFFIX,
     lock,
+    publish,
     remove,
     remove_unheld,
-    rename,
     sealed_partial,
     shared_hold,
     sync_folder,
@@ -50,8 +50,7 @@ def commit(folder: Path, manifest: Manifest) -> None:
     with sealed_partial(partial) as stream:
         stream.write(manifest.sealed())
     sync_folder(folder)  # the names of all files, before the one that makes them count
-    rename(partial, name)
-    sync_folder(folder)
+    publish(partial, name)
     remove_old(folder, manifest)
 
 
