@@ -65,7 +65,9 @@ class OpenVinoBackend:
     ) -> None:
         self._graph, self._dtype, self._threads, self._batch_tokens = graph, dtype, threads, batch_tokens
         self._reopened = in_float32
-        self._models: dict[str, _Compiled] = {}
+        # by process: the threads of a compiled model are not in a child that was forked, where a new one answers; the old one is kept,
+        # for it would wait for them when it goes
+        self._models: dict[tuple[int, str], _Compiled] = {}
         self.compute = compute_settings(
             backend="openvino",
             device="cpu",
@@ -133,8 +135,8 @@ class OpenVinoBackend:
         except Exception as failure:
             others = [other for other, flight in flying if flight.over()]
             flying.clear()
-            if self._models.get(hint) is model:
-                del self._models[hint]
+            if self._models.get((os.getpid(), hint)) is model:
+                del self._models[os.getpid(), hint]
             del model, request  # the old model's memory is needed
             flying.extend((other, self._start(other, hint)) for other in others)
             return batch, _known(failure)
@@ -142,10 +144,11 @@ class OpenVinoBackend:
         return batch, rows
 
     def _compiled(self, hint: str) -> _Compiled:
-        model = self._models.get(hint)
+        key = os.getpid(), hint
+        model = self._models.get(key)
         if model is None:
             with as_model_error(FAILED, STEP):
-                model = self._models[hint] = _Compiled(compiled(self._graph.model, self._dtype, self._threads, hint))
+                model = self._models[key] = _Compiled(compiled(self._graph.model, self._dtype, self._threads, hint))
         return model
 
 

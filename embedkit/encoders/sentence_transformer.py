@@ -26,7 +26,13 @@ from embedkit.encoders.opened import Asked, Opened, limited
 from embedkit.encoders.openvino_import import openvino_installed
 from embedkit.encoders.pieces import Tokenization
 from embedkit.encoders.routes import is_routed, normalizes, readers, routed_width
-from embedkit.encoders.torch_backend import TorchBackend, default_dtype, fast_tokenizer, truncation_side
+from embedkit.encoders.torch_backend import (
+    TorchBackend,
+    default_dtype,
+    fast_tokenizer,
+    set_threads,
+    truncation_side,
+)
 from embedkit.encoders.trial import Trial, failure, tried
 from embedkit.encoders.vocabulary import check_vocabularies
 from embedkit.errors import MissingDependency, ModelError, UsageError
@@ -42,7 +48,7 @@ UNUSED = r"(^|\.)(pooler\.|mask_token$|masked_spec_embed$)"  # weights that many
 def open_sentence_transformer(asked: Asked, folder: Path | None) -> Opened:
     """folder: where the model lies on this machine; None: the hub has it. Raises what `load` raises."""
     if asked.threads is not None:
-        torch.set_num_threads(asked.threads)
+        set_threads(asked.threads)
     place = torch_device(asked.device)
 
     def opened() -> tuple[Any, bool]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import platform
 import threading
 from collections import deque
@@ -34,6 +35,15 @@ SHORT = 512  # tokens
 OWN_READING = ("query_expansion_config", "query_length", "document_length", "processing_kwargs")  # of a Transformer
 DECODERS = 8  # threads that prepare batches of images, at most; each holds one
 Features = dict[str, Any]
+PARENT = os.getpid()  # or this process itself, unless it was forked later
+
+
+def set_threads(count: int) -> None:
+    """Of torch, in the whole process; in a forked one always one: OpenMP would wait for the parent's threads, for ever."""
+    torch.set_num_threads(count if os.getpid() == PARENT else 1)
+
+
+os.register_at_fork(after_in_child=lambda: set_threads(1))
 
 
 class TorchBackend:
