@@ -203,7 +203,7 @@ def readers(seconds: float, seed: int, settled: float, say: Callable[[str], None
     found, ctx = Counter[str](), multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as base:
         path, draw = Path(base) / "x", random.Random(seed)
-        documents = [{"_id": f"d{n}", "text": text_of(draw)} for n in range(30_000)]
+        documents = [{"_id": f"d{n}", "text": text_of(draw)} for n in range(30_000 if seconds > 60 else 1000)]
         writer = build_index(documents, path, model=Hashed(), sparse="bm25")
         writer.add(markers(0), ids=[f"m{n}" for n in range(MARKERS)])
         answers = ctx.Queue()

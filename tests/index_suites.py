@@ -4,6 +4,9 @@
     python tests/index_suites.py kills       real processes, ended by SIGKILL at any moment, also while they recover
     python tests/index_suites.py operations  random changes and questions against a dict
     python tests/index_suites.py flips       every byte changed, and files cut at any length
+    python tests/index_suites.py churn       --commits 2000 changes, dense and with a sparse leg, collector off: descriptors at most
+    python tests/index_suites.py closes      --closes 1000 of an index that threads are searching
+    python tests/index_suites.py readers     --minutes 30 of 4 threads and 2 processes that search beside a writer, and memory
 
 Each run is at once a line of --rows (by default SUITE.jsonl); the same arguments go on there. Exit code 1 where anything was lost,
 wrong, or ended the interpreter.
@@ -42,6 +45,7 @@ from embedkit.jobs import add_to_index, build_index, open_index  # noqa: E402
 from embedkit.types import Document  # noqa: E402
 from tests.engine.fakes import Windowed, row  # noqa: E402
 from tests.index.lexical import bm25  # noqa: E402
+from tests.index_loads import churn, closes, readers  # noqa: E402
 
 Found = Counter[str]
 Row = dict[str, Any]
@@ -474,7 +478,9 @@ def named_by_verify(path: Path, manifest: Any, name: str) -> None:
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", nargs="?", choices=["crash", "kills", "operations", "flips"])
+    parser.add_argument(
+        "suite", nargs="?", choices=["crash", "kills", "operations", "flips", "churn", "closes", "readers"]
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=Path, help="a line a run; goes on where it ends")
     parser.add_argument("--seeds", type=int, default=3, help="crash: seeds of what is left on the disk")
@@ -484,6 +490,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--sqlite-every", type=int, default=8, help="flips: searches in SQLite files at every so many bytes"
     )
+    parser.add_argument("--commits", type=int, default=2000, help="churn: of each kind")
+    parser.add_argument("--closes", type=int, default=1000)
+    parser.add_argument("--minutes", type=float, default=30, help="readers")
+    parser.add_argument("--settled", type=float, default=5, help="readers: minutes after which memory must not grow")
     parser.add_argument("--zygote", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--flips", nargs=5, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -493,6 +503,26 @@ def summary(rows: Rows, started: float) -> Iterator[str]:
     for name, value in sorted(rows.total.items()):
         yield f"{value:7}  {name}"
     yield f"{time.monotonic() - started:7.0f}  seconds"
+
+
+def do(rows: Rows, options: argparse.Namespace) -> None:
+    if options.suite == "crash":
+        crash(rows, range(options.seed, options.seed + options.seeds))
+    elif options.suite == "kills":
+        kills(rows, options.lives, options.builds, options.seed)
+    elif options.suite == "operations":
+        operations(rows, options.count, options.seed)
+    elif options.suite == "churn":
+        for sparse in (False, True):
+            run = ["churn", options.commits, options.seed, sparse]
+            rows.add(run, lambda sparse=sparse: churn(options.commits, options.seed, sparse))
+    elif options.suite == "closes":
+        rows.add(["closes", options.closes, options.seed], lambda: closes(options.closes, options.seed))
+    elif options.suite == "readers":
+        lengths = 60 * options.minutes, options.seed, 60 * options.settled
+        rows.add(["readers", *lengths], lambda: readers(*lengths))
+    else:
+        flips(rows, options.sqlite_every, options.seed)
 
 
 def main() -> int:
@@ -508,14 +538,7 @@ def main() -> int:
     started, rows = time.monotonic(), Rows(options.rows or Path(f"{options.suite}.jsonl"))
     if options.suite != "kills":
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # where faiss warns that a few rows are few
-    if options.suite == "crash":
-        crash(rows, range(options.seed, options.seed + options.seeds))
-    elif options.suite == "kills":
-        kills(rows, options.lives, options.builds, options.seed)
-    elif options.suite == "operations":
-        operations(rows, options.count, options.seed)
-    else:
-        flips(rows, options.sqlite_every, options.seed)
+    do(rows, options)
     print("\n".join(summary(rows, started)))
     return int(any("WRONG" in name and value for name, value in rows.total.items()))
 

@@ -39,6 +39,7 @@ from embedkit.index.documents import (
     key_check,
     raise_system_error,
 )
+from embedkit.index.lifetimes import at_the_end
 from embedkit.types import Document
 
 HELD = 1 << 20  # characters of metadata whose entries wait in memory to be written together
@@ -69,7 +70,9 @@ class DocumentWriter:
                 leftover.with_name(leftover.name + suffix).unlink(missing_ok=True)
         with _full_disk(path):
             self._connection = _new_file(path, SCHEMA)
+            at_the_end(self, self._connection.close)  # where it is left without `close`
             self._side = _new_file(self._side_path, SIDE_SCHEMA)
+            at_the_end(self, self._side.close)
 
     def append(self, documents: Iterable[Document], *, texts: bool) -> None:
         """The next documents. texts=False stores ids and metadata, no title and no text.
@@ -191,13 +194,17 @@ def _pairs(metadata: Mapping[str, Any]) -> Iterator[tuple[str, Scalar]]:
 def _new_file(path: Path, schema: Sequence[str]) -> sqlite3.Connection:
     """With a transaction open. Nothing in it depends on the time or on the defaults of this build of SQLite."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    for pragma in ("page_size=4096", "auto_vacuum=0", "encoding='UTF-8'", "journal_mode=OFF", "synchronous=OFF"):
-        connection.execute(f"PRAGMA {pragma}")
-    connection.execute("PRAGMA temp_store=FILE")
-    connection.execute("PRAGMA cache_size=-32768")  # KiB; also what a sort holds in memory
-    connection.execute("BEGIN")
-    for statement in schema:
-        connection.execute(statement)
+    try:
+        for pragma in ("page_size=4096", "auto_vacuum=0", "encoding='UTF-8'", "journal_mode=OFF", "synchronous=OFF"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("PRAGMA temp_store=FILE")
+        connection.execute("PRAGMA cache_size=-32768")  # KiB; also what a sort holds in memory
+        connection.execute("BEGIN")
+        for statement in schema:
+            connection.execute(statement)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

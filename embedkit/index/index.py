@@ -6,6 +6,7 @@ scores, and ties are ordered as trec_eval does: the larger id first. An index is
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -69,6 +70,14 @@ class Index:
         self.query_options = dict(query_options or {})
         self._loading = forkable_lock()
         self._opened = Opened(self.path, check=check)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, in this process or in another one, is the newest version at the same path, opened with the same settings: what is
+        open does not travel."""
+        if self._opened.closed:
+            raise UsageError(f"{self.path} is closed, and cannot be copied or sent to a process; open it again.")
+        again = functools.partial(Index, threads=self.threads, sparse_encoder=self._make_sparse)
+        return again, (self.path.absolute(), self._make_encoder, self.query_options)
 
     @property
     def manifest(self) -> Manifest:

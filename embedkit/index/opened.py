@@ -28,6 +28,10 @@ class Opened:
         return self._committed or self._snapshot.manifest
 
     @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
     def snapshot(self) -> Snapshot:
         """For who uses it while nobody else changes or closes the index."""
         if self._committed is not None:

@@ -7,7 +7,7 @@ it ended; the documents are recorded on the way. Then the segment is written and
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from embedkit.encoders import load
 from embedkit.engine import embed_to_file, holds_vectors
 from embedkit.engine.outputs import Names
 from embedkit.engine.vector_file import remark_vectors, vector_column
-from embedkit.errors import DataError, ModelError, ModelMismatch, Stopped, UsageError
+from embedkit.errors import DataError, ModelMismatch, Stopped, UsageError
 from embedkit.index.documents import DocumentReader
 from embedkit.index.index import Index
 from embedkit.index.layout import Layout
@@ -40,12 +40,11 @@ from embedkit.index.sparse_input import BM25, bm25_settings, encoded_entries, fi
 from embedkit.index.update import Change, changing
 from embedkit.index.versions import remove_old, writing
 from embedkit.index.writer import Content, Entries
+from embedkit.jobs.openers import encoder_opener, open_sparse, sparse_opener
 from embedkit.jobs.row_source import RowSource, add_vectors, rows_a_document
 from embedkit.storage import check_is_text, make_folder, remove, remove_folder
 from embedkit.types import Array, Document
 
-# of `load`, that an index may bring; above all not that the code of its model is to be trusted
-STORED_SETTINGS = frozenset({"model", "revision", "max_tokens", "dim", "layers", "prompts", "prompt_names", "profile"})
 RECORDED = 256  # documents written at once on their way to the model
 logger = logging.getLogger(__name__)
 
@@ -144,14 +143,6 @@ def sparse_leg(asked: str | Path | SparseEncoder | None) -> SparseLeg | None:
     encoder = open_sparse(asked)
     record = Sparse(model=encoder.settings.get("model"), fingerprint=encoder.fingerprint)
     return SparseLeg(record, encoded_entries(encoder), encoder)
-
-
-def open_sparse(model: str | Path | SparseEncoder, *, local_files_only: bool = False) -> SparseEncoder:
-    if not isinstance(model, (str, Path)):
-        return model
-    from embedkit.encoders.sparse_encoder import load_sparse
-
-    return load_sparse(model, local_files_only=local_files_only)
 
 
 def index_vectors(
@@ -403,34 +394,11 @@ def open_index(
     the rows.
     """
     query_options = {} if prompt_name is None else {"prompt_name": prompt_name}
-    opener = _opener(Path(path), model, options)
-    sparse_opener = _sparse_opener(Path(path), sparse_model)
-    threads = options.get("threads")
-    return Index(path, opener, query_options, threads=threads, check=check, sparse_encoder=sparse_opener)
-
-
-def _sparse_opener(path: Path, model: str | Path | SparseEncoder | None) -> Callable[[], SparseEncoder] | None:
-    sparse = read_manifest(path).sparse
-    named = model if model is not None else None if sparse is None else sparse.model
-    return None if named is None else lambda: open_sparse(named, local_files_only=model is None)
-
-
-def _opener(path: Path, model: str | Path | Encoder | None, options: dict[str, Any]) -> Callable[[], Encoder] | None:
-    if model is not None and not isinstance(model, (str, Path)):
-        return lambda: model
-    stored = {name: value for name, value in read_manifest(path).source.settings.items() if name in STORED_SETTINGS}
-    named = stored.pop("model", None)
-    if model is None and named is None:
-        return None
-    if model is not None:
-        stored.pop("revision", None)  # it belongs to the hub id that the index names
-
-    def opened() -> Encoder:
-        if model is None and Path(str(named)).is_absolute() and not Path(str(named)).is_dir():
-            raise ModelError(
-                f"{path} names the model {named}, which is not there any more; say where it is with --model."
-            )
-        unnamed = {"local_files_only": model is None}  # an index from elsewhere does not choose what is fetched
-        return load(model or named, **{**stored, **unnamed, **options})
-
-    return opened
+    return Index(
+        path,
+        encoder_opener(Path(path), model, options),
+        query_options,
+        threads=options.get("threads"),
+        check=check,
+        sparse_encoder=sparse_opener(Path(path), sparse_model),
+    )
