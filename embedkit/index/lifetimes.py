@@ -116,10 +116,9 @@ _held: dict[int, list[Any]] = {}  # by the thread that forks
 _forked: list[str] = []  # what of OPEN_MP the parent had when it forked
 
 
-def forkable_lock(*, statements: bool = False, again: bool = False) -> Any:
-    """A lock that is free in a forked child. statements: a fork waits until nobody holds it. again: its thread may take it again, as
-    the handler of a signal does."""
-    lock = threading.RLock() if again else threading.Lock()
+def forkable_lock(*, statements: bool = False) -> threading.Lock:
+    """A lock that is free in a forked child. statements: a fork waits until nobody holds it."""
+    lock = threading.Lock()
     _locks.add(lock)
     if statements:
         _statements.add(lock)

@@ -57,7 +57,10 @@ class Snapshot:
         self.manifest: Manifest
         self.manifest, self._hold = open_version(folder)
         self._let_go = at_the_end(self, os.close, self._hold)  # also where nobody calls close
-        self._users, self._closed, self._counting = 0, False, forkable_lock(again=True)
+        # an entry a use: who uses it says so and then looks whether it is closed, who closes it does so in the other order, and
+        # nobody waits, for a lock here would be taken twice a query
+        self._uses: list[None] = []
+        self._closed, self._ending = False, forkable_lock()
         self.segments: list[Segment] = []
         self._sparse: SparseLeg | None = None
         try:
@@ -79,16 +82,13 @@ class Snapshot:
 
     def close(self) -> None:
         """Lets this version go, with the last search that runs in it; a writer may remove it then."""
-        with self._counting:
-            self._closed = True
-            unused = not self._users
-        if unused:
+        self._closed = True
+        if not self._uses:
             self._dispose()
 
     def taken(self) -> Snapshot | None:
         """This version, to be used in a `with` block, until whose end it stays open; None where it is closed."""
-        with self._counting:
-            self._users += 1
+        self._uses.append(None)
         if not self._closed:
             return self
         self.__exit__()
@@ -101,16 +101,16 @@ class Snapshot:
         self, kind: object = None, error: BaseException | None = None, trace: TracebackType | None = None
     ) -> None:
         try:
-            if isinstance(error, (FileNotFoundError, IntegrityError)):
+            if error is not None and isinstance(error, (FileNotFoundError, IntegrityError)):
                 self._check_in_place()  # no damage, if it is not there any more
         finally:
-            with self._counting:
-                self._users -= 1
-                unused = self._closed and not self._users
-            if unused:
+            self._uses.pop()
+            if self._closed and not self._uses:
                 self._dispose()
 
     def _dispose(self) -> None:
+        if not self._ending.acquire(blocking=False):  # another thread does, or has
+            return
         for segment in self.segments:
             segment.close()
         self._sparse = None
