@@ -61,7 +61,7 @@ class BlockRecord(TypedDict):
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that appears under `path`, replacing what is there, once the block ends without an error.
 
-    Raises Stopped while another process writes the same path, UsageError where a folder, device or pipe stands there.
+    Raises Stopped while somebody else writes the same path, UsageError where a folder, device or pipe stands there.
     """
     _refuse_irregular(path)
     make_folder(path.parent)
@@ -176,7 +176,7 @@ def _lock(path: Path, output: Path, flags: int = 0) -> Iterator[int]:
 
 
 def refuse_held(path: Path, output: Path) -> None:
-    """Raises Stopped while another process holds the file, if there is one, as the lock of `output`."""
+    """Raises Stopped while somebody else holds the file, if there is one, as the lock of `output`."""
     with suppress(FileNotFoundError), path.open("rb") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)

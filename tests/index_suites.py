@@ -318,12 +318,16 @@ def killed_life(parent: Zygote, folder: Path, seed: str, most: int) -> Found:
     """One life of an index, until its last step or `most` kills."""
     folder.mkdir()
     draw, found, plan = random.Random(seed), Counter[str](), Plan(seed)
+    patience, before = 1.0, 0
     while found["kills of a changing index"] < most:
         again = (folder / "said").exists()
-        status, killed = parent.run("live", folder, seed, draw.choice([0.03, 0.15, 0.4]) * draw.random())
+        status, killed = parent.run("live", folder, seed, patience * draw.choice([0.03, 0.15, 0.4]) * draw.random())
         said = (folder / "said").stat().st_size if (folder / "said").exists() else 0
+        # on a machine that is busy nothing would ever be done before the next kill
+        patience, before = (1.3 * patience if said == before else max(1.0, patience / 1.3)), said
         if not killed:
             found["lives that were lived to the end" if status == 0 else "WRONG: a process failed"] += 1
+            found["steps of lives that ended"] += said
             found["WRONG: content at the end"] += not is_life(folder / "an.index", plan.after(STEPS))
             break
         found["kills of a changing index"] += 1

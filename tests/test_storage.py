@@ -252,7 +252,10 @@ def test_a_folder_takes_the_place_of_a_link_to_one(name: str, victim: Path, tmp_
 
 def test_what_another_process_holds_is_told(tmp_path: Path) -> None:
     refuse_held(tmp_path / "a", tmp_path)  # there is nothing
-    with locked_file(tmp_path / "a", tmp_path), pytest.raises(Stopped, match=f"Another process is writing {tmp_path};"):
+    with (
+        locked_file(tmp_path / "a", tmp_path),
+        pytest.raises(Stopped, match=f"Another thread of this process is writing {tmp_path};"),
+    ):
         refuse_held(tmp_path / "a", tmp_path)
     refuse_held(tmp_path / "a", tmp_path)
 
@@ -739,7 +742,7 @@ def test_a_locked_file_has_one_writer_and_keeps_what_it_holds(tmp_path: Path) ->
     (tmp_path / "a.ledger").write_bytes(b"kept")
     with locked_file(tmp_path / "a.ledger", tmp_path / "a.npy") as file:
         with (
-            pytest.raises(Stopped, match=r"Another process is writing .*/a\.npy; wait"),
+            pytest.raises(Stopped, match=r"Another thread of this process is writing .*/a\.npy; wait"),
             locked_file(tmp_path / "a.ledger", tmp_path / "a.npy"),
         ):
             raise AssertionError("the block must not begin")

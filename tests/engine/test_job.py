@@ -516,7 +516,7 @@ def test_a_second_writer_is_stopped(tmp_path: Path) -> None:
     def meanwhile() -> Iterator[Document]:
         yield from documents(4)
         for options in ({}, {"resume": True}, {"overwrite": True}):
-            with pytest.raises(Stopped, match=r"Another process is writing .*x\.npy"):
+            with pytest.raises(Stopped, match=r"Another thread of this process is writing .*x\.npy"):
                 embed_to_file(documents(1), tmp_path / "x.npy", Plain(), **options)
         yield Document("last", "")
 

@@ -301,7 +301,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_left(tmp_path: Path, monkeypat
         with pytest.raises(MissingDependency, match=r"\.\[stores\]"):
             export_index(tmp_path / "an.index", tmp_path / "out", format)
     lock = tmp_path / "out.lock"
-    with locked_file(lock, tmp_path / "out"), pytest.raises(Stopped, match="Another process is writing"):
+    with locked_file(lock, tmp_path / "out"), pytest.raises(Stopped, match="Another thread of this process is writing"):
         export_index(tmp_path / "an.index", tmp_path / "out", "numpy")
     lock.unlink()
     with Index(tmp_path / "an.index") as index:

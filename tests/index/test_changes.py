@@ -394,7 +394,7 @@ def test_two_writers_do_not_meet(tmp_path: Path) -> None:
     index = made(tmp_path / "x")
     with writing(index.path):
         for change in (lambda: index.delete("1"), index.compact, lambda: index.add(np.ones((1, DIM)), ids=["a"])):
-            with pytest.raises(Stopped, match="Another process is writing"):
+            with pytest.raises(Stopped, match="Another thread of this process is writing"):
                 change()
     assert index.delete("1") == 1
 

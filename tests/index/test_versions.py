@@ -100,7 +100,10 @@ def test_of_two_writers_in_threads_one_goes_on_and_the_other_is_told_to_come_bac
             return "wrote"
         except Stopped as error:
             assert error.exit_code == 75
-            assert str(error) == f"Another process is writing {path}; wait for it to end, then run this again."
+            assert (
+                str(error)
+                == f"Another thread of this process is writing {path}; wait for it to end, then run this again."
+            )
             both_have_tried.wait()
             return "stopped"
 
