@@ -39,7 +39,7 @@ from embedkit.index.documents import (
     key_check,
     raise_system_error,
 )
-from embedkit.index.lifetimes import at_the_end
+from embedkit.index.lifetimes import at_the_end, forkable_lock
 from embedkit.types import Document
 
 HELD = 1 << 20  # characters of metadata whose entries wait in memory to be written together
@@ -65,6 +65,7 @@ class DocumentWriter:
         self._runs: dict[tuple[str, Value], list[int]] = {}
         self._hashes: list[tuple[int, int]] = []
         self._held = 0
+        self._working = forkable_lock(statements=True)
         for leftover in (self._path, self._side_path):
             for suffix in ("", "-journal", "-wal", "-shm"):
                 leftover.with_name(leftover.name + suffix).unlink(missing_ok=True)
@@ -103,7 +104,8 @@ class DocumentWriter:
     @contextmanager
     def _clock(self) -> Iterator[None]:
         started = time.perf_counter()
-        yield
+        with self._working:
+            yield
         self.seconds += time.perf_counter() - started
 
     def _row(self, document: Document, texts: bool) -> tuple[object, ...]:

@@ -365,6 +365,9 @@ def bucket_bits(count: int) -> int:
     return (count // PER_BUCKET).bit_length()
 
 
+_connecting = forkable_lock(statements=True)
+
+
 class _Patience:
     """With one run of a statement. An object of its own: a connection that called a method of its reader would keep it alive."""
 
@@ -380,7 +383,10 @@ def _connected(path: Path) -> sqlite3.Connection:
     """Read only. That a file cannot be opened is no damage: raises the OSError."""
     for attempt in range(ATTEMPTS):
         try:
-            return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
+            with _connecting:
+                return sqlite3.connect(
+                    f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
+                )
         except sqlite3.Error as error:
             os.close(os.open(path, os.O_RDONLY))
             if attempt == ATTEMPTS - 1:  # it can be opened, and every time it could not just before

@@ -7,7 +7,6 @@ index). The same pair has the same score in whatever company it is computed, so 
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,16 +35,25 @@ class Mask:
     def __init__(self, rows: Array) -> None:
         self.rows: Array = rows  # bools (n,)
         self.count = int(rows.sum())
+        # not cached_property: in Python 3.11 that has a lock, which a forked child may find taken
+        self._numbers: Rows | None = None
+        self._selector: Any = None
 
-    @functools.cached_property
+    @property
     def numbers(self) -> Rows:
-        return np.flatnonzero(self.rows)
+        if self._numbers is None:
+            self._numbers = np.flatnonzero(self.rows)
+        return self._numbers
 
-    @functools.cached_property
+    @property
     def selector(self) -> Any:
         """For faiss, which looks at our bits."""
-        self._bits = np.packbits(self.rows, bitorder="little")
-        return import_faiss().IDSelectorBitmap(self._bits)
+        if (made := self._selector) is None:
+            bits = np.packbits(self.rows, bitorder="little")
+            made = import_faiss().IDSelectorBitmap(bits)
+            made.referenced_objects = [bits]
+            self._selector = made
+        return made
 
 
 class FineWriter:

@@ -24,7 +24,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,9 +49,15 @@ class Where:
     field: str = ""
     values: tuple[Scalar, ...] = ()  # of `in`, several or none; of gt, gte, lt and lte, one
 
-    @cached_property
+    @property
     def key(self) -> str:
         """The same for filters that differ only in their order, in repetitions or in the spelling of a number."""
+        kept = vars(self)  # not cached_property: in Python 3.11 that has a lock, which a forked child may find taken
+        if "_key" not in kept:
+            kept["_key"] = self._made_key()
+        return str(kept["_key"])
+
+    def _made_key(self) -> str:
         if self.operator == "not":
             return f"not({self.parts[0].key})"
         if self.operator in ("and", "or"):
