@@ -480,10 +480,11 @@ def test_an_index_cannot_say_that_the_code_of_its_model_is_to_be_trusted(
     hostile: Hostile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor anything else of `load` that an index does not store; nor is the model fetched, unless the user names it."""
-    from embedkit.jobs import indexing
 
     asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(indexing, "load", lambda model, **options: asked.append(options) or Windowed())
+    from embedkit.jobs import openers
+
+    monkeypatch.setattr(openers, "load", lambda model, **options: asked.append(options) or Windowed())
     settings = {
         "model": "someone/evil",
         "revision": "0" * 40,
