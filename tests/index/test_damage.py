@@ -480,10 +480,9 @@ def test_an_index_cannot_say_that_the_code_of_its_model_is_to_be_trusted(
     hostile: Hostile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor anything else of `load` that an index does not store; nor is the model fetched, unless the user names it."""
-
-    asked: list[dict[str, Any]] = []
     from embedkit.jobs import openers
 
+    asked: list[dict[str, Any]] = []
     monkeypatch.setattr(openers, "load", lambda model, **options: asked.append(options) or Windowed())
     settings = {
         "model": "someone/evil",
