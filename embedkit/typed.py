@@ -16,7 +16,6 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is
 
 from embedkit.errors import EmbedkitError, IntegrityError
 from embedkit.limits import NESTED, shown
-from embedkit.types import is_unicode
 
 _hints = functools.cache(get_type_hints)  # which evaluates the text of each hint anew
 NAMES: dict[Any, str] = {
@@ -98,8 +97,6 @@ def misfit(value: Any, kind: Any, where: str = "") -> str | None:
     if kind is float:
         return None if type(value) in (int, float) and _is_finite(value) else _unlike(value, kind, where)
     kind = NoneType if kind is None else kind
-    if kind is str and type(value) is str and not is_unicode(value):
-        return f"{where or 'what it holds'} is {shown(value)}, which holds half of a character"
     return None if type(value) is kind else _unlike(value, kind, where)
 
 

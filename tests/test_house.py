@@ -40,7 +40,7 @@ ROOMS: dict[str, tuple[set[str], set[str] | None]] = {
     "escapes": (set(), set()),
     "errors": ({"escapes"}, set()),
     "limits": ({"errors", "escapes"}, set()),
-    "typed": ({"types", "errors", "limits"}, set()),
+    "typed": ({"errors", "limits"}, set()),
     "statistics": (ONE, NUMBERS),
     "storage": (ONE, NUMBERS),
     "strict_yaml": ({"types", "errors", "limits"}, {"yaml"}),

@@ -133,6 +133,8 @@ def _read(file: PositionalFile, position: int) -> tuple[Record, int] | None:
         return None
     try:
         record = parsed(content)
+        if b"\\u" in content:  # half of a surrogate pair is no text that could be written again
+            json.dumps(record, ensure_ascii=False).encode()
     except ValueError:
         record = None
     if not isinstance(record, dict):

@@ -144,7 +144,7 @@ def test_a_task_without_a_number_is_in_no_table_of_variants(tmp_path: Path) -> N
 
 # --- texts of strangers ---------------------------------------------------------------------------------------------------
 
-HOSTILE = "<img src=x onerror=alert(1)> | 9.99 |\n# [a](javascript:b) ![c](d) *e* _f_ `g` \u202eh\x1b[31m\x9b ~i~ &lt; \\|"
+HOSTILE = "<img src=x onerror=alert(1)> | 9.99 |\n# [a](javascript:b) ![c](d) *e* _f_ `g` \u202eh\x1b[31m\x9b\ud800 ~i~ &lt; \\|"
 
 
 def hostile(**changes: Any) -> Report:
