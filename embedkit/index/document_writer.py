@@ -35,11 +35,12 @@ from embedkit.index.documents import (
     bucket_bits,
     comparable,
     contents_check,
+    disconnect,
     hash_of,
     key_check,
     raise_system_error,
 )
-from embedkit.index.lifetimes import at_the_end, forkable_lock
+from embedkit.index.lifetimes import at_the_end, connecting, forkable_lock
 from embedkit.types import Document
 
 HELD = 1 << 20  # characters of metadata whose entries wait in memory to be written together
@@ -69,11 +70,11 @@ class DocumentWriter:
         for leftover in (self._path, self._side_path):
             for suffix in ("", "-journal", "-wal", "-shm"):
                 leftover.with_name(leftover.name + suffix).unlink(missing_ok=True)
-        with _full_disk(path):
+        with _full_disk(path), connecting:
             self._connection = _new_file(path, SCHEMA)
-            at_the_end(self, self._connection.close)  # where it is left without `close`
+            at_the_end(self, disconnect, self._connection)  # where it is left without `close`
             self._side = _new_file(self._side_path, SIDE_SCHEMA)
-            at_the_end(self, self._side.close)
+            at_the_end(self, disconnect, self._side)
 
     def append(self, documents: Iterable[Document], *, texts: bool) -> None:
         """The next documents. texts=False stores ids and metadata, no title and no text.
@@ -97,8 +98,8 @@ class DocumentWriter:
                 self._connection.execute("INSERT INTO sizes VALUES (?, ?, ?)", (*sizes, key_check(*sizes)))
                 self._connection.execute("COMMIT")
         finally:
-            self._connection.close()
-            self._side.close()
+            disconnect(self._connection)
+            disconnect(self._side)
             self._side_path.unlink(missing_ok=True)
 
     @contextmanager

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from embedkit.errors import IntegrityError, UsageError
 from embedkit.index.instants import instant
-from embedkit.index.lifetimes import at_the_end, forkable_lock, remembered
+from embedkit.index.lifetimes import at_the_end, connecting, forkable_lock, remembered
 from embedkit.typed import deeper_than, may_nest
 from embedkit.types import Document
 
@@ -82,7 +82,7 @@ class DocumentReader:
             self._connection = _connected(path)
         except FileNotFoundError as error:
             raise self._damaged(error.strerror) from None
-        at_the_end(self, self._connection.close)  # it is in a cycle of its own: its statements
+        at_the_end(self, disconnect, self._connection)  # it is in a cycle of its own: its statements
         if sys.version_info >= (3, 11):
             longest = min(max(path.stat().st_size, LEAST_LENGTH), 2**31 - 1)  # the most that SQLite can be told
             self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, longest)
@@ -365,7 +365,14 @@ def bucket_bits(count: int) -> int:
     return (count // PER_BUCKET).bit_length()
 
 
-_connecting = forkable_lock(statements=True)
+def disconnect(connection: sqlite3.Connection) -> None:
+    """Closes it, if that can be so while no fork begins; it may be called in the midst of anything, also of `connecting`."""
+    alone = connecting.acquire(blocking=False)
+    try:
+        connection.close()
+    finally:
+        if alone:
+            connecting.release()
 
 
 class _Patience:
@@ -383,7 +390,7 @@ def _connected(path: Path) -> sqlite3.Connection:
     """Read only. That a file cannot be opened is no damage: raises the OSError."""
     for attempt in range(ATTEMPTS):
         try:
-            with _connecting:
+            with connecting:
                 return sqlite3.connect(
                     f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False
                 )

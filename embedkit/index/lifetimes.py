@@ -125,13 +125,24 @@ def forkable_lock(*, statements: bool = False) -> threading.Lock:
     return lock
 
 
+connecting = forkable_lock()  # held while a connection of SQLite is opened or closed
+
+
 def forked_with(package: str) -> bool:
     """Whether this process was forked from one that had the package imported: its threads are not here."""
     return package in _forked
 
 
 def _before() -> None:
-    _held[threading.get_ident()] = [lock for lock in list(_statements) if lock.acquire(timeout=WAITED)]
+    # what a first search imports late: another thread may be at it, and the lock of that import would stay taken
+    import numpy.ma  # noqa: F401
+
+    if "faiss" in sys.modules:
+        import faiss  # noqa: F401
+    # that one first: while it is held no other lock of statements is made and used, so that the list is whole
+    held = [connecting] if connecting.acquire(timeout=WAITED) else []
+    held += [lock for lock in list(_statements) if lock.acquire(timeout=WAITED)]
+    _held[threading.get_ident()] = held
 
 
 def _after() -> None:
